@@ -1,0 +1,88 @@
+"""Names that cross process boundaries: streams, subjects, buckets, headers, Valkey keys. Nothing else names them."""
+
+from base64 import urlsafe_b64encode
+
+# --- JetStream -------------------------------------------------------------------------------------------------------
+STREAM_TASKS = "TASKS"
+STREAM_USAGE = "USAGE"
+STREAM_DEAD = "DEAD"
+KV_MODELS = "models"  # model name -> AIModel manifest as JSON; its revision is the model's revision
+KV_WORKERS = "workers"  # worker id -> dispatch.v1.WorkerState
+KV_FLEET = "fleet"  # model name -> what fleet says of it, as JSON {"phase", "message"}
+CONSUMER_BILLING = "billing"
+LANE_DEFAULT = "default"
+SUBJECT_INVALIDATE = "authz.invalidate"  # core NATS; payload b"key:<id>" or b"account:<id>"
+
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-")
+
+
+def token(name: str) -> str:
+    """One NATS subject token (also a KV key and a consumer name part) for any model name, without collisions.
+
+    Letters, digits and `-` stay; a name with anything else (HF ids hold `/` and `.`) becomes `_` + base64url.
+    """
+    if name and _PLAIN.issuperset(name):
+        return name
+    return "_" + urlsafe_b64encode(name.encode()).rstrip(b"=").decode()
+
+
+def task_subject(model: str, lane: str = LANE_DEFAULT) -> str:
+    return f"tasks.{token(model)}.{token(lane)}"
+
+
+def task_consumer(model: str, lane: str = LANE_DEFAULT) -> str:
+    """The durable pull consumer that the model's workers share."""
+    return f"{token(model)}_{token(lane)}"
+
+
+def usage_subject(model: str) -> str:
+    return f"usage.{token(model or 'none')}"
+
+
+def dead_subject(stream: str) -> str:
+    return f"dead.{stream}"
+
+
+def attempt_id(request_id: str, attempt: int) -> str:
+    """The `Nats-Msg-Id` of tickets and usage events."""
+    return f"{request_id}.{attempt}"
+
+
+# --- Headers (HTTP and gRPC metadata) ----------------------------------------------------------------------------------
+HEADER_PREFIX = "x-uplion-"
+HEADER_ACCOUNT = "x-uplion-account"
+HEADER_KEY = "x-uplion-key"
+HEADER_RESERVATION = "x-uplion-reservation"
+HEADER_MODEL = "x-uplion-model"
+HEADER_TIER = "x-uplion-tier"
+HEADER_LIMITS = "x-uplion-limits"
+HEADER_STATUS = "x-uplion-status"  # the router's answer to the edge: HTTP status when it is not 200
+HEADER_LISTENER = "x-uplion-listener"  # the edge's word to authz: LISTENER_PUBLIC or LISTENER_ADMIN
+HEADER_REQUEST_ID = "x-request-id"
+LISTENER_PUBLIC = "public"
+LISTENER_ADMIN = "admin"
+
+SCOPE_INFERENCE = "inference"
+SCOPE_ADMIN = "admin"
+TIER_DEFAULT = "default"
+
+
+# --- Valkey: everything of an account in one hash slot -------------------------------------------------------------------
+def quota_key(account: str) -> str:
+    """Hash: `used`, `reserved`, and `used:<key>`, `reserved:<key>`; tokens."""
+    return f"{{{account}}}:quota"
+
+
+def reservations_key(account: str) -> str:
+    """Sorted set: reservation id by expiry in unix milliseconds."""
+    return f"{{{account}}}:reservations"
+
+
+def reservation_amounts_key(account: str) -> str:
+    """Hash: reservation id -> `<tokens>|<key>`."""
+    return f"{{{account}}}:reservation:amounts"
+
+
+def rate_key(account: str, key: str | None = None) -> str:
+    """Sliding-window request counts of an account, or of one of its keys."""
+    return f"{{{account}}}:rate:{key}" if key else f"{{{account}}}:rate"
