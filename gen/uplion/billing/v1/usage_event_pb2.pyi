@@ -89,6 +89,7 @@ class UsageEvent(_message.Message):
     LAST_FIELD_NUMBER: _builtins.int
     ERROR_REASON_FIELD_NUMBER: _builtins.int
     OPERATION_FIELD_NUMBER: _builtins.int
+    TICKET_TIME_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The platform's id for the request."""
     attempt: _builtins.int
@@ -141,6 +142,12 @@ class UsageEvent(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When the attempt ended, by the publisher's clock."""
 
+    @_builtins.property
+    def ticket_time(self) -> _timestamp_pb2.Timestamp:
+        """Ticket.publish_time, so the same in every event of the attempt, whoever wrote it: the ledger files the event under
+        this month, where a duplicate meets its twin. Unset means no ticket was published; then end_time decides.
+        """
+
     def __init__(
         self,
         *,
@@ -165,10 +172,11 @@ class UsageEvent(_message.Message):
         last: _builtins.bool = ...,
         error_reason: _builtins.str = ...,
         operation: _builtins.str = ...,
+        ticket_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "end_time", b"end_time", "first_token_duration", b"first_token_duration", "queue_duration", b"queue_duration", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "end_time", b"end_time", "first_token_duration", b"first_token_duration", "queue_duration", b"queue_duration", "ticket_time", b"ticket_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "attempt", b"attempt", "duration", b"duration", "end_time", b"end_time", "error_reason", b"error_reason", "finish_reason", b"finish_reason", "first_token_duration", b"first_token_duration", "key", b"key", "lane", b"lane", "last", b"last", "model", b"model", "model_revision", b"model_revision", "model_served", b"model_served", "operation", b"operation", "provider", b"provider", "queue_duration", b"queue_duration", "request_id", b"request_id", "reservation", b"reservation", "status", b"status", "tier", b"tier", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "attempt", b"attempt", "duration", b"duration", "end_time", b"end_time", "error_reason", b"error_reason", "finish_reason", b"finish_reason", "first_token_duration", b"first_token_duration", "key", b"key", "lane", b"lane", "last", b"last", "model", b"model", "model_revision", b"model_revision", "model_served", b"model_served", "operation", b"operation", "provider", b"provider", "queue_duration", b"queue_duration", "request_id", b"request_id", "reservation", b"reservation", "status", b"status", "ticket_time", b"ticket_time", "tier", b"tier", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
