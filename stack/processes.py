@@ -1,0 +1,196 @@
+"""Child processes that never outlive their parent, in the foreground or as root.
+
+Children are started with a parent-death signal, in a session of their own (so that Ctrl-C reaches only the
+supervisor, which then ends them in order), and are waited for by pidfd: no threads, no SIGCHLD handler.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stack.errors import StackError
+
+_PR_SET_PDEATHSIG = 1
+_CLONE_NEWUSER = 0x10000000
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_INNER_USER_ID = 1000  # any id but 0: what root is called inside the namespace
+_STDERR_LINES_KEPT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What to run, and how it ends."""
+
+    name: str
+    argv: Sequence[str]
+    log: Path
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: Path | None = None
+    stop_signal: signal.Signals = signal.SIGTERM  # asks it to finish
+    death_signal: signal.Signals = signal.SIGKILL  # what it gets when its parent vanishes
+    not_as_root: bool = False  # refuses to run as root, so root becomes another id in a user namespace
+
+
+def base_environment() -> dict[str, str]:
+    """The few variables every child needs; nothing else of the caller's environment leaks into servers."""
+    names = ("PATH", "HOME", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
+    return {"LANG": "C", **{name: os.environ[name] for name in names if name in os.environ}}
+
+
+class Process:
+    """One running child."""
+
+    def __init__(self, program: Program, popen: subprocess.Popen[bytes]) -> None:
+        self.program = program
+        self.pid = popen.pid
+        self.started_at = time.time()
+        self._popen = popen
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs; negative: the signal that ended it."""
+        return self._popen.poll()
+
+    async def wait(self) -> int:
+        """Waits until it has ended."""
+        if (code := self._popen.poll()) is not None:
+            return code
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+        descriptor = os.pidfd_open(self.pid)
+
+        def on_readable() -> None:
+            if not ended.done():
+                ended.set_result(None)
+
+        loop.add_reader(descriptor, on_readable)
+        try:
+            await ended
+        finally:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+        return self._popen.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends a signal; a process that has ended already is no error."""
+        with contextlib.suppress(ProcessLookupError):
+            self._popen.send_signal(number)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Asks it to finish, and kills it after the grace."""
+        if self.returncode is not None:
+            return
+        self.signal(self.program.stop_signal)
+        try:
+            await asyncio.wait_for(self.wait(), grace_seconds)
+        except TimeoutError:
+            self.signal(signal.SIGKILL)
+            await self.wait()
+        except asyncio.CancelledError:
+            self.signal(signal.SIGKILL)
+            raise
+
+    def kill(self) -> None:
+        """Ends it at once and collects it."""
+        self.signal(signal.SIGKILL)
+        self._popen.wait()
+
+    def why_it_ended(self) -> str:
+        """Its exit code and last words."""
+        code = self.returncode
+        how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        words = last_lines(self.program.log, _STDERR_LINES_KEPT)
+        return f"{how}: {words}" if words else how
+
+
+def spawn(program: Program) -> Process:
+    """Starts a child; raises StackError when it cannot be started at all."""
+    if not (binary := Path(program.argv[0])).exists():
+        raise StackError(f"{program.name} cannot start: the program {binary} is missing; run `make setup` again")
+    try:
+        with open(program.log, "ab", buffering=0) as log:
+            popen = subprocess.Popen(
+                program.argv,
+                env=dict(program.env) or base_environment(),
+                cwd=program.cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_before_exec(program),  # noqa: PLW1509 - callers start children before any thread
+            )
+    except subprocess.SubprocessError as error:
+        raise StackError(_namespace_forbidden(program.name)) from error
+    except PermissionError as error:
+        raise StackError(_not_permitted(program, error)) from error
+    except OSError as error:
+        raise StackError(
+            f"{program.name} cannot start: {error.strerror or error}: {error.filename or binary}"
+        ) from error
+    return Process(program, popen)
+
+
+def _before_exec(program: Program) -> Callable[[], None]:
+    parent = os.getpid()
+    user_id, group_id = os.geteuid(), os.getegid()
+    in_namespace = program.not_as_root and user_id == 0
+    death_signal = int(program.death_signal)
+
+    def prepare() -> None:
+        if in_namespace:
+            if _LIBC.unshare(_CLONE_NEWUSER) != 0:
+                raise OSError(ctypes.get_errno(), "unshare")
+            _write("/proc/self/uid_map", f"{_INNER_USER_ID} {user_id} 1")
+            _write("/proc/self/setgroups", "deny")
+            _write("/proc/self/gid_map", f"{_INNER_USER_ID} {group_id} 1")
+        _LIBC.prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
+        if os.getppid() != parent:  # the parent ended before the line above
+            os._exit(1)
+
+    return prepare
+
+
+def _write(path: str, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY)
+    os.write(descriptor, text.encode())
+    os.close(descriptor)
+
+
+def _namespace_forbidden(name: str) -> str:
+    return (
+        f"{name} refuses to run as root, and this system forbids the user namespace that would give it another id;"
+        " run uplion as an ordinary user, or give --postgres-url"
+    )
+
+
+def _not_permitted(program: Program, error: PermissionError) -> str:
+    if program.not_as_root and os.geteuid() == 0:
+        return (
+            f"{program.name} runs without root's powers and may not open {error.filename or program.argv[0]};"
+            " run uplion as the owner of that folder, or give --postgres-url"
+        )
+    return f"{program.name} cannot start: no permission for {error.filename or program.argv[0]}"
+
+
+def last_lines(path: Path, count: int) -> str:
+    """The last lines of a log in one line; empty when there are none."""
+    try:
+        with open(path, "rb") as log:
+            log.seek(max(0, os.fstat(log.fileno()).st_size - 4096))
+            lines = log.read().decode(errors="replace").strip().splitlines()
+    except FileNotFoundError:
+        return ""
+    return " | ".join(line.strip() for line in lines[-count:])
+
+
+def python() -> str:
+    """The interpreter that runs us, for children of the same code."""
+    return sys.executable
