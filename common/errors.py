@@ -43,7 +43,9 @@ class Reason(Enum):
     )
     MODEL_NOT_FOUND = _Answer(grpc.StatusCode.NOT_FOUND, 404, "invalid_request_error", "model_not_found", retry=False)
     NOT_FOUND = _Answer(grpc.StatusCode.NOT_FOUND, 404, "invalid_request_error", "not_found", retry=False)
-    ALREADY_EXISTS = _Answer(grpc.StatusCode.ALREADY_EXISTS, 409, "invalid_request_error", "already_exists", retry=False)
+    ALREADY_EXISTS = _Answer(
+        grpc.StatusCode.ALREADY_EXISTS, 409, "invalid_request_error", "already_exists", retry=False
+    )
     PAYLOAD_TOO_LARGE = _Answer(
         grpc.StatusCode.INVALID_ARGUMENT, 413, "invalid_request_error", "payload_too_large", retry=False
     )

@@ -67,7 +67,7 @@ SCOPE_ADMIN = "admin"
 TIER_DEFAULT = "default"
 
 
-# --- Valkey: everything of an account in one hash slot -------------------------------------------------------------------
+# --- Valkey: everything of an account in one hash slot ------------------------------------------------------------------
 def quota_key(account: str) -> str:
     """Hash: `used`, `reserved`, and `used:<key>`, `reserved:<key>`; tokens."""
     return f"{{{account}}}:quota"

@@ -1,4 +1,4 @@
-"""Settings: one frozen dataclass per service, filled from `UPLION_<PREFIX>_<FIELD>`; every problem is reported at once."""
+"""Settings: one frozen dataclass per service, filled from `UPLION_<PREFIX>_<FIELD>`; every problem told at once."""
 
 import dataclasses
 import types
@@ -50,7 +50,9 @@ def load(cls: type[SettingsT], mapping: Mapping[str, str]) -> SettingsT:
             shown = "(secret)" if field.metadata.get("secret") else repr(text)
             problems.append(f"{variable}={shown}: {problem}")
     known = {prefix + field.name.upper() for field in fields}
-    problems += [f"{name} is not a setting" for name in sorted(mapping) if name.startswith(prefix) and name not in known]
+    problems += [
+        f"{name} is not a setting" for name in sorted(mapping) if name.startswith(prefix) and name not in known
+    ]
     if problems:
         raise SettingsError(problems)
     return cls(**values)

@@ -1,0 +1,320 @@
+"""NATS and JetStream as every service uses them: streams, publishing until acknowledged, pulling with a standing credit.
+
+Messages are the protos of the contract; subjects come from `common.names`.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import nats
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext, api
+from nats.js.errors import APIError, NotFoundError
+
+from common import names, telemetry
+
+logger = logging.getLogger(__name__)
+
+TASK_ACK_WAIT_SECONDS = 30.0
+WORKER_TTL_SECONDS = 10.0
+_USAGE_ACK_WAIT_SECONDS = 60.0
+_API_SECONDS = 5.0
+_CLOSE_SECONDS = 5.0
+_DAY_SECONDS = 86_400.0
+_STREAM_NAME_IN_USE = 10058
+
+
+class Bus:
+    """One connection to NATS. Made by `connect_bus`."""
+
+    def __init__(self, nc: Client) -> None:
+        self.nc = nc
+        self.js: JetStreamContext = nc.jetstream(timeout=_API_SECONDS)
+        self.reconnects = 0  # what depended on the old connection compares this with what it saw
+
+    async def ensure_streams(self) -> None:
+        """Creates the streams and buckets that are missing. Idempotent; any number of processes may do it at once."""
+        await self._ensure_stream(
+            api.StreamConfig(
+                name=names.STREAM_TASKS,
+                subjects=["tasks.>"],
+                retention=api.RetentionPolicy.WORK_QUEUE,
+                storage=api.StorageType.MEMORY,
+                max_age=_DAY_SECONDS,
+                duplicate_window=120.0,
+            )
+        )
+        await self._ensure_stream(
+            api.StreamConfig(
+                name=names.STREAM_USAGE,
+                subjects=["usage.>"],
+                retention=api.RetentionPolicy.LIMITS,
+                storage=api.StorageType.FILE,
+                max_age=30 * _DAY_SECONDS,
+                duplicate_window=600.0,
+            )
+        )
+        await self._ensure_stream(
+            api.StreamConfig(
+                name=names.STREAM_DEAD, subjects=["dead.>"], storage=api.StorageType.FILE, max_age=90 * _DAY_SECONDS
+            )
+        )
+        for config in (
+            api.KeyValueConfig(bucket=names.KV_MODELS, history=16, storage=api.StorageType.FILE),
+            api.KeyValueConfig(bucket=names.KV_WORKERS, ttl=WORKER_TTL_SECONDS, storage=api.StorageType.MEMORY),
+            api.KeyValueConfig(bucket=names.KV_FLEET, storage=api.StorageType.MEMORY),
+        ):
+            try:
+                await self.js.key_value(config.bucket)
+            except NotFoundError:
+                with suppress(APIError):  # somebody else was faster
+                    await self.js.create_key_value(config)
+
+    async def _ensure_stream(self, config: api.StreamConfig) -> None:
+        try:
+            await self.js.add_stream(config)
+        except APIError as problem:
+            if problem.err_code != _STREAM_NAME_IN_USE:
+                raise
+
+    async def ensure_task_consumer(self, model: str, lane: str = names.LANE_DEFAULT) -> str:
+        """The durable consumer that the workers of a model share; returns its name. Before anything scales on it."""
+        name = names.task_consumer(model, lane)
+        await self.js.add_consumer(
+            names.STREAM_TASKS,
+            api.ConsumerConfig(
+                durable_name=name,
+                filter_subject=names.task_subject(model, lane),
+                ack_policy=api.AckPolicy.EXPLICIT,
+                ack_wait=TASK_ACK_WAIT_SECONDS,
+                max_ack_pending=100_000,
+                max_waiting=4096,
+            ),
+        )
+        return name
+
+    async def ensure_usage_consumer(self) -> str:
+        """The durable consumer that all billing processes share; returns its name."""
+        await self.js.add_consumer(
+            names.STREAM_USAGE,
+            api.ConsumerConfig(
+                durable_name=names.CONSUMER_BILLING,
+                ack_policy=api.AckPolicy.EXPLICIT,
+                ack_wait=_USAGE_ACK_WAIT_SECONDS,
+                max_ack_pending=100_000,
+                max_waiting=4096,
+            ),
+        )
+        return names.CONSUMER_BILLING
+
+    async def publish(
+        self, subject: str, payload: bytes, *, message_id: str = "", timeout: float = _API_SECONDS
+    ) -> None:
+        """Publishes into a stream and waits for its acknowledgement; the trace context travels along.
+
+        `message_id` is what the stream knows duplicates by. Raises nats.errors.Error or TimeoutError.
+        """
+        headers = telemetry.outgoing()
+        if message_id:
+            headers[api.Header.MSG_ID] = message_id
+        await self.js.publish(subject, payload, timeout=timeout, headers=headers or None)
+
+    async def watch(self, bucket: str, *, ttl_seconds: float | None = None) -> AsyncIterator["Change | None"]:
+        """What a bucket holds and how it changes, for ever; None says that all it held at first has been told.
+
+        Survives reconnects: it then tells everything again, and also what vanished meanwhile. With `ttl_seconds` an
+        entry that was not renewed for so long is told as deleted (the server drops such entries silently).
+        """
+        loop = asyncio.get_running_loop()
+        seen: dict[str, float] = {}
+        while True:
+            reconnects = self.reconnects
+            try:
+                watcher = await (await self.js.key_value(bucket)).watchall(include_history=False)
+            except (nats.errors.Error, TimeoutError) as problem:
+                logger.warning("bucket cannot be watched yet", extra={"bucket": bucket, "problem": repr(problem)})
+                await asyncio.sleep(0.5)
+                continue
+            fresh: set[str] = set()
+            synced = False
+            try:
+                while reconnects == self.reconnects:
+                    entry = None
+                    quiet = False
+                    try:
+                        entry = await watcher.updates(timeout=1.0)
+                    except (TimeoutError, nats.errors.TimeoutError):
+                        quiet = True
+                    if entry is not None and entry.key is not None:
+                        fresh.add(entry.key)
+                        if entry.operation in ("DEL", "PURGE"):
+                            seen.pop(entry.key, None)
+                            yield Change(entry.key, None, entry.revision or 0)
+                        else:
+                            seen[entry.key] = loop.time()
+                            yield Change(entry.key, entry.value or b"", entry.revision or 0)
+                    elif not quiet and not synced:
+                        synced = True
+                        for key in [key for key in seen if key not in fresh]:
+                            del seen[key]
+                            yield Change(key, None, 0)
+                        yield None
+                    if ttl_seconds is not None:
+                        limit = loop.time() - ttl_seconds
+                        for key in [key for key, when in seen.items() if when < limit]:
+                            del seen[key]
+                            yield Change(key, None, 0)
+            finally:
+                with suppress(nats.errors.Error, TimeoutError, asyncio.TimeoutError):
+                    await watcher.stop()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One entry of a bucket as it is now; `value` None means deleted."""
+
+    key: str
+    value: bytes | None
+    revision: int
+
+
+class Pull:
+    """Messages of a durable consumer over one inbox subscription with a standing credit.
+
+    `want(n)` says how many more may arrive; it is renewed at half, so that a message costs 7 us and no round trip
+    (`fetch(1)` costs 180). Iterate over it in one task; acknowledge with `message.ack_sync()` and friends.
+    """
+
+    _EXPIRES_SECONDS = 30.0
+
+    def __init__(self, bus: Bus, stream: str, consumer: str) -> None:
+        self._bus = bus
+        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._queue: asyncio.Queue[Msg] = asyncio.Queue()
+        self._inbox = bus.nc.new_inbox()
+        self._wanted = 0
+        self._outstanding = 0
+        self._reconnects = bus.reconnects
+        self._asked_at = 0.0
+
+    async def __aenter__(self) -> "Pull":
+        self._subscription = await self._bus.nc.subscribe(
+            self._inbox, cb=self._on_message, pending_msgs_limit=-1, pending_bytes_limit=-1
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        with suppress(nats.errors.Error):
+            await self._subscription.unsubscribe()
+
+    def __aiter__(self) -> AsyncIterator[Msg]:
+        return self
+
+    async def __anext__(self) -> Msg:
+        while True:
+            message = await self.next(1.0)
+            if message is not None:
+                return message
+
+    async def next(self, timeout: float) -> Msg | None:
+        """The next message, or None when none came within `timeout` seconds."""
+        if self._queue.empty():
+            await self._renew()
+            try:
+                async with asyncio.timeout(timeout):
+                    return await self._queue.get()
+            except TimeoutError:
+                return None
+        return self._queue.get_nowait()
+
+    @property
+    def outstanding(self) -> int:
+        """Messages asked for that may still arrive, waiting ones included."""
+        return self._outstanding + self._queue.qsize()
+
+    async def want(self, count: int) -> None:
+        """Lets `count` messages come, those already asked for included; 0 asks for no more."""
+        self._wanted = max(0, count)
+        if self._outstanding <= self._wanted // 2:
+            await self._renew()
+
+    async def _renew(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._reconnects != self._bus.reconnects or now - self._asked_at > self._EXPIRES_SECONDS + 2.0:
+            self._reconnects = self._bus.reconnects
+            self._outstanding = 0  # a pull request ends with its connection, or with its time
+        missing = self._wanted - self._outstanding
+        if missing <= 0 or self._outstanding > self._wanted // 2 or not self._bus.nc.is_connected:
+            return
+        self._outstanding += missing
+        self._asked_at = now
+        request = {"batch": missing, "expires": int(self._EXPIRES_SECONDS * 1e9)}
+        try:
+            await self._bus.nc.publish(self._subject, json.dumps(request).encode(), reply=self._inbox)
+        except nats.errors.Error:
+            self._outstanding = 0
+
+    async def _on_message(self, message: Msg) -> None:
+        status = (message.headers or {}).get(api.Header.STATUS) if not message.reply else None
+        if status is None:
+            self._outstanding = max(0, self._outstanding - 1)
+            self._queue.put_nowait(message)
+            if self._outstanding <= self._wanted // 2:
+                await self._renew()
+        elif status == "408":  # a request's time is over; the rest of its credit is gone
+            pending = (message.headers or {}).get("Nats-Pending-Messages")
+            self._outstanding = max(0, self._outstanding - int(pending)) if pending else 0
+            await self._renew()
+        elif status != "100":  # 404, 409, 503: the consumer moved or is not there; `next` asks again
+            self._outstanding = 0
+            self._asked_at = 0.0
+
+
+@asynccontextmanager
+async def connect_bus(url: str, name: str, *, connect_seconds: float = 10.0) -> AsyncIterator[Bus]:
+    """A connection that reconnects for ever once it stood; leaving drains it, then closes it for good.
+
+    Raises TimeoutError when nothing answers at `url` within `connect_seconds`.
+    """
+    bus: Bus | None = None
+
+    async def on_reconnect() -> None:
+        if bus is not None:
+            bus.reconnects += 1
+        logger.info("reconnected to NATS")
+
+    async def on_disconnect() -> None:
+        logger.warning("lost NATS")
+
+    async def on_error(problem: Exception) -> None:
+        logger.warning("NATS says", extra={"problem": repr(problem)})
+
+    options: Mapping[str, object] = {
+        "reconnected_cb": on_reconnect,
+        "disconnected_cb": on_disconnect,
+        "error_cb": on_error,
+        "max_reconnect_attempts": -1,
+        "reconnect_time_wait": 0.2,
+        "connect_timeout": 2,
+        "ping_interval": 10,
+        "max_outstanding_pings": 3,
+        "pending_size": 8 * 1024 * 1024,
+    }
+    async with asyncio.timeout(connect_seconds):
+        nc = await nats.connect(url, name=name, **options)  # type: ignore[arg-type]  # one mapping of many types
+    bus = Bus(nc)
+    try:
+        yield bus
+    finally:
+        with suppress(nats.errors.Error, TimeoutError, asyncio.TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                if nc.is_connected:
+                    await nc.drain()
+        if not nc.is_closed:
+            await nc.close()

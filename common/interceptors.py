@@ -1,0 +1,99 @@
+"""What stands between every RPC and its servicer: the request's context, and the one translation of errors.
+
+grpc.aio sends the text of an unknown exception to the client; here it becomes INTERNAL with the request id only.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from common import names, telemetry
+from common.errors import STATUS_DETAILS_METADATA, Reason, UplionError, grpc_status
+
+logger = logging.getLogger(__name__)
+
+
+class MaskingInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]  # untyped base in some stubs
+    """Wraps each handler once and keeps it: looking one up again costs a dictionary access."""
+
+    def __init__(self) -> None:
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any] | None] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        method = handler_call_details.method
+        found = self._wrapped.get(method)
+        if found is None:
+            handler = await continuation(handler_call_details)
+            if handler is None:  # an unknown method: grpc answers UNIMPLEMENTED, and a flood of them fills no cache
+                return handler
+            found = self._wrapped[method] = _wrap(handler)
+        return found
+
+
+def _wrap(handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+    if handler.request_streaming:
+        return handler  # only reflection and such; none of our own methods streams requests
+    if handler.response_streaming:
+        return grpc.unary_stream_rpc_method_handler(
+            _streaming(handler.unary_stream), handler.request_deserializer, handler.response_serializer
+        )
+    return grpc.unary_unary_rpc_method_handler(
+        _unary(handler.unary_unary), handler.request_deserializer, handler.response_serializer
+    )
+
+
+def _enter(context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    """Each call runs in a task of its own, so what is set here ends with it."""
+    for name, value in context.invocation_metadata() or ():
+        if name == names.HEADER_REQUEST_ID:
+            telemetry.request_id.set(str(value))
+        elif name == telemetry.TRACEPARENT:
+            telemetry.traceparent.set(str(value))
+
+
+def _unary(behavior: Any) -> Any:
+    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        _enter(context)
+        try:
+            return await behavior(request, context)
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise
+        except Exception as problem:  # the RPC boundary
+            await _abort(context, problem)
+
+    return call
+
+
+def _streaming(behavior: Any) -> Any:
+    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        _enter(context)
+        try:
+            async for message in behavior(request, context):
+                yield message
+        except (asyncio.CancelledError, grpc.aio.AbortError, GeneratorExit):
+            raise
+        except Exception as problem:  # the RPC boundary
+            await _abort(context, problem)
+
+    return call
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], problem: Exception) -> None:
+    if not isinstance(problem, UplionError):
+        logger.error("request failed", exc_info=problem)
+        request = telemetry.request_id.get()
+        problem = UplionError(Reason.INTERNAL, f"Internal error; request {request or 'unknown'}.")
+    status = grpc_status(problem)
+    await context.abort(
+        problem.reason.grpc_code,
+        problem.message,
+        ((STATUS_DETAILS_METADATA, status.SerializeToString()),),
+    )

@@ -1,0 +1,199 @@
+"""The AIModel manifest: one typed schema for a laptop and a cluster.
+
+These classes are the source for parsing, for validation with line-precise errors, and for the CRD (msgspec turns them
+into JSON Schema). Field names are the manifest's own, hence camelCase.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+API_VERSION = "model.youxam.com/v1alpha1"
+
+Count = Annotated[int, Meta(ge=0, le=10_000)]
+Positive = Annotated[int, Meta(ge=1, le=1_000_000)]
+
+
+class Synthetic(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
+    """What the synthetic engine pretends to be."""
+
+    tokensPerSecond: Annotated[float, Meta(ge=0)] = 0.0  # per request; 0 is as fast as the machine goes
+    outputTokens: Positive = 16  # of an answer, unless the request asks for fewer
+    firstTokenSeconds: Annotated[float, Meta(ge=0, le=3600)] = 0.0
+
+
+class Spec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
+    """What to run, and how much of it."""
+
+    type: Literal["local", "remote"]
+    model: Annotated[str, Meta(min_length=1, max_length=512)]  # a Hugging Face id, a folder, or the upstream's name
+    replicas: Count = 1
+    msgBacklogThreshold: Positive | None = None  # queued requests per replica before more are started
+    image: str | None = None  # used on a cluster
+    maxProcessNum: Positive = 64  # requests one worker holds at once
+    engine: Literal["transformers", "synthetic", "openai"] | None = None  # None: by type
+    contextLength: Positive | None = None  # tokens of prompt and answer; None: what the model was made for
+    resources: dict[str, dict[str, str | int | float]] = {}  # as in a pod; used on a cluster
+    env: dict[str, str] = {}  # of the worker's process
+    labels: dict[str, str] = {}
+    synthetic: Synthetic = Synthetic()
+
+
+class Metadata(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Names the model; whatever else Kubernetes keeps here is ignored."""
+
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+
+
+class AIModel(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """One model that the platform serves under `metadata.name`."""
+
+    apiVersion: Literal["model.youxam.com/v1alpha1"]
+    kind: Literal["AIModel"]
+    metadata: Metadata
+    spec: Spec
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    @property
+    def engine(self) -> str:
+        """The engine that runs it."""
+        return self.spec.engine or ("openai" if self.spec.type == "remote" else "transformers")
+
+    def to_json(self) -> bytes:
+        """What KV `models` holds."""
+        return msgspec.json.encode(self)
+
+
+class ManifestError(ValueError):
+    """Some manifests are wrong: a line `source:line: path: problem` for each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def load(path: Path) -> list[AIModel]:
+    """Reads a file; a `spec.model` that is a folder beside the file becomes its absolute path."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise ManifestError([f"{path}: cannot be read: {problem}"]) from problem
+    return [_anchored(model, path.parent) for model in parse(text, str(path))]
+
+
+def parse(text: str, source: str) -> list[AIModel]:
+    """The manifests of a YAML (or JSON) text, one per document; raises ManifestError naming lines of `source`."""
+    models: list[AIModel] = []
+    problems: list[str] = []
+    try:
+        nodes = [node for node in yaml.compose_all(text, Loader=yaml.CSafeLoader) if node is not None]
+    except yaml.YAMLError as problem:
+        mark = getattr(problem, "problem_mark", None)
+        line = mark.line + 1 if mark else 1
+        raise ManifestError([f"{source}:{line}: not YAML: {getattr(problem, 'problem', problem)}"]) from problem
+    if not nodes:
+        raise ManifestError([f"{source}:1: no AIModel in it"])
+    for node in nodes:
+        try:
+            models.append(from_object(_plain(node)))
+        except msgspec.ValidationError as problem:
+            problems.append(_located(str(problem), node, source))
+        except (yaml.YAMLError, RecursionError) as problem:
+            problems.append(f"{source}:{node.start_mark.line + 1}: {problem}")
+    names = [model.name for model in models]
+    problems += [
+        f"{source}: metadata.name {name!r} is used twice" for name in sorted(set(names)) if names.count(name) > 1
+    ]
+    if problems:
+        raise ManifestError(problems)
+    return models
+
+
+def from_object(value: object) -> AIModel:
+    """From decoded JSON or YAML; raises msgspec.ValidationError whose text ends in the path."""
+    model = msgspec.convert(value, AIModel)
+    if model.spec.type == "remote" and model.engine == "transformers":
+        raise msgspec.ValidationError("A remote model cannot run on the engine 'transformers' - at `$.spec.engine`")
+    if model.spec.type == "local" and model.engine == "openai":
+        raise msgspec.ValidationError("The engine 'openai' needs type 'remote' - at `$.spec.type`")
+    return model
+
+
+def from_json(data: bytes) -> AIModel:
+    """What KV `models` holds."""
+    return from_object(msgspec.json.decode(data))
+
+
+def _anchored(model: AIModel, folder: Path) -> AIModel:
+    candidate = (folder / model.spec.model).resolve()
+    if model.spec.type == "local" and candidate.is_dir():
+        return msgspec.structs.replace(model, spec=msgspec.structs.replace(model.spec, model=str(candidate)))
+    return model
+
+
+def _plain(node: yaml.Node) -> object:
+    """The node's value; a key given twice is an error, since YAML readers disagree on which one wins."""
+    for child in _walk(node):
+        if isinstance(child, yaml.MappingNode):
+            seen: set[str] = set()
+            for key, _ in child.value:
+                if key.value in seen:
+                    raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {key.value!r} is given twice")
+                seen.add(key.value)
+    loader = yaml.SafeLoader("")
+    try:
+        return loader.construct_document(node)  # type: ignore[no-untyped-call]  # the stubs leave it untyped
+    finally:
+        loader.dispose()  # type: ignore[no-untyped-call]  # the stubs leave it untyped
+
+
+def _walk(node: yaml.Node) -> list[yaml.Node]:
+    found, queue = [node], [node]
+    while queue:
+        current = queue.pop()
+        children: list[yaml.Node] = []
+        if isinstance(current, yaml.MappingNode):
+            children = [part for pair in current.value for part in pair]
+        elif isinstance(current, yaml.SequenceNode):
+            children = list(current.value)
+        found += children
+        queue += children
+        if len(found) > 10_000:
+            raise yaml.YAMLError("too large for a manifest")
+    return found
+
+
+def _located(problem: str, node: yaml.Node, source: str) -> str:
+    """Turns msgspec's "Expected `int`, got `str` - at `$.spec.replicas`" into "file:7: spec.replicas: ..."."""
+    text, _, path = problem.partition(" - at `$")
+    unknown = re.search(r"unknown field `(\w+)`|required field `(\w+)`", text)
+    steps = [step for step in re.split(r"[.\[\]`]+", path) if step and step != "..."]
+    here = node
+    for step in [*steps, *([unknown[1]] if unknown and unknown[1] else [])]:
+        if isinstance(here, yaml.MappingNode):
+            pair = next(((key, value) for key, value in here.value if key.value == step), None)
+            if pair is None:
+                break
+            here = pair[1] if step != (unknown[1] if unknown else None) else pair[0]
+    name = ".".join(steps) or "manifest"
+    return f"{source}:{here.start_mark.line + 1}: {name}: {text}{_hint(text, steps)}"
+
+
+def _hint(text: str, steps: list[str]) -> str:
+    if "unknown field" in text:
+        allowed = {"": AIModel, "spec": Spec, "spec.synthetic": Synthetic}.get(".".join(steps))
+        return f"; known are {', '.join(allowed.__struct_fields__)}" if allowed else ""
+    if "Invalid enum value" in text:
+        choices = {"type": "local or remote", "engine": "transformers, synthetic or openai", "kind": "AIModel"}
+        choice = choices.get(steps[-1] if steps else "", API_VERSION if steps == ["apiVersion"] else "")
+        return f"; must be {choice}" if choice else ""
+    return ""

@@ -1,0 +1,109 @@
+"""Logs, trace context and spans of a process. JSON lines on stdout; spans over OTLP only when an endpoint is set."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
+# The request a task works on, and its W3C trace context; set once per call, read by logs and outgoing hops.
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+traceparent: ContextVar[str] = ContextVar("traceparent", default="")
+
+TRACEPARENT = "traceparent"  # the header's name, on HTTP, gRPC and NATS alike
+
+_provider: "TracerProvider | None" = None  # one per process, as OpenTelemetry has it
+_PLAIN_FIELDS = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime", "taskName"}
+
+
+class _JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, event, request and trace id, and the facts of `extra`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{record.msecs:03.0f}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+        }
+        if current := request_id.get():
+            line["request_id"] = current
+        if parent := traceparent.get():
+            line["trace_id"] = parent[3:35]
+        line.update({name: value for name, value in vars(record).items() if name not in _PLAIN_FIELDS})
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+def configure_logging(level: str) -> None:
+    """Every logger of the process writes JSON lines to stdout from now on."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_JsonFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def configure_tracing(services: str, endpoint: str) -> None:
+    """Sends spans to an OTLP endpoint. OpenTelemetry is imported here only: it weighs 20 MB."""
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    global _provider
+    _provider = TracerProvider(resource=Resource.create({"service.name": f"uplion-{services}"}))
+    exporter = OTLPSpanExporter(endpoint=endpoint, insecure=not endpoint.startswith("https://"), timeout=5)
+    _provider.add_span_processor(BatchSpanProcessor(exporter))
+
+
+def flush_tracing() -> None:
+    """Sends what is left, within 5 s. Idempotent."""
+    if _provider is not None:
+        _provider.shutdown()
+
+
+@contextmanager
+def span(name: str, parent: str | None = None, **attributes: str | int | float) -> Iterator[None]:
+    """A span around a hop, under `parent` (a traceparent) or the current one; outgoing calls inside carry it on.
+
+    Without tracing configured it only keeps the caller's context, so that a trace never breaks at this process.
+    """
+    if _provider is None:
+        if parent is None:
+            yield
+            return
+        token = traceparent.set(parent)
+        try:
+            yield
+        finally:
+            traceparent.reset(token)
+        return
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    propagator = TraceContextTextMapPropagator()
+    context = propagator.extract({TRACEPARENT: parent if parent is not None else traceparent.get()})
+    with _provider.get_tracer("uplion").start_as_current_span(name, context, attributes=attributes):
+        carrier: dict[str, str] = {}
+        propagator.inject(carrier)
+        token = traceparent.set(carrier.get(TRACEPARENT, ""))
+        try:
+            yield
+        finally:
+            traceparent.reset(token)
+
+
+def outgoing() -> dict[str, str]:
+    """Headers (or gRPC metadata) that carry the current trace on; empty when there is none."""
+    parent = traceparent.get()
+    return {TRACEPARENT: parent} if parent else {}
+
+
+def incoming(headers: Mapping[str, str] | None) -> str:
+    """The traceparent among some headers, or an empty string."""
+    return (headers or {}).get(TRACEPARENT, "")
