@@ -1,10 +1,13 @@
 """The one table of errors: every surface (OpenAI HTTP, gRPC, admin) answers from it."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from typing import cast
 
 import grpc
+import grpc.aio
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
@@ -143,11 +146,11 @@ def grpc_status(error: UplionError) -> Status:
     return Status(code=error.reason.grpc_code.value[0], message=error.message, details=details)
 
 
-def from_rpc_error(error: grpc.RpcError) -> UplionError:
+def from_rpc_error(error: grpc.aio.AioRpcError) -> UplionError:
     """The error another of our services answered with; a stranger's status maps by its code alone."""
-    code: grpc.StatusCode = error.code()  # type: ignore[attr-defined]  # grpc.aio.AioRpcError and Call both have it
-    message = error.details() or code.name  # type: ignore[attr-defined]
-    for name, value in error.trailing_metadata() or ():  # type: ignore[attr-defined]
+    code = error.code()
+    message = error.details() or code.name
+    for name, value in cast(Iterable[tuple[str, bytes]], error.trailing_metadata() or ()):
         if name == STATUS_DETAILS_METADATA:
             found = _from_status(Status.FromString(value), message)
             if found is not None:

@@ -17,7 +17,7 @@ from common.errors import STATUS_DETAILS_METADATA, Reason, UplionError, grpc_sta
 logger = logging.getLogger(__name__)
 
 
-class MaskingInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc, unused-ignore]  # untyped base in some stubs
+class MaskingInterceptor(grpc.aio.ServerInterceptor):
     """Wraps each handler once and keeps it: looking one up again costs a dictionary access."""
 
     def __init__(self) -> None:
@@ -25,15 +25,15 @@ class MaskingInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc, unus
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         method = handler_call_details.method
         found = self._wrapped.get(method)
         if found is None:
             handler = await continuation(handler_call_details)
             if handler is None:  # an unknown method: grpc answers UNIMPLEMENTED, and a flood of them fills no cache
-                return handler
+                return None
             found = self._wrapped[method] = _wrap(handler)
         return found
 

@@ -46,8 +46,8 @@ class ProcessSettings:
 def run(services: Mapping[str, Service], process: ProcessSettings) -> int:
     """Runs the services on one event loop until a signal or a failure; returns the exit code.
 
-    The first SIGTERM or SIGINT lets them drain, the second exits at once. A service that fails, or returns before it was
-    told to, ends the process with 1.
+    The first SIGTERM or SIGINT lets them drain, the second exits at once. A service that fails, or returns
+    before it was told to, ends the process with 1.
     """
     telemetry.configure_logging(process.log_level)
     if process.otlp_endpoint:

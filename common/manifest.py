@@ -151,9 +151,9 @@ def _plain(node: yaml.Node) -> object:
                 seen.add(key.value)
     loader = yaml.SafeLoader("")
     try:
-        return loader.construct_document(node)  # type: ignore[no-untyped-call]  # the stubs leave it untyped
+        return loader.construct_document(node)
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]  # the stubs leave it untyped
+        loader.dispose()
 
 
 def _walk(node: yaml.Node) -> list[yaml.Node]:

@@ -2,7 +2,7 @@
 
 from base64 import urlsafe_b64encode
 
-# --- JetStream -------------------------------------------------------------------------------------------------------
+# --- JetStream ------------------------------------------------------------------------------------------------------
 STREAM_TASKS = "TASKS"
 STREAM_USAGE = "USAGE"
 STREAM_DEAD = "DEAD"
@@ -48,7 +48,7 @@ def attempt_id(request_id: str, attempt: int) -> str:
     return f"{request_id}.{attempt}"
 
 
-# --- Headers (HTTP and gRPC metadata) ----------------------------------------------------------------------------------
+# --- Headers (HTTP and gRPC metadata) -------------------------------------------------------------------------------
 HEADER_PREFIX = "x-uplion-"
 HEADER_ACCOUNT = "x-uplion-account"
 HEADER_KEY = "x-uplion-key"
@@ -67,7 +67,7 @@ SCOPE_ADMIN = "admin"
 TIER_DEFAULT = "default"
 
 
-# --- Valkey: everything of an account in one hash slot ------------------------------------------------------------------
+# --- Valkey: everything of an account in one hash slot --------------------------------------------------------------
 def quota_key(account: str) -> str:
     """Hash: `used`, `reserved`, and `used:<key>`, `reserved:<key>`; tokens."""
     return f"{{{account}}}:quota"

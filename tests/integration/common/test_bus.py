@@ -1,0 +1,162 @@
+import asyncio
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from common import bus as bus_module
+from common import names
+from common.bus import Bus, Change, Pull, connect_bus
+
+StartServer = Callable[[str], Any]
+
+
+async def _tickets(bus: Bus, model: str, count: int, first: int = 0) -> None:
+    for number in range(first, first + count):
+        await bus.publish(names.task_subject(model), str(number).encode(), message_id=f"{model}.{number}")
+
+
+async def _take(pull: Pull, count: int, seconds: float = 10.0) -> list[str]:
+    taken = []
+    async with asyncio.timeout(seconds):
+        async for message in pull:
+            taken.append(message.data.decode())
+            await message.ack_sync()
+            if len(taken) == count:
+                break
+    return taken
+
+
+async def test_a_standing_credit_brings_every_message_once_and_no_more_than_wanted(nats_url: str) -> None:
+    model = f"m{uuid.uuid4().hex}"
+    async with connect_bus(nats_url, "test") as bus:
+        await bus.ensure_streams()
+        consumer = await bus.ensure_task_consumer(model)
+        await _tickets(bus, model, 100)
+        async with Pull(bus, names.STREAM_TASKS, consumer) as pull:
+            await pull.want(8)
+            await asyncio.sleep(0.2)
+            assert pull._queue.qsize() == 8  # nothing was taken, so nothing more was asked for
+            assert await _take(pull, 100) == [str(number) for number in range(100)]
+            assert await pull.next(0.2) is None
+
+
+async def test_streams_and_consumers_can_be_ensured_by_many_at_once(nats_url: str) -> None:
+    async with connect_bus(nats_url, "test") as bus:
+        await asyncio.gather(*(bus.ensure_streams() for _ in range(8)))
+        await asyncio.gather(*(bus.ensure_task_consumer("org/model.v1") for _ in range(8)))
+
+
+async def test_an_expired_credit_is_renewed(nats_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pull, "_EXPIRES_SECONDS", 0.3)
+    model = f"m{uuid.uuid4().hex}"
+    async with connect_bus(nats_url, "test") as bus:
+        await bus.ensure_streams()
+        consumer = await bus.ensure_task_consumer(model)
+        async with Pull(bus, names.STREAM_TASKS, consumer) as pull:
+            await pull.want(3)
+            await asyncio.sleep(1.0)
+            await _tickets(bus, model, 5)
+            assert len(await _take(pull, 5)) == 5
+
+
+async def test_a_pull_goes_on_after_the_server_was_killed(start_server: StartServer) -> None:
+    server = await asyncio.to_thread(start_server, "nats")
+    async with connect_bus(server.url, "test") as bus:
+        await bus.ensure_streams()
+        consumer = await bus.ensure_usage_consumer()
+        async with Pull(bus, names.STREAM_USAGE, consumer) as pull:
+            await pull.want(10)
+            await bus.publish(names.usage_subject("m"), b"before")
+            assert await _take(pull, 1) == ["before"]
+            await server.kill()
+            await server.start()
+            async with asyncio.timeout(10):
+                while bus.reconnects == 0:
+                    await asyncio.sleep(0.02)
+            await bus.publish(names.usage_subject("m"), b"after")
+            assert await _take(pull, 1) == ["after"]
+
+
+async def test_a_watch_tells_what_is_there_then_changes_and_deletes(nats_url: str) -> None:
+    async with connect_bus(nats_url, "test") as bus:
+        await bus.ensure_streams()
+        models = await bus.js.key_value(names.KV_MODELS)
+        key = f"k{uuid.uuid4().hex}"
+        await models.put(key, b"1")
+        seen: list[Change | None] = []
+
+        async def follow() -> None:
+            async for change in bus.watch(names.KV_MODELS):
+                if change is None or change.key == key:
+                    seen.append(change)
+
+        task = asyncio.create_task(follow())
+        await _until(lambda: None in seen)
+        assert [change.value for change in seen if change] == [b"1"]
+        await models.put(key, b"2")
+        await models.delete(key)
+        await _until(lambda: len(seen) == 4)
+        assert [change.value for change in seen[2:] if change] == [b"2", None]
+        task.cancel()
+
+
+async def test_a_watch_survives_a_restart_and_tells_what_vanished(start_server: StartServer) -> None:
+    server = await asyncio.to_thread(start_server, "nats")
+    async with connect_bus(server.url, "test") as bus:
+        await bus.ensure_streams()
+        workers = await bus.js.key_value(names.KV_WORKERS)  # in memory: gone after the kill
+        await workers.put("w1", b"here")
+        known: dict[str, bytes] = {}
+
+        async def follow() -> None:
+            async for change in bus.watch(names.KV_WORKERS):
+                if change is not None and change.value is not None:
+                    known[change.key] = change.value
+                elif change is not None:
+                    known.pop(change.key, None)
+
+        task = asyncio.create_task(follow())
+        await _until(lambda: "w1" in known)
+        await server.kill()
+        await server.start()
+        await _until(lambda: bus.reconnects > 0)
+        await bus.ensure_streams()
+        await _until(lambda: "w1" not in known)
+        workers = await bus.js.key_value(names.KV_WORKERS)
+        await workers.put("w2", b"new")
+        await _until(lambda: known == {"w2": b"new"})
+        task.cancel()
+
+
+async def test_an_entry_nobody_renews_is_told_as_deleted(nats_url: str) -> None:
+    async with connect_bus(nats_url, "test") as bus:
+        await bus.ensure_streams()
+        workers = await bus.js.key_value(names.KV_WORKERS)
+        key = f"w{uuid.uuid4().hex}"
+        await workers.put(key, b"here")
+        changes = bus.watch(names.KV_WORKERS, ttl_seconds=1.5)
+        async with asyncio.timeout(6):
+            told = [change async for change in _until_deleted(changes, key)]
+        assert [change.value for change in told] == [b"here", None]
+
+
+async def _until_deleted(changes: Any, key: str) -> Any:
+    async for change in changes:
+        if change is not None and change.key == key:
+            yield change
+            if change.value is None:
+                return
+
+
+async def test_nobody_at_the_address_is_an_error_within_the_deadline() -> None:
+    with pytest.raises((TimeoutError, bus_module.nats.errors.Error, OSError)):
+        async with connect_bus("nats://127.0.0.1:1", "test", connect_seconds=1.0):
+            pass
+
+
+async def _until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.02)
