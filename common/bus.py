@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 TASK_ACK_WAIT_SECONDS = 30.0
 WORKER_TTL_SECONDS = 10.0
-_USAGE_ACK_WAIT_SECONDS = 60.0
+USAGE_ACK_WAIT_SECONDS = 20.0  # what a killed billing process held comes back after that time
 _API_SECONDS = 5.0
 _CLOSE_SECONDS = 5.0
 _DAY_SECONDS = 86_400.0
@@ -106,7 +106,7 @@ class Bus:
             api.ConsumerConfig(
                 durable_name=names.CONSUMER_BILLING,
                 ack_policy=api.AckPolicy.EXPLICIT,
-                ack_wait=_USAGE_ACK_WAIT_SECONDS,
+                ack_wait=USAGE_ACK_WAIT_SECONDS,
                 max_ack_pending=100_000,
                 max_waiting=4096,
             ),

@@ -59,6 +59,9 @@ HEADER_LIMITS = "x-uplion-limits"
 HEADER_STATUS = "x-uplion-status"  # the router's answer to the edge: HTTP status when it is not 200
 HEADER_LISTENER = "x-uplion-listener"  # the edge's word to authz: LISTENER_PUBLIC or LISTENER_ADMIN
 HEADER_REQUEST_ID = "x-request-id"
+HEADER_DEAD_REASON = "x-uplion-reason"  # on DEAD: why nobody could use the message
+HEADER_DEAD_SUBJECT = "x-uplion-subject"  # on DEAD: where it was published
+HEADER_DEAD_SEQUENCE = "x-uplion-sequence"  # on DEAD: its number in the stream it came from
 LISTENER_PUBLIC = "public"
 LISTENER_ADMIN = "admin"
 
