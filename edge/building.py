@@ -1,0 +1,47 @@
+"""Small pieces every part of the configuration is built from."""
+
+from datetime import timedelta
+from ipaddress import ip_address
+
+import betterproto2
+from envoy_data_plane.envoy.config.core.v3 import Address, HeaderValue, HeaderValueOption, Pipe, SocketAddress
+from envoy_data_plane.envoy.config.core.v3 import HeaderValueOptionHeaderAppendAction as AppendAction
+from envoy_data_plane.envoy.config.core.v3 import TypedExtensionConfig
+from envoy_data_plane.google.protobuf import Any
+
+
+def extension(name: str, message: betterproto2.Message) -> TypedExtensionConfig:
+    return TypedExtensionConfig(name=name, typed_config=Any.pack(message))
+
+
+def seconds(value: float) -> timedelta:
+    return timedelta(seconds=value)
+
+
+def split(address: str) -> tuple[str, int]:
+    """`host:port` in parts; an IPv6 host is written in brackets."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{address!r} is not host:port")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def is_ip(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def address(text: str) -> Address:
+    if text.startswith("unix:"):
+        return Address(pipe=Pipe(path=text.removeprefix("unix:"), mode=0o600))
+    host, port = split(text)
+    return Address(socket_address=SocketAddress(address=host, port_value=port))
+
+
+def overwrite(name: str, value: str) -> HeaderValueOption:
+    return HeaderValueOption(
+        header=HeaderValue(key=name, value=value), append_action=AppendAction.OVERWRITE_IF_EXISTS_OR_ADD
+    )

@@ -1,0 +1,135 @@
+"""The HTTP filters of a listener, in order; the order is the security policy.
+
+    lua (refuse what has no route) -> buffer (413) -> json_to_metadata (body.model) -> header_mutation (x-uplion-model)
+      -> ext_authz -> grpc_json_transcoder -> router
+
+An answer passes them in reverse, so the Lua filter sees it last: it turns `x-uplion-status` into `:status`, a bare gRPC
+error into an OpenAI error object, and removes every `grpc-*` header from what an HTTP client gets.
+"""
+
+from importlib.resources import files
+
+from envoy_data_plane.envoy.config.core.v3 import ApiVersion, DataSource, GrpcService, GrpcServiceEnvoyGrpc, HeaderValue
+from envoy_data_plane.envoy.extensions.filters.http.buffer.v3 import Buffer
+from envoy_data_plane.envoy.extensions.filters.http.ext_authz.v3 import ExtAuthz
+from envoy_data_plane.envoy.extensions.filters.http.grpc_json_transcoder.v3 import (
+    GrpcJsonTranscoder,
+    GrpcJsonTranscoderPrintOptions,
+)
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import HeaderMutation
+from envoy_data_plane.envoy.extensions.filters.http.json_to_metadata.v3 import (
+    JsonToMetadata,
+    JsonToMetadataKeyValuePair,
+    JsonToMetadataMatchRules,
+    JsonToMetadataRule,
+    JsonToMetadataSelector,
+)
+from envoy_data_plane.envoy.extensions.filters.http.lua.v3 import Lua
+from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
+from envoy_data_plane.envoy.type.matcher.v3 import ListStringMatcher, RegexMatcher, StringMatcher
+from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
+from envoy_data_plane.google.protobuf import Any
+from betterproto2 import Message
+
+from common import names
+from edge import clusters, replies
+from edge.building import seconds
+from edge.settings import EdgeSettings
+
+FILTER_HEADERS = "envoy.filters.http.header_mutation"
+FILTER_JSON = "envoy.filters.http.json_to_metadata"
+METADATA_NAMESPACE = "uplion.request"  # authz reads it; the names below are its keys
+BODY_FACTS = ("model", "max_tokens", "max_completion_tokens", "n")
+
+# What authz needs to decide. A short list halves the cost of a check's parse and keeps prompts and cookies away from it.
+_AUTHZ_HEADERS = ("authorization", "x-api-key", "api-key", "content-type", "content-length", "x-request-id")
+_PROTOBUF_OVERHEAD_BYTES = 4096
+
+
+def public_filters(settings: EdgeSettings, descriptors: bytes, services: tuple[str, ...]) -> list[HttpFilter]:
+    transcoder = _transcoder(settings, descriptors, services)
+    transcoder.ignore_unknown_query_parameters = True  # Azure's clients send ?api-version=
+    return _filters(settings, names.LISTENER_PUBLIC, transcoder)
+
+
+def admin_filters(settings: EdgeSettings, descriptors: bytes, services: tuple[str, ...]) -> list[HttpFilter]:
+    transcoder = _transcoder(settings, descriptors, services)
+    transcoder.print_options = GrpcJsonTranscoderPrintOptions(
+        preserve_proto_field_names=True, always_print_primitive_fields=True
+    )
+    return _filters(settings, names.LISTENER_ADMIN, transcoder)
+
+
+def _filters(
+    settings: EdgeSettings, listener: str, transcoder: GrpcJsonTranscoder
+) -> list[HttpFilter]:
+    chain = [
+        _filter("envoy.filters.http.lua", Lua(default_source_code=DataSource(inline_string=_lua()))),
+        _filter("envoy.filters.http.buffer", Buffer(max_request_bytes=settings.max_body_bytes)),
+    ]
+    if listener == names.LISTENER_PUBLIC:
+        off = _filter(FILTER_JSON, body_facts())
+        off.disabled = True
+        chain.append(off)
+    chain += [
+        _filter(FILTER_HEADERS, HeaderMutation()),
+        _filter("envoy.filters.http.ext_authz", _authz(settings, listener)),
+        _filter("envoy.filters.http.grpc_json_transcoder", transcoder),
+        _filter("envoy.filters.http.router", Router(suppress_envoy_headers=True)),
+    ]
+    return chain
+
+
+def _filter(name: str, message: Message) -> HttpFilter:
+    return HttpFilter(name=name, typed_config=Any.pack(message))
+
+
+def _lua() -> str:
+    source = files("edge").joinpath("front.lua").read_text()
+    return source.replace("--[[ ERRORS ]]", replies.lua_table())
+
+
+def body_facts() -> JsonToMetadata:
+    """Reads the body whatever its content type says: many a curl forgets it."""
+    rules = [
+        JsonToMetadataRule(
+            selectors=[JsonToMetadataSelector(key=fact)],
+            on_present=JsonToMetadataKeyValuePair(metadata_namespace=METADATA_NAMESPACE, key=fact),
+        )
+        for fact in BODY_FACTS
+    ]
+    return JsonToMetadata(
+        request_rules=JsonToMetadataMatchRules(
+            rules=rules, allow_empty_content_type=True, allow_content_types_regex=RegexMatcher(regex=".*")
+        )
+    )
+
+
+def _authz(settings: EdgeSettings, listener: str) -> ExtAuthz:
+    """One policy for every route. An outage is 503, which clients retry; the default 403 they never do."""
+    headers = [StringMatcher(exact=name, ignore_case=True) for name in (*_AUTHZ_HEADERS, names.HEADER_MODEL)]
+    return ExtAuthz(
+        grpc_service=GrpcService(
+            envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=clusters.AUTHZ),
+            timeout=seconds(settings.authz_timeout_seconds),
+            initial_metadata=[HeaderValue(key=names.HEADER_LISTENER, value=listener)],
+        ),
+        transport_api_version=ApiVersion.V3,
+        failure_mode_allow=False,
+        status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
+        validate_mutations=True,
+        metadata_context_namespaces=[METADATA_NAMESPACE],
+        allowed_headers=ListStringMatcher(patterns=headers),
+    )
+
+
+def _transcoder(settings: EdgeSettings, descriptors: bytes, services: tuple[str, ...]) -> GrpcJsonTranscoder:
+    """Routes match the path the client sent, so no client reaches a transcoded method by its gRPC path."""
+    return GrpcJsonTranscoder(
+        proto_descriptor_bin=descriptors,
+        services=list(services),
+        match_incoming_request_route=True,
+        max_request_body_size=settings.max_body_bytes + _PROTOBUF_OVERHEAD_BYTES,
+        max_response_body_size=settings.max_response_message_bytes,
+    )

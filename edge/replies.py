@@ -1,0 +1,163 @@
+"""What Envoy itself answers: the same error objects that the services give, from the same table."""
+
+from dataclasses import dataclass
+
+from envoy_data_plane.envoy.config.accesslog.v3 import (
+    AccessLogFilter,
+    AndFilter,
+    ComparisonFilter,
+    ComparisonFilterOp,
+    HeaderFilter,
+    ResponseFlagFilter,
+    StatusCodeFilter,
+)
+from envoy_data_plane.envoy.config.core.v3 import DataSource, RuntimeUInt32, SubstitutionFormatString
+from envoy_data_plane.envoy.config.route.v3 import HeaderMatcher
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import LocalReplyConfig, ResponseMapper
+from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
+from envoy_data_plane.google.protobuf import Struct
+
+from common.errors import Reason
+from edge.building import overwrite
+
+_JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    status: int
+    type: str
+    code: str
+    message: str
+    retry: bool
+    retry_after_seconds: int | None = None
+    flags: tuple[str, ...] = ()  # Envoy response flags; empty: any
+
+
+def _reply(
+    reason: Reason, message: str, *, retry_after_seconds: int | None = None, flags: tuple[str, ...] = ()
+) -> _Reply:
+    answer = reason.value
+    return _Reply(answer.http_status, answer.type, answer.code, message, answer.retry, retry_after_seconds, flags)
+
+
+def _client_error(status: int, code: str, message: str) -> _Reply:
+    return _Reply(status, "invalid_request_error", code, message, retry=False)
+
+
+_REPLIES = (
+    _reply(
+        Reason.UNAVAILABLE,
+        "Keys cannot be checked at the moment. Try again shortly.",
+        retry_after_seconds=1,
+        flags=("UAEX",),
+    ),
+    _reply(Reason.OVERLOADED, "Too many requests are in flight. Try again shortly.", retry_after_seconds=1, flags=("UO", "OM")),
+    _reply(Reason.UNAVAILABLE, "The service is not reachable at the moment. Try again shortly.", retry_after_seconds=1),
+    _reply(Reason.NOT_FOUND, "There is nothing at this URL. The base URL ends in /v1."),
+    _client_error(405, "method_not_allowed", "This URL does not take this method."),
+    _Reply(408, "invalid_request_error", "request_timeout", "The request took too long to arrive.", retry=True),
+    _reply(Reason.PAYLOAD_TOO_LARGE, "The request body is larger than this endpoint takes."),
+    _client_error(
+        415, "unsupported_content_encoding", "Compressed request bodies are not taken: send the JSON as it is."
+    ),
+    _client_error(426, "upgrade_required", "This protocol version is not served here."),
+    _client_error(431, "headers_too_large", "The request headers are too large."),
+    _reply(Reason.INTERNAL, "The gateway failed. The request id in x-request-id helps to find out why."),
+    _reply(Reason.UPSTREAM_FAILED, "The service broke off its answer. Try again.", retry_after_seconds=1),
+    _reply(Reason.DEADLINE_EXCEEDED, "The answer took too long."),
+)
+_BAD_REQUEST = _reply(Reason.INVALID_REQUEST, "The request is malformed.")
+_BAD_ADMIN_REQUEST = _reply(Reason.INVALID_REQUEST, "%LOCAL_REPLY_BODY%")  # the transcoder names the field
+
+_REASON_BY_GRPC_CODE = {
+    1: Reason.CANCELLED,
+    3: Reason.INVALID_REQUEST,
+    4: Reason.DEADLINE_EXCEEDED,
+    5: Reason.NOT_FOUND,
+    6: Reason.ALREADY_EXISTS,
+    7: Reason.PERMISSION_DENIED,
+    8: Reason.OVERLOADED,
+    9: Reason.INVALID_REQUEST,
+    11: Reason.INVALID_REQUEST,
+    12: Reason.NOT_FOUND,
+    13: Reason.INTERNAL,
+    14: Reason.UNAVAILABLE,
+    16: Reason.INVALID_API_KEY,
+}
+
+
+def lua_table() -> str:
+    """The error table for front.lua: by gRPC code, what an HTTP client is told."""
+    rows = []
+    for code, reason in _REASON_BY_GRPC_CODE.items():
+        answer = reason.value
+        message = next((reply.message for reply in _REPLIES if reply.code == answer.code), "The request failed.")
+        fields = {
+            "status": str(answer.http_status),
+            "type": answer.type,
+            "code": answer.code,
+            "retry": "true" if answer.retry else "false",
+            "message": message,
+        }
+        rows.append(f"[{code}] = {{" + ", ".join(f'{name} = "{value}"' for name, value in fields.items()) + "}")
+    return ", ".join(rows)
+
+
+def local_replies(*, admin: bool) -> LocalReplyConfig:
+    """First match wins: native gRPC keeps plain text (it becomes grpc-message); authz's own denials pass unchanged."""
+    mappers = [_for_grpc(reply) for reply in _REPLIES]
+    mappers.append(ResponseMapper(filter=_is_grpc(), body_format_override=_text("%LOCAL_REPLY_BODY%", "text/plain")))
+    mappers += [_for_http(reply) for reply in _REPLIES]
+    mappers.append(_for_http(_BAD_ADMIN_REQUEST if admin else _BAD_REQUEST))
+    denied = AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=["UAEX"]))
+    mappers.insert(
+        len(_REPLIES) + 2,
+        ResponseMapper(filter=denied, body_format_override=_text("%LOCAL_REPLY_BODY%", _JSON)),
+    )
+    other = _Reply(0, "invalid_request_error", "request_refused", "The request was refused.", retry=False)
+    return LocalReplyConfig(mappers=mappers, body_format=_error_object(other))
+
+
+def _for_grpc(reply: _Reply) -> ResponseMapper:
+    both = AndFilter(filters=[_is_grpc(), *_conditions(reply)])
+    return ResponseMapper(
+        filter=AccessLogFilter(and_filter=both), body=DataSource(inline_string=reply.message)
+    )
+
+
+def _for_http(reply: _Reply) -> ResponseMapper:
+    headers = [overwrite("x-should-retry", "true" if reply.retry else "false")]
+    if reply.retry_after_seconds is not None:
+        headers.append(overwrite("retry-after", str(reply.retry_after_seconds)))
+        headers.append(overwrite("retry-after-ms", str(reply.retry_after_seconds * 1000)))
+    conditions = _conditions(reply)
+    both = conditions[0] if len(conditions) == 1 else AccessLogFilter(and_filter=AndFilter(filters=conditions))
+    return ResponseMapper(filter=both, headers_to_add=headers, body_format_override=_error_object(reply))
+
+
+def _conditions(reply: _Reply) -> list[AccessLogFilter]:
+    status = ComparisonFilter(
+        op=ComparisonFilterOp.EQ,
+        value=RuntimeUInt32(default_value=reply.status, runtime_key=f"edge.reply.{reply.status}"),
+    )
+    conditions = [AccessLogFilter(status_code_filter=StatusCodeFilter(comparison=status))]
+    if reply.flags:
+        conditions.append(AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=list(reply.flags))))
+    return conditions
+
+
+def _is_grpc() -> AccessLogFilter:
+    matcher = HeaderMatcher(
+        name="content-type", string_match=StringMatcher(prefix="application/grpc", ignore_case=True)
+    )
+    return AccessLogFilter(header_filter=HeaderFilter(header=matcher))
+
+
+def _text(text: str, content_type: str) -> SubstitutionFormatString:
+    return SubstitutionFormatString(text_format_source=DataSource(inline_string=text), content_type=content_type)
+
+
+def _error_object(reply: _Reply) -> SubstitutionFormatString:
+    error = {"message": reply.message, "type": reply.type, "param": None, "code": reply.code}
+    return SubstitutionFormatString(json_format=Struct.from_dict({"error": error}), content_type=_JSON)

@@ -1,0 +1,115 @@
+"""Rendering in a tenth of a second: the bootstrap without its addresses is kept, because building it costs 4 s of CPU.
+
+The template is the typed configuration rendered with a placeholder for every address; filling it in touches socket
+addresses only. Its file name is a digest of everything it is made from, so a stale one is never read. Stdlib only.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from importlib.metadata import version
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from edge.settings import EdgeSettings
+
+_ROOT = Path(__file__).resolve().parent.parent
+_SOURCES = (
+    "edge/*.py",
+    "edge/*.lua",
+    "common/errors.py",
+    "common/names.py",
+    "gen/uplion/openai/v1/*_pb2.py",
+    "gen/uplion/control/v1/*_pb2.py",
+)
+_PLACEHOLDER_HOST = "192.0.2.0"  # a documentation address: numeric, and never a real endpoint
+_PLACEHOLDER_PATH = "/access-log"
+_ADDRESS_FIELDS = ("public_address", "admin_address", "envoy_admin_address", "otlp_endpoint")
+_ENDPOINT_FIELDS = ("authz_endpoints", "router_endpoints", "control_endpoints")
+
+
+def fill(settings: EdgeSettings, folder: Path, render: Callable[[EdgeSettings], str]) -> str:
+    """What `render(settings)` gives, through a template kept in `folder`; a folder that cannot be used is no error."""
+    if not _numeric(settings):
+        return render(settings)
+    blank, addresses = _blank(settings)
+    file = folder / f"edge-{_digest(blank)}.json"
+    try:
+        template = file.read_text()
+    except OSError:
+        template = render(blank)
+        _keep(file, template)
+    return json.dumps(_filled(json.loads(template), addresses, settings.access_log_path), indent=1)
+
+
+def _numeric(settings: EdgeSettings) -> bool:
+    """Names need another kind of cluster and sockets another kind of address: both take the long way."""
+    texts = [getattr(settings, name) for name in _ADDRESS_FIELDS]
+    texts += [each for name in _ENDPOINT_FIELDS for each in getattr(settings, name)]
+    for text in texts:
+        if text is None:
+            continue
+        try:
+            ip_address(text.rpartition(":")[0].strip("[]"))
+        except ValueError:
+            return False
+    return True
+
+
+def _blank(settings: EdgeSettings) -> tuple[EdgeSettings, dict[int, tuple[str, int]]]:
+    """The settings with a placeholder for each address, and what each placeholder's port number stands for."""
+    addresses: dict[int, tuple[str, int]] = {}
+
+    def placeholder(text: str) -> str:
+        host, _, port = text.rpartition(":")
+        number = len(addresses) + 1
+        addresses[number] = (host.strip("[]"), int(port))
+        return f"{_PLACEHOLDER_HOST}:{number}"
+
+    changes: dict[str, Any] = {}
+    for name in _ADDRESS_FIELDS:
+        value = getattr(settings, name)
+        changes[name] = None if value is None else placeholder(value)
+    for name in _ENDPOINT_FIELDS:
+        changes[name] = tuple(placeholder(each) for each in getattr(settings, name))
+    if settings.access_log_path is not None:
+        changes["access_log_path"] = _PLACEHOLDER_PATH
+    return dataclasses.replace(settings, **changes), addresses
+
+
+def _digest(settings: EdgeSettings) -> str:
+    digest = hashlib.sha256(repr(settings).encode())
+    digest.update(version("envoy-data-plane").encode())
+    for pattern in _SOURCES:
+        for path in sorted(_ROOT.glob(pattern)):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:32]
+
+
+def _filled(node: Any, addresses: dict[int, tuple[str, int]], log_path: str | None) -> Any:
+    if isinstance(node, list):
+        return [_filled(each, addresses, log_path) for each in node]
+    if not isinstance(node, dict):
+        return node
+    if node.get("address") == _PLACEHOLDER_HOST:
+        host, port = addresses[node["portValue"]]
+        return {**node, "address": host, "portValue": port}
+    if node.get("path") == _PLACEHOLDER_PATH:
+        return {**node, "path": log_path}
+    return {name: _filled(value, addresses, log_path) for name, value in node.items()}
+
+
+def _keep(file: Path, text: str) -> None:
+    """Written whole or not at all: several instances may start at once."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=file.parent)
+        with os.fdopen(descriptor, "w") as out:
+            out.write(text)
+        os.replace(temporary, file)
+    except OSError:
+        return
