@@ -3,6 +3,8 @@
 grpc.aio sends the text of an unknown exception to the client; here it becomes INTERNAL with the request id only.
 """
 
+from __future__ import annotations  # grpc's classes are generic in the stubs only
+
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
