@@ -1,0 +1,1 @@
+"""Counts every usage event once, prices it, and settles what authz reserved."""

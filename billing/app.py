@@ -1,0 +1,29 @@
+"""The service: connects everything in order, consumes until told to stop."""
+
+import asyncio
+
+from billing.consumer import Consumer
+from billing.settings import BillingSettings
+from billing.settlement import connect_settlement
+from billing.store import SCHEMA_VERSION, Ledger
+from common.bus import connect_bus
+from common.database import connect_pool, wait_for_schema
+from common.lifecycle import announce_ready
+
+_BATCH_SECONDS = 30.0  # the longest a transaction may take
+
+
+async def main(settings: BillingSettings, stop: asyncio.Event) -> None:
+    """Runs billing until `stop`; what it was doing then is finished or left for the next billing process."""
+    async with (
+        connect_bus(settings.nats_url, "billing") as bus,
+        connect_settlement(settings.redis_url) as settlement,
+        connect_pool(
+            settings.postgres_url, least=0, most=settings.concurrent_batches + 1, command_seconds=_BATCH_SECONDS
+        ) as pool,
+    ):
+        await bus.ensure_streams()
+        await bus.ensure_usage_consumer()
+        await wait_for_schema(pool, SCHEMA_VERSION, seconds=settings.schema_seconds)
+        announce_ready("billing")
+        await Consumer(bus, Ledger(pool), settlement, settings).run(stop)

@@ -1,0 +1,229 @@
+"""The consumer: usage events from JetStream into the ledger, then settled, then acknowledged, always in this order."""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import asyncpg
+import nats.errors
+from nats.aio.msg import Msg
+from nats.js import api
+
+from billing.entry import Entry, MalformedEventError, decode
+from billing.settings import BillingSettings
+from billing.store import Recorded
+from common import metrics, names
+from common.bus import USAGE_ACK_WAIT_SECONDS, Bus, Pull
+from common.telemetry import span
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_FIRST_RETRY_SECONDS = 0.1
+_LONGEST_RETRY_SECONDS = 2.0
+_POLL_SECONDS = 0.5
+_ACK_SECONDS = 5.0
+# Errors that the same rows raise again: the row at fault is found by halving, and goes to DEAD.
+_PERMANENT = (
+    asyncpg.DataError,
+    asyncpg.exceptions.ProgramLimitExceededError,
+    ArithmeticError,
+    ValueError,
+)
+
+
+class Books(Protocol):
+    """Where batches are written; `billing.store.Ledger`."""
+
+    async def record(self, entries: Sequence[Entry], /) -> Recorded: ...
+
+
+class Settler(Protocol):
+    """Where reservations are settled; `billing.settlement.Settlement`."""
+
+    async def settle(self, entries: Sequence[Entry], totals: dict[tuple[str, str], int], /) -> int: ...
+
+
+@dataclass(slots=True)
+class _Dead:
+    message: Msg
+    reason: str
+
+
+class _StoppedError(Exception):
+    """The process ends; what was not acknowledged will be delivered again."""
+
+
+class Consumer:
+    """One consumer; any number of them, in any number of processes, share the work."""
+
+    def __init__(self, bus: Bus, books: Books, settler: Settler, settings: BillingSettings) -> None:
+        self._bus = bus
+        self._books = books
+        self._settler = settler
+        self._settings = settings
+        self._stop = asyncio.Event()
+        self._free = asyncio.Semaphore(settings.concurrent_batches)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Consumes until `stop`; batches under way are finished, unless something they need is down."""
+        self._stop = stop
+        reconnects = self._bus.reconnects
+        async with (
+            Pull(self._bus, names.STREAM_USAGE, await self._bus.ensure_usage_consumer()) as pull,
+            asyncio.TaskGroup() as batches,
+        ):
+            await pull.want(2 * self._settings.batch_events)  # one batch to take, and the next on its way
+            while not stop.is_set():
+                messages = await self._collect(pull)
+                if messages:
+                    await self._free.acquire()
+                    batches.create_task(self._process(messages), name="billing batch")
+                elif reconnects != self._bus.reconnects:  # perhaps another server, that knows nothing yet
+                    reconnects = await self._ensure_again(reconnects)
+            await pull.want(0)
+
+    async def _ensure_again(self, reconnects: int) -> int:
+        now = self._bus.reconnects
+        try:
+            await self._bus.ensure_streams()
+            await self._bus.ensure_usage_consumer()
+        except (nats.errors.Error, TimeoutError) as problem:
+            logger.warning("stream is not back yet", extra={"problem": repr(problem)})
+            return reconnects
+        return now
+
+    async def _collect(self, pull: Pull) -> list[Msg]:
+        """A batch: full, or a second old, or after a moment without news; empty when nothing comes at all."""
+        first = await pull.next(_POLL_SECONDS)
+        if first is None:
+            return []
+        messages = [first]
+        now = asyncio.get_running_loop().time
+        deadline = now() + self._settings.batch_seconds
+        while len(messages) < self._settings.batch_events and (left := deadline - now()) > 0:
+            message = await pull.next(min(left, self._settings.idle_seconds))
+            if message is None or self._stop.is_set():
+                break
+            messages.append(message)
+        return messages
+
+    async def _process(self, messages: list[Msg]) -> None:
+        """Takes a batch all the way. Left half way (stop, crash), it is delivered again and ends the same."""
+        try:
+            with span("bill batch", events=len(messages)):
+                async with asyncio.TaskGroup() as keepers:
+                    keeper = keepers.create_task(_keep(messages), name="billing keeps its messages")
+                    try:
+                        await self._bill(messages)
+                    finally:
+                        keeper.cancel()
+        except* _StoppedError:
+            logger.info("batch left for later", extra={"events": len(messages)})
+        finally:
+            self._free.release()
+
+    async def _bill(self, messages: list[Msg]) -> None:
+        now_seconds = time.time()
+        entries: dict[int, Entry] = {}
+        dead: list[_Dead] = []
+        for position, message in enumerate(messages):
+            try:
+                entries[position] = decode(message.data, now_seconds)
+            except MalformedEventError as problem:
+                dead.append(_Dead(message, str(problem)))
+        await self._record(messages, list(entries), entries, dead)
+        for letter in dead:
+            await self._insist("dead", lambda letter=letter: self._bury(letter))  # type: ignore[misc]
+        await self._acknowledge(messages)
+
+    async def _record(
+        self, messages: list[Msg], positions: list[int], entries: dict[int, Entry], dead: list[_Dead]
+    ) -> None:
+        """Writes and settles; rows that the database can never take are found by halving, so the others go on."""
+        if not positions:
+            return
+        part = [entries[position] for position in positions]
+        try:
+            recorded = await self._insist("ledger", lambda: self._books.record(part))
+        except _PERMANENT as problem:
+            if len(positions) == 1:
+                dead.append(_Dead(messages[positions[0]], f"the ledger cannot hold it: {type(problem).__name__}"))
+                return
+            middle = len(positions) // 2
+            await self._record(messages, positions[:middle], entries, dead)
+            await self._record(messages, positions[middle:], entries, dead)
+            return
+        await self._insist("settlement", lambda: self._settler.settle(part, recorded.totals))
+        _measure(messages[positions[-1]], part, recorded)
+
+    async def _insist(self, step: str, action: Callable[[], Awaitable[T]]) -> T:
+        """Repeats until it works: nothing here may be given up, and everything here may be repeated."""
+        delay = _FIRST_RETRY_SECONDS
+        while True:
+            try:
+                return await action()
+            except Exception as problem:  # the message-consumer boundary: the batch waits for better times
+                if step == "ledger" and isinstance(problem, _PERMANENT):
+                    raise
+                self._note(step, problem)
+            if self._stop.is_set():
+                raise _StoppedError
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
+            delay = min(2 * delay, _LONGEST_RETRY_SECONDS)
+
+    def _note(self, step: str, problem: Exception) -> None:
+        metrics.BILLING_RETRIES.labels(step).inc()
+        logger.warning("billing step failed, trying again", extra={"step": step, "problem": repr(problem)})
+
+    async def _bury(self, letter: _Dead) -> None:
+        message = letter.message
+        logger.error("malformed usage event", extra={"reason": letter.reason, "subject": message.subject})
+        metadata = message.metadata
+        headers = {
+            api.Header.MSG_ID: f"{metadata.stream}.{metadata.sequence.stream}",
+            names.HEADER_DEAD_REASON: letter.reason,
+            names.HEADER_DEAD_SUBJECT: message.subject,
+            names.HEADER_DEAD_SEQUENCE: str(metadata.sequence.stream),
+        }
+        await self._bus.js.publish(
+            names.dead_subject(names.STREAM_USAGE), message.data, headers=headers, timeout=_ACK_SECONDS
+        )
+        metrics.BILLING_EVENTS.labels("dead").inc()
+
+    async def _acknowledge(self, messages: list[Msg]) -> None:
+        """Double ack: the server reads one connection's acks in order, so its answer to the last one covers them all.
+
+        (5,000 separate ack_sync cost 300 ms, this 20.) A failure only means that they come again, as duplicates.
+        """
+        try:
+            for message in messages[:-1]:
+                await message.ack()
+            await messages[-1].ack_sync(timeout=_ACK_SECONDS)
+        except (nats.errors.Error, TimeoutError) as problem:
+            self._note("ack", problem)
+
+
+async def _keep(messages: Sequence[Msg]) -> None:
+    """Tells the server that the batch is still being worked on; a batch usually ends long before the first time."""
+    while True:
+        await asyncio.sleep(USAGE_ACK_WAIT_SECONDS / 3)
+        try:
+            for message in messages:
+                await message.in_progress()
+        except nats.errors.Error as problem:
+            logger.warning("messages cannot be kept", extra={"problem": repr(problem)})
+
+
+def _measure(last: Msg, entries: Sequence[Entry], recorded: Recorded) -> None:
+    metrics.BILLING_EVENTS.labels("new").inc(recorded.new)
+    metrics.BILLING_EVENTS.labels("duplicate").inc(recorded.duplicates)
+    metrics.BILLING_UNPRICED.inc(recorded.unpriced)
+    metrics.BILLING_BATCH_EVENTS.observe(len(entries))
+    oldest = min(entry.end_time for entry in entries).timestamp()
+    metrics.BILLING_LAG.observe(max(0.0, time.time() - oldest))
+    metrics.BILLING_PENDING.set(last.metadata.num_pending or 0)

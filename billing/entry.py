@@ -1,0 +1,157 @@
+"""A ledger entry: one usage event, checked and in the ledger's own types."""
+
+from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
+from typing import NamedTuple
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
+from google.protobuf.timestamp_pb2 import Timestamp
+from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
+from uplion.inference.v1.sampling_pb2 import FinishReason
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EARLIEST_SECONDS = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp())  # before the platform existed: a broken clock
+_CLOCK_SKEW_SECONDS = 86_400  # an event from further in the future would open ledger partitions for a time to come
+_MODEL_CHARACTERS = 256
+_ID_CHARACTERS = 200
+_BIGINT = 1 << 63
+
+_STATUS = {number: name.removeprefix("ATTEMPT_STATUS_").lower() for name, number in AttemptStatus.items() if number}
+_FINISH_REASON = {
+    number: name.removeprefix("FINISH_REASON_").lower() if number else "" for name, number in FinishReason.items()
+}
+
+
+class MalformedEventError(ValueError):
+    """The bytes are no usage event that could be billed; the message says why and holds nothing of its content."""
+
+
+class Entry(NamedTuple):
+    """The ledger's columns in order (`record_time` and the price are the store's)."""
+
+    request_id: str
+    attempt: int
+    month: date
+    account: str
+    key: str
+    model: str
+    model_served: str
+    model_revision: int
+    provider: str
+    lane: str
+    tier: str
+    operation: str
+    status: str
+    finish_reason: str
+    error_reason: str
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    queue_seconds: float | None
+    first_token_seconds: float | None
+    duration_seconds: float | None
+    end_time: datetime
+    last: bool
+    reservation: str
+
+    @property
+    def billed_model(self) -> str:
+        """The model that answered, or else the one asked for."""
+        return self.model_served or self.model
+
+
+def decode(payload: bytes, now_seconds: float) -> Entry:
+    """Reads one event; raises MalformedEventError."""
+    try:
+        event = UsageEvent.FromString(payload)
+    except DecodeError:
+        raise MalformedEventError("not a UsageEvent") from None
+    request_id, attempt, status = event.request_id, event.attempt, _STATUS.get(event.status)
+    if not request_id:
+        raise MalformedEventError("request_id is unset")
+    if not 0 < attempt < 1 << 31:
+        raise MalformedEventError("attempt is not from 1 to 2147483647")
+    if status is None:
+        raise MalformedEventError("status is unset or unknown")
+    if not event.account or not event.key:
+        raise MalformedEventError("account or key is unset")
+    if event.model_revision >= _BIGINT:
+        raise MalformedEventError("model_revision is too large")
+    end_time = _moment("end_time", event.end_time, now_seconds)
+    filed_time = _moment("ticket_time", event.ticket_time, now_seconds) if event.HasField("ticket_time") else end_time
+    usage = event.usage
+    entry = Entry(
+        request_id,
+        attempt,
+        _month(filed_time.year, filed_time.month),
+        event.account,
+        event.key,
+        _clean(event.model),
+        _clean(event.model_served),
+        event.model_revision,
+        event.provider,
+        event.lane,
+        event.tier,
+        event.operation,
+        status,
+        _FINISH_REASON.get(event.finish_reason) or (str(event.finish_reason) if event.finish_reason else ""),
+        event.error_reason,
+        usage.input_tokens,
+        usage.cached_tokens,
+        usage.output_tokens,
+        usage.reasoning_tokens,
+        _seconds(event.queue_duration) if event.HasField("queue_duration") else None,
+        _seconds(event.first_token_duration) if event.HasField("first_token_duration") else None,
+        _seconds(event.duration) if event.HasField("duration") else None,
+        end_time,
+        event.last,
+        event.reservation,
+    )
+    _check_texts(entry)
+    return entry
+
+
+def _check_texts(entry: Entry) -> None:
+    """Ids are ours: one that Postgres or an index cannot hold is a bug upstream, and must not stop the batch."""
+    texts = (
+        entry.request_id,
+        entry.account,
+        entry.key,
+        entry.provider,
+        entry.lane,
+        entry.tier,
+        entry.operation,
+        entry.error_reason,
+        entry.reservation,
+    )
+    joined = "".join(texts)
+    if "\0" in joined:
+        raise MalformedEventError("an id holds a NUL character")
+    if len(joined) > _ID_CHARACTERS and max(map(len, texts)) > _ID_CHARACTERS:
+        raise MalformedEventError(f"an id is longer than {_ID_CHARACTERS} characters")
+
+
+def _clean(model: str) -> str:
+    """A model's name may be a client's invention: it is cut and mended, never a reason to lose the event."""
+    if len(model) <= _MODEL_CHARACTERS and "\0" not in model:
+        return model
+    return model[:_MODEL_CHARACTERS].replace("\0", "\ufffd")
+
+
+def _moment(field: str, timestamp: Timestamp, now_seconds: float) -> datetime:
+    seconds = timestamp.seconds
+    if not _EARLIEST_SECONDS <= seconds <= now_seconds + _CLOCK_SKEW_SECONDS:
+        raise MalformedEventError(f"{field} is unset, or no time at which this event can have happened")
+    return _EPOCH + timedelta(seconds=seconds, microseconds=timestamp.nanos // 1000)
+
+
+def _seconds(duration: Duration) -> float:
+    """Never negative: a clock may have been set back between two readings."""
+    return max(0.0, duration.seconds + duration.nanos / 1e9)
+
+
+@lru_cache(maxsize=64)
+def _month(year: int, month: int) -> date:
+    return date(year, month, 1)

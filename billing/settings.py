@@ -1,0 +1,21 @@
+"""Settings of billing."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from common.settings import setting
+
+
+@dataclass(frozen=True, slots=True)
+class BillingSettings:
+    """UPLION_BILLING_*"""
+
+    PREFIX: ClassVar[str] = "BILLING"
+    postgres_url: str = setting(doc="the ledger's database", env="DATABASE_URL", secret=True)
+    redis_url: str = setting(doc="where reservations are settled", env="REDIS_URL", secret=True)
+    nats_url: str = setting(doc="where usage events come from", env="NATS_URL", secret=True)
+    batch_events: int = setting(5_000, doc="most events in one transaction")
+    batch_seconds: float = setting(1.0, doc="seconds a batch waits for more events; usage is that much older")
+    idle_seconds: float = setting(0.2, doc="seconds without a new event after which a batch waits no longer")
+    concurrent_batches: int = setting(2, doc="batches under way at once, so that decoding overlaps with the database")
+    schema_seconds: float = setting(60.0, doc="seconds to wait at start for control to migrate the database")

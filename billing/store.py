@@ -1,0 +1,219 @@
+"""The ledger in Postgres: a batch is one transaction, and whatever happens to it, every event counts exactly once.
+
+Many billing processes write side by side. Every one takes its row locks in the same order (ledger rows by request id,
+then rollups, balances and spending, each sorted), so none can wait for another in a circle.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal, localcontext
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from billing.entry import Entry
+from billing.pricing import EXACT, Charge, Price, PriceList
+
+if TYPE_CHECKING:
+    Pool = asyncpg.Pool[asyncpg.Record]
+    Connection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+
+SCHEMA_VERSION = 2  # the oldest schema this module works with
+ACCOUNT_TOTAL = ""  # the `key` of an account's own row in balances and spending
+
+_COLUMNS = {
+    "request_id": "text",
+    "attempt": "integer",
+    "month": "date",
+    "account": "text",
+    "key": "text",
+    "model": "text",
+    "model_served": "text",
+    "model_revision": "bigint",
+    "provider": "text",
+    "lane": "text",
+    "tier": "text",
+    "operation": "text",
+    "status": "text",
+    "finish_reason": "text",
+    "error_reason": "text",
+    "input_tokens": "bigint",
+    "cached_tokens": "bigint",
+    "output_tokens": "bigint",
+    "reasoning_tokens": "bigint",
+    "queue_seconds": "double precision",
+    "first_token_seconds": "double precision",
+    "duration_seconds": "double precision",
+    "end_time": "timestamptz",
+    "last": "boolean",
+    "reservation": "text",
+    "price_version": "bigint",
+    "cost": "numeric",
+    "currency": "text",
+}
+_UNPRICED = (None, None, None)
+
+
+def _unnest(types: Iterable[str]) -> str:
+    return ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(types, start=1))
+
+
+# The names are this module's own; values travel as parameters only.
+_INSERT_EVENTS = (
+    f"INSERT INTO usage_events ({', '.join(_COLUMNS)}) SELECT * FROM unnest({_unnest(_COLUMNS.values())})"  # noqa: S608
+    " ON CONFLICT DO NOTHING RETURNING request_id, attempt"
+)
+_ADD_HOURLY = """
+    INSERT INTO usage_hourly AS hourly (hour, account, key, model, currency, requests, input_tokens, cached_tokens,
+                                        output_tokens, reasoning_tokens, cost)
+    SELECT * FROM unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],
+                         $8::bigint[], $9::bigint[], $10::bigint[], $11::numeric[])
+    ON CONFLICT (hour, account, key, model, currency) DO UPDATE SET
+        requests = hourly.requests + excluded.requests,
+        input_tokens = hourly.input_tokens + excluded.input_tokens,
+        cached_tokens = hourly.cached_tokens + excluded.cached_tokens,
+        output_tokens = hourly.output_tokens + excluded.output_tokens,
+        reasoning_tokens = hourly.reasoning_tokens + excluded.reasoning_tokens,
+        cost = hourly.cost + excluded.cost
+"""
+_ADD_BALANCES = """
+    INSERT INTO balances AS balance (account, key, tokens, requests)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[])
+    ON CONFLICT (account, key) DO UPDATE SET
+        tokens = balance.tokens + excluded.tokens,
+        requests = balance.requests + excluded.requests,
+        update_time = now()
+"""
+_ADD_SPENDING = """
+    INSERT INTO spending AS spent (account, key, currency, cost)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::numeric[])
+    ON CONFLICT (account, key, currency) DO UPDATE SET cost = spent.cost + excluded.cost
+"""
+_TOTALS = """
+    SELECT account, key, tokens FROM balances
+    JOIN unnest($1::text[], $2::text[]) AS wanted (account, key) USING (account, key)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What a committed batch did."""
+
+    new: int
+    duplicates: int
+    unpriced: int
+    totals: dict[tuple[str, str], int]  # (account, key or ACCOUNT_TOTAL) -> lifetime tokens, for every one in the batch
+
+
+class Ledger:
+    """Writes batches. One object may serve several batches at once."""
+
+    def __init__(self, pool: "Pool") -> None:
+        self._pool = pool
+        self._months: set[date] = set()  # whose partitions are known to exist
+        self._prices = PriceList(())
+        self._prices_seen: tuple[Any, ...] = ()
+
+    async def record(self, entries: Iterable[Entry]) -> Recorded:
+        """Commits what is new among the entries; when it returns, all of them are in the ledger."""
+        batch: dict[tuple[str, int], Entry] = {}
+        delivered = 0
+        for entry in entries:
+            delivered += 1
+            batch.setdefault((entry.request_id, entry.attempt), entry)
+        await self._ensure_partitions({entry.month for entry in batch.values()})
+        ordered = [batch[key] for key in sorted(batch)]
+        try:
+            async with self._pool.acquire() as connection, connection.transaction():
+                prices = await self._current_prices(connection)
+                charges = {(e.request_id, e.attempt): prices.charge(e) for e in ordered}
+                fresh = await _insert_events(connection, ordered, charges)
+                sums = _Sums()
+                for key in fresh:
+                    sums.add(batch[key], charges[key])
+                await sums.write(connection)
+                totals = await _read_totals(connection, ordered)
+        except asyncpg.CheckViolationError:  # a month was dropped behind our back: look again at the next try
+            self._months.clear()
+            raise
+        unpriced = sum(charges[key] is None for key in fresh)
+        return Recorded(len(fresh), delivered - len(fresh), unpriced, totals)
+
+    async def _ensure_partitions(self, months: set[date]) -> None:
+        for month in sorted(months - self._months):
+            await self._pool.execute("SELECT ensure_usage_partition($1)", month)
+            self._months.add(month)
+
+    async def _current_prices(self, connection: "Connection") -> PriceList:
+        """Read again only when a version was added: rows are never changed."""
+        seen = tuple(await connection.fetchrow("SELECT count(*), max(version) FROM prices") or ())
+        if seen != self._prices_seen:
+            rows = await connection.fetch(
+                "SELECT version, model, effective_from, currency, input_per_million_tokens, cached_per_million_tokens,"
+                " output_per_million_tokens, per_request FROM prices"
+            )
+            self._prices = PriceList(Price(*row) for row in rows)
+            self._prices_seen = seen
+        return self._prices
+
+
+async def _insert_events(
+    connection: "Connection", entries: Collection[Entry], charges: dict[tuple[str, int], Charge | None]
+) -> list[tuple[str, int]]:
+    """The keys of what was new."""
+    rows = [
+        (*entry, *((charge.price_version, charge.cost, charge.currency) if charge else _UNPRICED))
+        for entry, charge in zip(entries, charges.values(), strict=True)
+    ]
+    columns = list(zip(*rows, strict=True))
+    return [(row[0], row[1]) for row in await connection.fetch(_INSERT_EVENTS, *columns)]
+
+
+class _Sums:
+    """What new entries add to rollups, balances and spending."""
+
+    def __init__(self) -> None:
+        self._hourly: dict[tuple[datetime, str, str, str, str], list[int]] = defaultdict(lambda: [0] * 5)
+        self._hourly_cost: dict[tuple[datetime, str, str, str, str], Decimal] = defaultdict(Decimal)
+        self._balances: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0] * 2)
+        self._spending: dict[tuple[str, str, str], Decimal] = defaultdict(Decimal)
+
+    def add(self, entry: Entry, charge: Charge | None) -> None:
+        currency = charge.currency if charge else ""
+        hour = entry.end_time.replace(minute=0, second=0, microsecond=0)
+        group = (hour, entry.account, entry.key, entry.billed_model, currency)
+        hourly = self._hourly[group]
+        hourly[0] += 1
+        hourly[1] += entry.input_tokens
+        hourly[2] += entry.cached_tokens
+        hourly[3] += entry.output_tokens
+        hourly[4] += entry.reasoning_tokens
+        for key in (entry.key, ACCOUNT_TOTAL):
+            balance = self._balances[entry.account, key]
+            balance[0] += entry.input_tokens + entry.output_tokens
+            balance[1] += 1
+        if charge is not None:
+            with localcontext(EXACT):
+                self._hourly_cost[group] += charge.cost
+                self._spending[entry.account, entry.key, currency] += charge.cost
+                self._spending[entry.account, ACCOUNT_TOTAL, currency] += charge.cost
+
+    async def write(self, connection: "Connection") -> None:
+        """Adds everything, in sorted order."""
+        if self._hourly:
+            hourly = [(*group, *self._hourly[group], self._hourly_cost[group]) for group in sorted(self._hourly)]
+            await connection.execute(_ADD_HOURLY, *zip(*hourly, strict=True))
+            balances = [(*key, *self._balances[key]) for key in sorted(self._balances)]
+            await connection.execute(_ADD_BALANCES, *zip(*balances, strict=True))
+        if self._spending:
+            spending = [(*key, self._spending[key]) for key in sorted(self._spending)]
+            await connection.execute(_ADD_SPENDING, *zip(*spending, strict=True))
+
+
+async def _read_totals(connection: "Connection", entries: Iterable[Entry]) -> dict[tuple[str, str], int]:
+    """Also of what brought nothing new: a duplicate may come because its settlement was interrupted."""
+    wanted = sorted({(entry.account, key) for entry in entries for key in (entry.key, ACCOUNT_TOTAL)})
+    rows = await connection.fetch(_TOTALS, *zip(*wanted, strict=True))
+    return {(row["account"], row["key"]): row["tokens"] for row in rows}

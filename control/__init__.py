@@ -1,0 +1,1 @@
+"""The admin API: accounts, keys, models, usage; and the database schema."""
