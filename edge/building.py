@@ -4,9 +4,15 @@ from datetime import timedelta
 from ipaddress import ip_address
 
 import betterproto2
-from envoy_data_plane.envoy.config.core.v3 import Address, HeaderValue, HeaderValueOption, Pipe, SocketAddress
+from envoy_data_plane.envoy.config.core.v3 import (
+    Address,
+    HeaderValue,
+    HeaderValueOption,
+    Pipe,
+    SocketAddress,
+    TypedExtensionConfig,
+)
 from envoy_data_plane.envoy.config.core.v3 import HeaderValueOptionHeaderAppendAction as AppendAction
-from envoy_data_plane.envoy.config.core.v3 import TypedExtensionConfig
 from envoy_data_plane.google.protobuf import Any
 
 

@@ -9,7 +9,10 @@ from envoy_data_plane.envoy.config.cluster.v3 import (
 )
 from envoy_data_plane.envoy.config.core.v3 import Http2ProtocolOptions
 from envoy_data_plane.envoy.config.endpoint.v3 import ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints
-from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOptions, HttpProtocolOptionsExplicitHttpConfig
+from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
+    HttpProtocolOptions,
+    HttpProtocolOptionsExplicitHttpConfig,
+)
 from envoy_data_plane.google.protobuf import Any
 
 from edge.building import address, is_ip, seconds, split
@@ -50,7 +53,9 @@ def _cluster(name: str, endpoints: tuple[str, ...], settings: EdgeSettings) -> C
         initial_stream_window_size=_STREAM_WINDOW_BYTES,
         initial_connection_window_size=_CONNECTION_WINDOW_BYTES,
     )
-    protocol = HttpProtocolOptions(explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(http2_protocol_options=http2))
+    protocol = HttpProtocolOptions(
+        explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(http2_protocol_options=http2)
+    )
     return Cluster(
         name=name,
         type=ClusterDiscoveryType.STATIC if numeric else ClusterDiscoveryType.STRICT_DNS,

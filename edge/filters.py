@@ -9,6 +9,7 @@ error into an OpenAI error object, and removes every `grpc-*` header from what a
 
 from importlib.resources import files
 
+from betterproto2 import Message
 from envoy_data_plane.envoy.config.core.v3 import ApiVersion, DataSource, GrpcService, GrpcServiceEnvoyGrpc, HeaderValue
 from envoy_data_plane.envoy.extensions.filters.http.buffer.v3 import Buffer
 from envoy_data_plane.envoy.extensions.filters.http.ext_authz.v3 import ExtAuthz
@@ -30,7 +31,6 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from envoy_data_plane.envoy.type.matcher.v3 import ListStringMatcher, RegexMatcher, StringMatcher
 from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
 from envoy_data_plane.google.protobuf import Any
-from betterproto2 import Message
 
 from common import names
 from edge import clusters, replies
@@ -61,9 +61,7 @@ def admin_filters(settings: EdgeSettings, descriptors: bytes, services: tuple[st
     return _filters(settings, names.LISTENER_ADMIN, transcoder)
 
 
-def _filters(
-    settings: EdgeSettings, listener: str, transcoder: GrpcJsonTranscoder
-) -> list[HttpFilter]:
+def _filters(settings: EdgeSettings, listener: str, transcoder: GrpcJsonTranscoder) -> list[HttpFilter]:
     chain = [
         _filter("envoy.filters.http.lua", Lua(default_source_code=DataSource(inline_string=_lua()))),
         _filter("envoy.filters.http.buffer", Buffer(max_request_bytes=settings.max_body_bytes)),

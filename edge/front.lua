@@ -26,8 +26,9 @@ function envoy_on_response(handle)
   if content_type ~= nil and string.sub(content_type, 1, 16) == "application/grpc" then
     return -- a native call: its gRPC status is the answer
   end
-  local status = tonumber(headers:get("x-uplion-status"))
+  local status = headers:get("x-uplion-status")
   local code = headers:get("grpc-status")
+  if status ~= nil then status = tonumber(status) end
   if status ~= nil and status >= 200 and status <= 599 then
     headers:replace(":status", tostring(status))
   elseif code ~= nil and code ~= "0" then

@@ -147,12 +147,12 @@ def _connection_manager(name: str, settings: EdgeSettings) -> HttpConnectionMana
 def _stripped() -> list[HeaderMutation]:
     """Headers no client may bring. `x-uplion-model` stays for native calls; authz writes it anew."""
     patterns = (
-        StringMatcher(safe_regex=RegexMatcher(regex=_all_but(names.HEADER_PREFIX, names.HEADER_MODEL)), ignore_case=False),
+        StringMatcher(
+            safe_regex=RegexMatcher(regex=_all_but(names.HEADER_PREFIX, names.HEADER_MODEL)), ignore_case=False
+        ),
         StringMatcher(prefix="x-envoy-"),
     )
-    removed = [
-        HeaderMutation(remove_on_match=HeaderMutationRemoveOnMatch(key_matcher=pattern)) for pattern in patterns
-    ]
+    removed = [HeaderMutation(remove_on_match=HeaderMutationRemoveOnMatch(key_matcher=pattern)) for pattern in patterns]
     return [*removed, HeaderMutation(remove=names.HEADER_REQUEST_ID)]
 
 

@@ -13,7 +13,10 @@ from envoy_data_plane.envoy.config.accesslog.v3 import (
 )
 from envoy_data_plane.envoy.config.core.v3 import DataSource, RuntimeUInt32, SubstitutionFormatString
 from envoy_data_plane.envoy.config.route.v3 import HeaderMatcher
-from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import LocalReplyConfig, ResponseMapper
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
+    LocalReplyConfig,
+    ResponseMapper,
+)
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Struct
 
@@ -52,7 +55,12 @@ _REPLIES = (
         retry_after_seconds=1,
         flags=("UAEX",),
     ),
-    _reply(Reason.OVERLOADED, "Too many requests are in flight. Try again shortly.", retry_after_seconds=1, flags=("UO", "OM")),
+    _reply(
+        Reason.OVERLOADED,
+        "Too many requests are in flight. Try again shortly.",
+        retry_after_seconds=1,
+        flags=("UO", "OM"),
+    ),
     _reply(Reason.UNAVAILABLE, "The service is not reachable at the moment. Try again shortly.", retry_after_seconds=1),
     _reply(Reason.NOT_FOUND, "There is nothing at this URL. The base URL ends in /v1."),
     _client_error(405, "method_not_allowed", "This URL does not take this method."),
@@ -122,7 +130,9 @@ def local_replies(*, admin: bool) -> LocalReplyConfig:
 def _for_grpc(reply: _Reply) -> ResponseMapper:
     both = AndFilter(filters=[_is_grpc(), *_conditions(reply)])
     return ResponseMapper(
-        filter=AccessLogFilter(and_filter=both), body=DataSource(inline_string=reply.message)
+        filter=AccessLogFilter(and_filter=both),
+        body=DataSource(inline_string=reply.message),
+        body_format_override=_text("%LOCAL_REPLY_BODY%", "text/plain"),
     )
 
 

@@ -14,7 +14,9 @@ class EdgeSettings:
 
     public_address: str = setting(doc="host:port of the OpenAI surface and the native inference API")
     admin_address: str = setting(doc="host:port of the admin API; keep it off the public network")
-    envoy_admin_address: str = setting(doc="host:port or unix:PATH of Envoy's own admin page; it can stop Envoy: private")
+    envoy_admin_address: str = setting(
+        doc="host:port or unix:PATH of Envoy's own admin page; it can stop Envoy: private"
+    )
     authz_endpoints: tuple[str, ...] = setting(doc="host:port of each authz server, comma separated")
     router_endpoints: tuple[str, ...] = setting(doc="host:port of each router, comma separated")
     control_endpoints: tuple[str, ...] = setting(doc="host:port of each control server, comma separated")
@@ -27,11 +29,17 @@ class EdgeSettings:
     connect_timeout_seconds: float = setting(1.0, doc="seconds to connect to a service; then the next endpoint, or 503")
     request_headers_timeout_seconds: float = setting(10.0, doc="seconds to receive a request's headers; then it is cut")
     request_timeout_seconds: float = setting(60.0, doc="seconds to receive a whole request; then 408")
-    stream_idle_timeout_seconds: float = setting(600.0, doc="seconds without a byte either way; the router's keep-alive is 15")
-    max_stream_seconds: float = setting(3600.0, doc="seconds a request may take in all, streams included; then 504 or a cut")
+    stream_idle_timeout_seconds: float = setting(
+        600.0, doc="seconds without a byte either way; the router's keep-alive is 15"
+    )
+    max_stream_seconds: float = setting(
+        3600.0, doc="seconds a request may take in all, streams included; then 504 or a cut"
+    )
     idle_connection_seconds: float = setting(300.0, doc="seconds an idle client connection is kept")
     max_connections: int = setting(20_000, doc="client connections at once; more are closed on arrival")
     max_requests: int = setting(20_000, doc="requests at once to each service; more are answered with 503")
     access_log_path: str | None = setting(None, doc="file of the JSON access log (one line a request); unset: none")
-    otlp_endpoint: str | None = setting(None, doc="host:port of an OTLP gRPC collector; unset: traceparent passes through")
+    otlp_endpoint: str | None = setting(
+        None, doc="host:port of an OTLP gRPC collector; unset: traceparent passes through"
+    )
     trace_sample_percent: float = setting(100.0, doc="percent of requests traced when no traceparent decides")
