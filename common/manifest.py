@@ -97,9 +97,7 @@ def parse(text: str, source: str) -> list[AIModel]:
     try:
         nodes = [node for node in yaml.compose_all(text, Loader=yaml.CSafeLoader) if node is not None]
     except yaml.YAMLError as problem:
-        mark = getattr(problem, "problem_mark", None)
-        line = mark.line + 1 if mark else 1
-        raise ManifestError([f"{source}:{line}: not YAML: {getattr(problem, 'problem', problem)}"]) from problem
+        raise ManifestError([_marked(problem, source, 1)]) from problem
     if not nodes:
         raise ManifestError([f"{source}:1: no AIModel in it"])
     for node in nodes:
@@ -108,7 +106,7 @@ def parse(text: str, source: str) -> list[AIModel]:
         except msgspec.ValidationError as problem:
             problems.append(_located(str(problem), node, source))
         except (yaml.YAMLError, RecursionError) as problem:
-            problems.append(f"{source}:{node.start_mark.line + 1}: {problem}")
+            problems.append(_marked(problem, source, node.start_mark.line + 1))
     names = [model.name for model in models]
     problems += [
         f"{source}: metadata.name {name!r} is used twice" for name in sorted(set(names)) if names.count(name) > 1
@@ -147,7 +145,7 @@ def _plain(node: yaml.Node) -> object:
             seen: set[str] = set()
             for key, _ in child.value:
                 if key.value in seen:
-                    raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {key.value!r} is given twice")
+                    raise yaml.MarkedYAMLError(problem=f"{key.value!r} is given twice", problem_mark=key.start_mark)
                 seen.add(key.value)
     loader = yaml.SafeLoader("")
     try:
@@ -170,6 +168,11 @@ def _walk(node: yaml.Node) -> list[yaml.Node]:
         if len(found) > 10_000:
             raise yaml.YAMLError("too large for a manifest")
     return found
+
+
+def _marked(problem: Exception, source: str, line: int) -> str:
+    mark = getattr(problem, "problem_mark", None)
+    return f"{source}:{mark.line + 1 if mark else line}: not valid YAML: {getattr(problem, 'problem', problem)}"
 
 
 def _located(problem: str, node: yaml.Node, source: str) -> str:

@@ -1,0 +1,55 @@
+import json
+
+import pytest
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+
+from common.errors import Reason, UplionError, grpc_status, openai_body, openai_headers
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_every_reason_answers_in_both_shapes(reason: Reason) -> None:
+    error = UplionError(reason, "What is wrong.", param="model", retry_after_seconds=1.2344, limit=3)
+    body = json.loads(openai_body(error))["error"]
+    assert set(body) == {"message", "type", "param", "code"}
+    assert body["param"] == "model"
+    headers = openai_headers(error)
+    assert headers["retry-after-ms"] == "1234"
+    assert headers["retry-after"] == "2"
+    assert headers["x-should-retry"] in ("true", "false")
+    status = grpc_status(error)
+    assert status.code == reason.grpc_code.value[0]
+    info, retry = ErrorInfo(), RetryInfo()
+    assert status.details[0].Unpack(info)
+    assert (info.reason, info.metadata["limit"]) == (reason.name, "3")
+    assert status.details[2].Unpack(retry)
+
+
+def test_what_waiting_does_not_mend_is_not_to_be_retried() -> None:
+    for reason in (Reason.INSUFFICIENT_QUOTA, Reason.INVALID_API_KEY, Reason.INVALID_REQUEST, Reason.ALREADY_EXISTS):
+        assert openai_headers(UplionError(reason, "x"))["x-should-retry"] == "false"
+    assert openai_headers(UplionError(Reason.RATE_LIMIT_EXCEEDED, "x"))["x-should-retry"] == "true"
+
+
+def test_reasons_and_codes_are_frozen() -> None:
+    """Clients branch on these; a change here breaks them."""
+    assert {reason.name: (reason.http_status, reason.value.code) for reason in Reason} == {
+        "INVALID_REQUEST": (400, "invalid_value"),
+        "UNSUPPORTED_PARAMETER": (400, "unsupported_parameter"),
+        "CONTEXT_LENGTH_EXCEEDED": (400, "context_length_exceeded"),
+        "INVALID_API_KEY": (401, "invalid_api_key"),
+        "PERMISSION_DENIED": (403, "permission_denied"),
+        "MODEL_NOT_FOUND": (404, "model_not_found"),
+        "NOT_FOUND": (404, "not_found"),
+        "ALREADY_EXISTS": (409, "already_exists"),
+        "PAYLOAD_TOO_LARGE": (413, "payload_too_large"),
+        "RATE_LIMIT_EXCEEDED": (429, "rate_limit_exceeded"),
+        "INSUFFICIENT_QUOTA": (429, "insufficient_quota"),
+        "CANCELLED": (499, "client_cancelled"),
+        "INTERNAL": (500, "internal_error"),
+        "UPSTREAM_FAILED": (502, "upstream_failed"),
+        "WORKER_LOST": (502, "worker_lost"),
+        "OVERLOADED": (503, "overloaded"),
+        "MODEL_LOADING": (503, "model_loading"),
+        "UNAVAILABLE": (503, "unavailable"),
+        "DEADLINE_EXCEEDED": (504, "deadline_exceeded"),
+    }
