@@ -243,6 +243,13 @@ class Pull:
         self._wanted = max(0, count)
         await self._renew()
 
+    async def finish(self) -> list[Msg]:
+        """Ends the pull; returns what had arrived and nobody took, to be given back."""
+        self._wanted = 0
+        with suppress(nats.errors.Error, TimeoutError):
+            await self._subscription.drain()  # type: ignore[no-untyped-call]
+        return [self._queue.get_nowait() for _ in range(self._queue.qsize())]
+
     async def _renew(self) -> None:
         now = asyncio.get_running_loop().time()
         if self._reconnects != self._bus.reconnects or now - self._asked_at > self._EXPIRES_SECONDS + 2.0:

@@ -119,11 +119,13 @@ async def grpc_server(
     drain_seconds: float = 0.0,
     grace_seconds: float = 30.0,
     options: Sequence[tuple[str, int]] = (),
+    announce: bool = True,
 ) -> AsyncIterator[str]:
     """Serves until the block is left; yields the bound `host:port` (so port 0 works).
 
-    Starts NOT_SERVING and announces readiness once bound and entered. Leaving drains: NOT_SERVING, wait `drain_seconds`
-    for balancers to notice, refuse new calls, let running ones finish within `grace_seconds`.
+    Starts NOT_SERVING and announces readiness once bound and entered (`announce=False`: the caller does). Leaving
+    drains: NOT_SERVING, wait `drain_seconds` for balancers to notice, refuse new calls, let running ones finish within
+    `grace_seconds`.
     """
     server = grpc.aio.server(
         interceptors=[MaskingInterceptor()],
@@ -144,7 +146,8 @@ async def grpc_server(
     await server.start()
     try:
         await serving.set("", health_pb2.HealthCheckResponse.SERVING)
-        announce_ready(name, f"{host}:{port}")
+        if announce:
+            announce_ready(name, f"{host}:{port}")
         yield f"{host}:{port}"
     finally:
         await serving.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
