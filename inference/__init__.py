@@ -1,0 +1,1 @@
+"""One worker: an engine, and what takes tickets for it."""

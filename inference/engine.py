@@ -1,0 +1,219 @@
+"""The seam between the worker and what makes tokens: requests in, steps out."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from common.errors import Reason, UplionError
+
+
+class Finish(Enum):
+    """Why a choice ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+class Capability(Enum):
+    """Something an engine can do."""
+
+    CHAT = "chat"
+    COMPLETION = "completion"
+    EMBEDDING = "embedding"
+    RESUME = "resume"
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation to answer: OpenAI message objects, already checked by the router."""
+
+    messages: Sequence[Mapping[str, object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text to continue or to embed."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The same, as the model's own tokens."""
+
+    ids: Sequence[int]
+
+
+Prompt = Chat | Text | Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn; ranges were checked at the edge of the platform."""
+
+    max_output_tokens: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    choices: int = 1
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature < 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One attempt to answer a request."""
+
+    id: str  # unique in this process: the attempt's id
+    prompt: Prompt
+    sampling: Sampling
+    resume: tuple[tuple[int, ...], ...] = ()  # tokens an earlier attempt delivered, for each choice
+
+
+@dataclass(slots=True)
+class Piece:
+    """What is new of one choice: `text` is exactly what `token_ids` say, except after a stop text."""
+
+    index: int
+    text: str
+    token_ids: list[int]
+    finish: Finish | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """The answer to an embedding request."""
+
+    values: list[bytes]  # little-endian float32, of unit length, in the order of the inputs
+    input_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """How busy an engine is."""
+
+    queued: int = 0  # wait for their prefill
+    running: int = 0
+    cache_use: float | None = None  # 0 to 1; None: no cache, or not known
+
+
+class Output:
+    """One request's way out of the engine: counts all it made, and merges what the reader has not taken yet.
+
+    The engine calls `begin`, `add` and `end` (or `fail`) on the event loop, once for each step; one reader awaits
+    `take`. What waits here is bounded by the request's token limit, however slow the reader is.
+    """
+
+    __slots__ = ("_changed", "_pieces", "cached_tokens", "ended", "error", "finish", "input_tokens", "output_tokens")
+
+    def __init__(self) -> None:
+        self._pieces: dict[int, Piece] = {}
+        self._changed: asyncio.Future[None] | None = None
+        self.input_tokens = 0
+        self.cached_tokens = 0
+        self.output_tokens = 0
+        self.finish: Finish | None = None  # of the first choice
+        self.ended = False
+        self.error: Exception | None = None
+
+    def begin(self, input_tokens: int, cached_tokens: int = 0) -> None:
+        """The prompt was counted; `cached_tokens` may be told later, with another call."""
+        self.input_tokens, self.cached_tokens = input_tokens, cached_tokens
+
+    def add(self, piece: Piece) -> None:
+        """One choice went on."""
+        self.output_tokens += len(piece.token_ids)
+        if piece.finish is not None and piece.index == 0:
+            self.finish = piece.finish
+        waiting = self._pieces.get(piece.index)
+        if waiting is None:
+            self._pieces[piece.index] = piece
+        else:
+            waiting.text += piece.text
+            waiting.token_ids += piece.token_ids
+            waiting.finish = piece.finish
+        self._wake()
+
+    def end(self) -> None:
+        """Every choice has finished."""
+        self.ended = True
+        self._wake()
+
+    def fail(self, error: Exception) -> None:
+        """The engine gives up on this request."""
+        if not self.ended:
+            self.error = error
+            self.ended = True
+            self._wake()
+
+    async def take(self) -> list[Piece]:
+        """Everything new since the last call; an empty list only after the end. Raises what the engine failed with."""
+        while not self._pieces and not self.ended:
+            self._changed = asyncio.get_running_loop().create_future()
+            await self._changed
+        if self._pieces:
+            pieces = list(self._pieces.values())
+            self._pieces.clear()
+            return pieces
+        if self.error is not None:
+            raise self.error
+        return []
+
+    @property
+    def drained(self) -> bool:
+        """It ended well, and all of it was taken."""
+        return self.ended and self.error is None and not self._pieces
+
+    def _wake(self) -> None:
+        if self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)
+
+
+class Engine(Protocol):
+    """What a worker runs. All methods are called on the event loop."""
+
+    provider: str  # for the ledger: the engine's name, or the upstream's
+    capabilities: frozenset[Capability]
+    context_tokens: int  # prompt and answer together; 0: not known
+
+    async def start(self) -> None:
+        """Returns when the model is loaded and has made its first step."""
+
+    async def failure(self) -> Exception:
+        """Returns why the engine cannot go on; waits for ever while it can."""
+
+    async def generate(self, generation: Generation, output: Output) -> None:
+        """Accepts the request (steps follow on `output`), or raises UplionError before anything was computed."""
+
+    async def embed(self, attempt_id: str, inputs: Sequence[Text | Tokens]) -> Vectors:
+        """Embeds the inputs; cancelling the call stops it."""
+
+    def cancel(self, attempt_id: str) -> None:
+        """Stops within a step and says nothing more about the request; unknown ids are fine."""
+
+    def stats(self) -> EngineStats: ...
+
+    async def close(self) -> None:
+        """Ends the engine; what still runs is dropped."""
+
+
+def output_limit(sampling: Sampling, input_tokens: int, context_tokens: int) -> int:
+    """How many tokens a choice may have: what was asked, cut to the room in the context; raises when there is none."""
+    room = context_tokens - input_tokens
+    if room < 1:
+        raise UplionError(
+            Reason.CONTEXT_LENGTH_EXCEEDED,
+            f"This model's context holds {context_tokens} tokens and the prompt has {input_tokens}; "
+            "shorten the prompt so that there is room for an answer.",
+            context_tokens=context_tokens,
+            input_tokens=input_tokens,
+        )
+    return room if sampling.max_output_tokens is None else min(room, sampling.max_output_tokens)

@@ -1,0 +1,65 @@
+"""One inbox for everything a worker asks of NATS without waiting in a task: offers, publish acks, double acks.
+
+A request of nats-py costs a future, a timer and a task switch; here an answer is one dictionary look-up.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from itertools import count
+from typing import Self
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+logger = logging.getLogger(__name__)
+
+STATUS_HEADER = "Status"
+NO_RESPONDERS = "503"
+
+OnReply = Callable[[Msg], None]
+
+
+class Replies:
+    """Hands out reply subjects and calls back with what arrives on them."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._prefix = client.new_inbox()
+        self._numbers = count(1)
+        self._waiting: dict[str, OnReply] = {}
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, client: Client) -> AsyncIterator[Self]:
+        """Subscribed while the block runs."""
+        replies = cls(client)
+        subscription = await client.subscribe(f"{replies._prefix}.*", cb=replies._arrived)
+        try:
+            yield replies
+        finally:
+            if client.is_connected:
+                await subscription.unsubscribe()
+
+    def expect(self, on_reply: OnReply) -> str:
+        """A fresh reply subject; `on_reply` is called at most once, with the first message on it."""
+        number = str(next(self._numbers))
+        self._waiting[number] = on_reply
+        return f"{self._prefix}.{number}"
+
+    def forget(self, subject: str) -> None:
+        """Nobody waits on it any more."""
+        self._waiting.pop(subject.rpartition(".")[2], None)
+
+    async def _arrived(self, message: Msg) -> None:
+        on_reply = self._waiting.pop(message.subject.rpartition(".")[2], None)
+        if on_reply is not None:
+            try:
+                on_reply(message)
+            except Exception:  # a message-consumer boundary: one bad answer must not end the subscription
+                logger.exception("an answer could not be handled")
+
+
+def no_responders(message: Msg) -> bool:
+    """Whether NATS says that nobody listens on the subject that was published to."""
+    return not message.data and (message.headers or {}).get(STATUS_HEADER) == NO_RESPONDERS

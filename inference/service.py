@@ -1,0 +1,145 @@
+"""WorkerService: what a router opens for a ticket it was offered."""
+
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Iterable
+from functools import partial
+
+import grpc
+import grpc.aio
+from uplion.billing.v1.usage_event_pb2 import AttemptStatus
+from uplion.dispatch.v1.run_pb2 import Delta, RunEvent, RunRequest, TextInput, Vector
+from uplion.dispatch.v1.worker_service_pb2_grpc import WorkerServiceServicer
+from uplion.inference.v1.sampling_pb2 import Sampling as SamplingMessage
+
+from common.errors import Reason, UplionError
+from inference.engine import Chat, Engine, Generation, Output, Piece, Prompt, Sampling, Text, Tokens
+from inference.tickets import Desk, Held
+from inference.usage import FINISH_REASONS, Attempt, UsageRecorder
+
+logger = logging.getLogger(__name__)
+
+_STATUS: dict[Reason, "AttemptStatus.ValueType"] = {
+    Reason.INVALID_REQUEST: AttemptStatus.ATTEMPT_STATUS_REFUSED,
+    Reason.UNSUPPORTED_PARAMETER: AttemptStatus.ATTEMPT_STATUS_REFUSED,
+    Reason.CONTEXT_LENGTH_EXCEEDED: AttemptStatus.ATTEMPT_STATUS_REFUSED,
+    Reason.DEADLINE_EXCEEDED: AttemptStatus.ATTEMPT_STATUS_TIMED_OUT,
+    Reason.CANCELLED: AttemptStatus.ATTEMPT_STATUS_CANCELLED,
+}
+
+Context = grpc.aio.ServicerContext[RunRequest, RunEvent]
+
+
+class RunService(WorkerServiceServicer):
+    """Runs what was offered, exactly once, and settles its ticket however the call ends."""
+
+    def __init__(self, engine: Engine, desk: Desk, usage: UsageRecorder) -> None:
+        self._engine = engine
+        self._desk = desk
+        self._usage = usage
+
+    async def Run(  # noqa: N802  # the proto's name
+        self, request: RunRequest, context: Context
+    ) -> AsyncIterator[RunEvent]:
+        held = self._desk.claim(request.ticket.request_id, request.ticket.attempt)
+        if held is None:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "This ticket was not offered, or was taken back.")
+        output = Output()
+        attempt = Attempt(held.ticket, request.WhichOneof("input") or "none", output, time.time())
+        held.on_deadline = partial(output.fail, UplionError(Reason.DEADLINE_EXCEEDED, "The request's time is over."))
+        status: AttemptStatus.ValueType = AttemptStatus.ATTEMPT_STATUS_CANCELLED  # unless it ends another way
+        reason: Reason | None = Reason.CANCELLED
+        try:
+            vectors = await self._begin(held, request, output)
+            first = True
+            while True:
+                pieces = await output.take()
+                last = output.drained
+                event = RunEvent(deltas=map(_delta, pieces), vectors=vectors)
+                if first:
+                    attempt.first_token_seconds = time.time()
+                    event.input_tokens = output.input_tokens
+                    first = False
+                if last:
+                    event.usage.input_tokens = output.input_tokens
+                    event.usage.cached_tokens = output.cached_tokens
+                    event.usage.output_tokens = output.output_tokens
+                    status, reason = AttemptStatus.ATTEMPT_STATUS_COMPLETED, None
+                yield event
+                if last:
+                    break
+        except UplionError as error:
+            status, reason = _STATUS.get(error.reason, AttemptStatus.ATTEMPT_STATUS_FAILED), error.reason
+            raise
+        except Exception:
+            status, reason = AttemptStatus.ATTEMPT_STATUS_FAILED, Reason.INTERNAL
+            raise
+        finally:
+            if not output.drained:
+                self._engine.cancel(held.id)
+            self._desk.settle(held, self._usage.ran(attempt, status, reason))
+
+    async def _begin(self, held: Held, request: RunRequest, output: Output) -> Iterable[Vector]:
+        """Gives the work to the engine; returns vectors when there were texts to embed, which ends the output."""
+        kind = request.WhichOneof("input")
+        if kind == "embedding":
+            inputs = [_text(item, f"input[{index}]") for index, item in enumerate(request.embedding.items)]
+            answer = await self._engine.embed(held.id, inputs)
+            output.begin(answer.input_tokens)
+            output.end()
+            return [Vector(values=values) for values in answer.values]
+        await self._engine.generate(generation_of(held.id, request), output)
+        return ()
+
+
+def generation_of(attempt_id: str, request: RunRequest) -> Generation:
+    """The engine's view of a request."""
+    prompt: Prompt
+    if request.WhichOneof("input") == "chat":
+        try:
+            messages = json.loads(request.chat.messages_json)
+        except ValueError as problem:
+            raise UplionError(Reason.INVALID_REQUEST, "The messages are not JSON.", param="messages") from problem
+        prompt = Chat(messages)
+    elif request.WhichOneof("input") == "completion":
+        prompt = _text(request.completion, "prompt")
+    else:
+        raise UplionError(Reason.INVALID_REQUEST, "The request has no input.")
+    return Generation(
+        id=attempt_id,
+        prompt=prompt,
+        sampling=_sampling(request.sampling),
+        resume=tuple(tuple(array.ids) for array in request.resume),
+    )
+
+
+def _text(item: TextInput, param: str) -> Text | Tokens:
+    kind = item.WhichOneof("prompt")
+    if kind == "text":
+        return Text(item.text)
+    if kind == "tokens":
+        return Tokens(item.tokens.ids)
+    raise UplionError(Reason.INVALID_REQUEST, "Neither text nor tokens were given.", param=param)
+
+
+def _sampling(message: SamplingMessage) -> Sampling:
+    return Sampling(
+        max_output_tokens=message.max_output_tokens if message.HasField("max_output_tokens") else None,
+        temperature=message.temperature if message.HasField("temperature") else 1.0,
+        top_p=message.top_p if message.HasField("top_p") else 1.0,
+        top_k=message.top_k,
+        seed=message.seed if message.HasField("seed") else None,
+        stop=tuple(message.stop),
+        choices=message.choices or 1,
+        frequency_penalty=message.frequency_penalty,
+        presence_penalty=message.presence_penalty,
+    )
+
+
+def _delta(piece: Piece) -> Delta:
+    if piece.finish is None:
+        return Delta(index=piece.index, text=piece.text, token_ids=piece.token_ids)
+    return Delta(
+        index=piece.index, text=piece.text, token_ids=piece.token_ids, finish_reason=FINISH_REASONS[piece.finish]
+    )

@@ -1,0 +1,29 @@
+"""Settings of a worker."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from common.settings import setting
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceSettings:
+    """One worker serves one model."""
+
+    PREFIX: ClassVar[str] = "INFERENCE"
+    manifest: Path = setting(doc="file with the one AIModel this worker serves")
+    nats_url: str = setting(doc="where tickets come from", env="NATS_URL", secret=True)
+    revision: int = setting(0, doc="revision of the manifest; routers and the ledger see it")
+    listen: str = setting("127.0.0.1:0", doc="host:port of WorkerService; port 0 takes a free one")
+    advertise: str = setting("", doc="host:port that routers reach it at; empty: the bound one")
+    lane: str = setting("default", doc="lane whose tickets it takes")
+    threads: int = setting(0, doc="threads of the engine's arithmetic; 0: one less than the CPUs, at least one")
+    device: str = setting("auto", doc="cpu, cuda or auto; auto takes an accelerator where there is one")
+    cache_bytes: int = setting(
+        0, doc="bytes of the key-value cache; 0: enough for every slot at a quarter of the context, at most 2 GiB"
+    )
+    drain_grace_seconds: float = setting(30.0, doc="on SIGTERM, how long running requests may take to finish")
+    upstream_url: str = setting("", doc="base URL of an OpenAI-compatible upstream", env="UPLION_UPSTREAM_URL")
+    upstream_key: str = setting("", doc="its API key", env="UPLION_UPSTREAM_KEY", secret=True)
+    upstream_timeout_seconds: float = setting(60.0, doc="longest silence of the upstream before it has failed")

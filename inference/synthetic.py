@@ -1,0 +1,191 @@
+"""The synthetic engine: answers of stated length at a stated rate, without a model.
+
+For tests, benchmarks and capacity planning; never a default. Its text is always the same for the same request, its
+tokens are words, and it imports no torch, so that its worker starts at once.
+"""
+
+import asyncio
+import hashlib
+import math
+import sys
+import time
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.manifest import Synthetic
+from inference.engine import (
+    Capability,
+    EngineStats,
+    Finish,
+    Generation,
+    Output,
+    Piece,
+    Prompt,
+    Text,
+    Tokens,
+    Vectors,
+    output_limit,
+)
+from inference.stopping import StopScanner
+
+STEP_SECONDS = 0.01  # all requests move together; at most this much later than their rate says
+CHARACTERS_PER_TOKEN = 4
+VECTOR_VALUES = 64
+DEFAULT_CONTEXT_TOKENS = 131_072
+_SENTENCES = (
+    "These words come from the synthetic engine of Uplion . It has no model : it answers every request with the same "
+    "text , at the rate and of the length that its manifest states , so that everything around a model can be tested "
+    "and measured alone ."
+)
+TOKENS = tuple(word if word in ".:," else " " + word for word in _SENTENCES.split())
+
+
+@dataclass(slots=True, eq=False)
+class _Choice:
+    """One of a request's answers."""
+
+    index: int
+    resumed: int  # tokens of an earlier attempt
+    made: int  # tokens that exist, the resumed ones included
+    limit: int
+    scanner: StopScanner | None
+    finish: Finish | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Answer:
+    """A request on its way."""
+
+    output: Output
+    choices: list[_Choice]
+    finish: Finish
+    started_seconds: float
+
+
+class SyntheticEngine:
+    """Every request moves on one timer; none has a task of its own."""
+
+    provider = "synthetic"
+    capabilities = frozenset(Capability)
+
+    def __init__(self, options: Synthetic, context_tokens: int | None) -> None:
+        self._options = options
+        self.context_tokens = context_tokens or DEFAULT_CONTEXT_TOKENS
+        self._answers: dict[str, _Answer] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def start(self) -> None:
+        """Nothing to load."""
+
+    async def failure(self) -> Exception:
+        """It never fails."""
+        failed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        return await failed
+
+    async def generate(self, generation: Generation, output: Output) -> None:
+        input_tokens = token_count(generation.prompt)
+        limit = output_limit(generation.sampling, input_tokens, self.context_tokens)
+        length = min(limit, self._options.outputTokens)
+        resumed = [len(ids) for ids in generation.resume] or [0] * generation.sampling.choices
+        stop = generation.sampling.stop
+        answer = _Answer(
+            output=output,
+            choices=[
+                _Choice(index, count, count, length, StopScanner(stop) if stop else None)
+                for index, count in enumerate(resumed)
+            ],
+            finish=Finish.STOP if length == self._options.outputTokens else Finish.LENGTH,
+            started_seconds=time.monotonic(),
+        )
+        output.begin(input_tokens)
+        if self._options.tokensPerSecond == 0 and self._options.firstTokenSeconds == 0:
+            self._advance(answer, length)
+            output.end()
+            return
+        self._answers[generation.id] = answer
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(STEP_SECONDS, self._step)
+
+    async def embed(self, attempt_id: str, inputs: Sequence[Text | Tokens]) -> Vectors:
+        return Vectors([vector(item) for item in inputs], sum(map(token_count, inputs)))
+
+    def cancel(self, attempt_id: str) -> None:
+        self._answers.pop(attempt_id, None)
+
+    def stats(self) -> EngineStats:
+        return EngineStats(running=len(self._answers))
+
+    async def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._answers.clear()
+
+    def _step(self) -> None:
+        """Brings every request to where its rate says it is now."""
+        now_seconds = time.monotonic()
+        rate = self._options.tokensPerSecond
+        for attempt_id, answer in list(self._answers.items()):
+            generating_seconds = now_seconds - answer.started_seconds - self._options.firstTokenSeconds
+            if generating_seconds < 0:
+                continue
+            self._advance(answer, 1 + int(generating_seconds * rate) if rate else self._options.outputTokens)
+            if all(choice.finish is not None for choice in answer.choices):
+                del self._answers[attempt_id]
+                answer.output.end()
+        self._timer = asyncio.get_running_loop().call_later(STEP_SECONDS, self._step) if self._answers else None
+
+    def _advance(self, answer: _Answer, due: int) -> None:
+        """Brings each choice to `due` tokens of this attempt, or to its end."""
+        for choice in answer.choices:
+            if choice.finish is not None:
+                continue
+            end = min(choice.resumed + due, choice.limit)
+            ids = [position % len(TOKENS) for position in range(choice.made, end)]
+            text = "".join([TOKENS[token] for token in ids])
+            choice.made = end
+            if end >= choice.limit:
+                choice.finish = answer.finish
+            if choice.scanner is not None:
+                text, ids = _scanned(choice.scanner, ids, last=choice.finish is not None)
+                if choice.scanner.stopped:
+                    choice.finish = Finish.STOP
+            if ids or text or choice.finish is not None:
+                answer.output.add(Piece(choice.index, text, ids, choice.finish))
+
+
+def token_count(prompt: Prompt) -> int:
+    """A stand-in for a tokenizer: four characters are a token."""
+    if isinstance(prompt, Tokens):
+        return max(1, len(prompt.ids))
+    if isinstance(prompt, Text):
+        return 1 + len(prompt.text) // CHARACTERS_PER_TOKEN
+    return 1 + sum(len(str(message.get("content") or "")) for message in prompt.messages) // CHARACTERS_PER_TOKEN
+
+
+def vector(item: Text | Tokens) -> bytes:
+    """A unit vector that depends on the input alone."""
+    source = item.text.encode() if isinstance(item, Text) else repr(list(item.ids)).encode()
+    digest = hashlib.shake_128(source).digest(VECTOR_VALUES)
+    values = [byte - 127.5 for byte in digest]
+    length = math.sqrt(sum(value * value for value in values))
+    unit = array("f", [value / length for value in values])
+    if sys.byteorder == "big":
+        unit.byteswap()
+    return unit.tobytes()
+
+
+def _scanned(scanner: StopScanner, ids: list[int], *, last: bool) -> tuple[str, list[int]]:
+    texts: list[str] = []
+    released: list[int] = []
+    for token in ids:
+        text, done = scanner.push(TOKENS[token], [token])
+        texts.append(text)
+        released += done
+        if scanner.stopped:
+            break
+    if last and not scanner.stopped:
+        text, done = scanner.flush()
+        texts.append(text)
+        released += done
+    return "".join(texts), released

@@ -1,0 +1,127 @@
+"""Usage events as a worker writes them: what an attempt counted, for the ledger and for the metrics."""
+
+import logging
+import time
+from dataclasses import dataclass
+
+from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
+from uplion.dispatch.v1.ticket_pb2 import Ticket
+from uplion.inference.v1.sampling_pb2 import FinishReason
+
+from common import metrics
+from common.errors import Reason
+from inference.engine import Finish, Output
+
+logger = logging.getLogger(__name__)
+
+FINISH_REASONS = {
+    Finish.STOP: FinishReason.FINISH_REASON_STOP,
+    Finish.LENGTH: FinishReason.FINISH_REASON_LENGTH,
+}
+_STATUS_WORDS = {number: name.removeprefix("ATTEMPT_STATUS_").lower() for name, number in AttemptStatus.items()}
+
+
+@dataclass(slots=True)
+class Attempt:
+    """The clock of one run; unix seconds, so that it compares with the ticket's."""
+
+    ticket: Ticket
+    operation: str
+    output: Output
+    started_seconds: float
+    first_token_seconds: float = 0.0
+
+
+class _Metrics:
+    """The worker's series, looked up once: a labelled look-up costs as much as the increment."""
+
+    def __init__(self, model: str) -> None:
+        self._prompt_tokens = metrics.VLLM_PROMPT_TOKENS.labels(model)
+        self._generation_tokens = metrics.VLLM_GENERATION_TOKENS.labels(model)
+        self._prefix_queries = metrics.VLLM_PREFIX_QUERIES.labels(model)
+        self._prefix_hits = metrics.VLLM_PREFIX_HITS.labels(model)
+        self._first_token = metrics.VLLM_FIRST_TOKEN.labels(model)
+        self._latency = metrics.VLLM_LATENCY.labels(model)
+        self._queue_time = metrics.VLLM_QUEUE_TIME.labels(model)
+        self._attempts = {word: metrics.ATTEMPTS.labels(word) for word in _STATUS_WORDS.values()}
+        self._success = {finish: metrics.VLLM_SUCCESS.labels(model, finish.value) for finish in Finish}
+
+    def ended(
+        self, attempt: Attempt, status: str, queue_seconds: float, first_seconds: float | None, now_seconds: float
+    ) -> None:
+        output = attempt.output
+        self._attempts[status].inc()
+        self._prompt_tokens.inc(output.input_tokens)
+        self._generation_tokens.inc(output.output_tokens)
+        self._prefix_queries.inc(output.input_tokens)
+        self._prefix_hits.inc(output.cached_tokens)
+        self._queue_time.observe(queue_seconds)
+        self._latency.observe(queue_seconds + now_seconds - attempt.started_seconds)
+        if first_seconds is not None:
+            self._first_token.observe(queue_seconds + first_seconds)
+        if output.finish is not None:
+            self._success[output.finish].inc()
+
+
+class UsageRecorder:
+    """Writes the events of one worker."""
+
+    def __init__(self, *, model: str, revision: int, provider: str) -> None:
+        self._model = model
+        self._revision = revision
+        self._provider = provider
+        self._metrics = _Metrics(model)
+
+    def never_ran(self, ticket: Ticket, status: "AttemptStatus.ValueType", reason: Reason) -> UsageEvent:
+        """An attempt that no engine saw."""
+        event = self._event(ticket, status, time.time())
+        event.error_reason = reason.name
+        return event
+
+    def ran(self, attempt: Attempt, status: "AttemptStatus.ValueType", reason: Reason | None) -> UsageEvent:
+        """An attempt that an engine took on, however it ended."""
+        now_seconds = time.time()
+        output = attempt.output
+        event = self._event(attempt.ticket, status, now_seconds)
+        event.model_served = self._model
+        event.model_revision = self._revision
+        event.provider = self._provider
+        event.operation = attempt.operation
+        event.usage.input_tokens = output.input_tokens
+        event.usage.cached_tokens = output.cached_tokens
+        event.usage.output_tokens = output.output_tokens
+        queue_seconds = max(0.0, attempt.started_seconds - _published_seconds(attempt.ticket, attempt.started_seconds))
+        event.queue_duration.FromNanoseconds(int(queue_seconds * 1e9))
+        first_seconds: float | None = None
+        if attempt.first_token_seconds:
+            first_seconds = max(0.0, attempt.first_token_seconds - attempt.started_seconds)
+            event.first_token_duration.FromNanoseconds(int(first_seconds * 1e9))
+        if output.finish is not None:
+            event.finish_reason = FINISH_REASONS[output.finish]
+        if reason is not None:
+            event.error_reason = reason.name
+        self._metrics.ended(attempt, _STATUS_WORDS[status], queue_seconds, first_seconds, now_seconds)
+        return event
+
+    def _event(self, ticket: Ticket, status: "AttemptStatus.ValueType", now_seconds: float) -> UsageEvent:
+        event = UsageEvent(
+            request_id=ticket.request_id,
+            attempt=ticket.attempt,
+            account=ticket.caller.account,
+            key=ticket.caller.key,
+            reservation=ticket.caller.reservation,
+            tier=ticket.caller.tier,
+            model=ticket.model,
+            lane=ticket.lane,
+            status=status,
+            last=True,
+            ticket_time=ticket.publish_time,
+        )
+        event.end_time.FromNanoseconds(int(now_seconds * 1e9))
+        event.duration.FromNanoseconds(int(max(0.0, now_seconds - _published_seconds(ticket, now_seconds)) * 1e9))
+        return event
+
+
+def _published_seconds(ticket: Ticket, default: float) -> float:
+    stamp = ticket.publish_time
+    return stamp.seconds + stamp.nanos / 1e9 if stamp.seconds else default
