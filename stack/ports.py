@@ -41,7 +41,7 @@ def free_port(taken: Iterable[int] = ()) -> int:
     """A loopback port nobody listens on."""
     refused = set(taken)
     for _ in range(_ATTEMPTS):
-        port = random.randint(_FIRST, _LAST)
+        port = random.randint(_FIRST, _LAST)  # noqa: S311 - not a secret
         if port not in refused and is_free(port):
             return port
     raise StackError(f"no free port between {_FIRST} and {_LAST}; end some programs and try again")

@@ -33,7 +33,7 @@ class Program:
     argv: Sequence[str]
     log: Path
     env: Mapping[str, str] = field(default_factory=dict)
-    cwd: Path | None = None
+    output: Path | None = None  # where stdout goes; None: into the log
     stop_signal: signal.Signals = signal.SIGTERM  # asks it to finish
     death_signal: signal.Signals = signal.SIGKILL  # what it gets when its parent vanishes
     not_as_root: bool = False  # refuses to run as root, so root becomes another id in a user namespace
@@ -116,16 +116,16 @@ def spawn(program: Program) -> Process:
     if not (binary := Path(program.argv[0])).exists():
         raise StackError(f"{program.name} cannot start: the program {binary} is missing; run `make setup` again")
     try:
-        with open(program.log, "ab", buffering=0) as log:
-            popen = subprocess.Popen(
+        with contextlib.ExitStack() as files:
+            log = files.enter_context(open(program.log, "ab", buffering=0))
+            popen = subprocess.Popen(  # noqa: S603 - our own programs
                 program.argv,
                 env=dict(program.env) or base_environment(),
-                cwd=program.cwd,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=files.enter_context(open(program.output, "wb")) if program.output else log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_before_exec(program),  # noqa: PLW1509 - callers start children before any thread
+                preexec_fn=_before_exec(program),
             )
     except subprocess.SubprocessError as error:
         raise StackError(_namespace_forbidden(program.name)) from error

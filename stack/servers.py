@@ -11,7 +11,7 @@ import shutil
 import signal
 import struct
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -27,6 +27,12 @@ START_TIMEOUT_SECONDS = 30.0
 _PROBE_TIMEOUT_SECONDS = 2.0
 _PROBE_EVERY_SECONDS = 0.01
 _STOP_SECONDS = 10.0
+_DEFAULT_PORTS = {"postgres": 5432, "postgresql": 5432, "redis": 6379, "rediss": 6379, "nats": 4222, "tls": 4222}
+_SCHEMES = {"postgres": ("postgres", "postgresql"), "redis": ("redis", "rediss"), "nats": ("nats", "tls")}
+_FIRST_BYTES = 1024
+_POSTGRES_STARTING = b"57P03"  # SQLSTATE cannot_connect_now
+_STARTUP_FIELDS = f"user\0{USER}\0database\0postgres\0\0".encode()
+_POSTGRES_STARTUP = struct.pack("!ii", 8 + len(_STARTUP_FIELDS), 196608) + _STARTUP_FIELDS  # protocol 3.0
 
 
 class Server(Protocol):
@@ -69,6 +75,7 @@ class Postgres:
     async def prepare(self) -> None:
         """Creates the database files once; a half-made folder of a killed start is made anew."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await self._until_predecessor_ended()
         if (self._data / "PG_VERSION").exists() and not self._half_made.exists():
             return
         self._half_made.touch()
@@ -84,6 +91,20 @@ class Postgres:
         if code != 0:
             raise StackError(f"Postgres cannot create its files in {self._data}: {process.why_it_ended()}")
         self._half_made.unlink()
+
+    async def _until_predecessor_ended(self) -> None:
+        """The postmaster of a killed stack may take a moment to end; two on the same files would be worse."""
+        deadline = time.monotonic() + _STOP_SECONDS
+        while (pid := self._postmaster_pid()) is not None and _runs_postgres(pid):
+            if time.monotonic() > deadline:
+                raise StackError(f"another Postgres (pid {pid}) still uses {self._data}; end it first")
+            await asyncio.sleep(_PROBE_EVERY_SECONDS)
+
+    def _postmaster_pid(self) -> int | None:
+        try:
+            return int((self._data / "postmaster.pid").read_text().split("\n", 1)[0])
+        except (OSError, ValueError):
+            return None
 
     @property
     def _half_made(self) -> Path:
@@ -126,10 +147,8 @@ class Postgres:
         )
 
     async def ready(self) -> bool:
-        """It asks for a password ("R") once it accepts sessions, and answers an error ("E") before."""
-        fields = f"user\0{USER}\0database\0postgres\0\0".encode()
-        startup = struct.pack("!ii", 8 + len(fields), 196608) + fields
-        return await _answer(self.address, startup, 1) == b"R"
+        """It accepts sessions."""
+        return await _postgres_accepts(self.address)
 
 
 class Valkey:
@@ -228,16 +247,32 @@ async def nats_facts(address: str) -> dict[str, object] | None:
     return facts if isinstance(facts, dict) else None
 
 
+async def serves(url: str) -> bool:
+    """Asks once whether a server takes sessions at a URL; where it speaks TLS, whether it listens."""
+    scheme, address = _located(url)
+    if scheme in ("postgres", "postgresql"):
+        return await _postgres_accepts(address)
+    if scheme == "redis":
+        return await _answer(address, b"PING\r\n", 1) is not None
+    return await _answer(address, b"", 0) is not None
+
+
+def _located(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    port = parts.port or _DEFAULT_PORTS[parts.scheme]
+    return parts.scheme, f"{parts.hostname or HOST}:{port}"
+
+
 async def check_external(name: str, url: str) -> None:
     """Refuses a server given by URL that cannot be reached or is too old."""
-    default_ports = {"postgres": 5432, "postgresql": 5432, "redis": 6379, "rediss": 6379, "nats": 4222, "tls": 4222}
-    parts = urlsplit(url)
     try:
-        port = parts.port or default_ports[parts.scheme]
+        scheme, address = _located(url)
+        if scheme not in _SCHEMES[name]:
+            raise KeyError(scheme)
     except (KeyError, ValueError):
-        raise StackError(f"--{name}-url is not a URL that {name} understands") from None
-    address = f"{parts.hostname or HOST}:{port}"
-    if name == "nats" and parts.scheme == "nats":
+        wanted = " or ".join(f"{scheme}://..." for scheme in _SCHEMES[name])
+        raise StackError(f"--{name}-url must be like {wanted}") from None
+    if scheme == "nats":
         facts = await nats_facts(address)
         if facts is None:
             raise StackError(f"no NATS server answers at {address} (--nats-url)")
@@ -248,11 +283,20 @@ async def check_external(name: str, url: str) -> None:
         raise StackError(f"no {name} server answers at {address} (--{name}-url)")
 
 
-async def start(server: Server, timeout_seconds: float = START_TIMEOUT_SECONDS) -> Process:
+def _nobody(process: Process) -> None:
+    """Nobody wants to know a process before it serves."""
+
+
+async def start(
+    server: Server,
+    on_spawn: Callable[[Process], None] = _nobody,
+    timeout_seconds: float = START_TIMEOUT_SECONDS,
+) -> Process:
     """Prepares and starts a server and waits until it serves; raises StackError, leaving nothing running."""
     await server.prepare()
     port = int(server.address.rpartition(":")[2])
     process = spawn(server.program())
+    on_spawn(process)
     try:
         await until_ready(server, process, timeout_seconds)
     except BaseException:
@@ -286,17 +330,32 @@ async def running(server: Server) -> AsyncIterator[Process]:
         await process.stop(_STOP_SECONDS)
 
 
+async def _postgres_accepts(address: str) -> bool:
+    """It asks for a password, or refuses us for any reason but that it is still starting."""
+    answer = await _answer(address, _POSTGRES_STARTUP, -1)
+    return answer is not None and answer != b"" and _POSTGRES_STARTING not in answer
+
+
 async def _answer(address: str, request: bytes, size: int | None) -> bytes | None:
-    """The first bytes (None: the first line) of the answer; None when nobody listens or says so much in time."""
+    """The first `size` bytes of the answer (None: a line, -1: what comes first); None when there is no such answer."""
     host, _, port = address.rpartition(":")
     try:
         async with asyncio.timeout(_PROBE_TIMEOUT_SECONDS):
             reader, writer = await asyncio.open_connection(host, int(port))
             try:
                 writer.write(request)
+                if size == -1:
+                    return await reader.read(_FIRST_BYTES)
                 return await (reader.readline() if size is None else reader.readexactly(size))
             finally:
                 writer.transport.abort()
                 await asyncio.sleep(0)  # lets the transport close its socket, also at a loop's end
     except (OSError, EOFError, TimeoutError):
         return None
+
+
+def _runs_postgres(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/exe").readlink().name == "postgres"
+    except OSError:
+        return False

@@ -1,0 +1,1 @@
+"""From AIModel manifests to running workers, on this machine."""

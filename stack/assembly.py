@@ -1,0 +1,91 @@
+"""The parts of one stack, built from its settings and not yet running."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+from stack import servers
+from stack.parts import Part
+from stack.processes import Process, Program, python, spawn
+from stack.proxy import Proxy
+from stack.readiness import Readiness
+from stack.settings import StackSettings
+from stack.state import State
+from stack.wiring import ServicesProcess, Urls, Wiring
+from stack.workers import LocalWorkplace
+
+_SERVICES_TIMEOUT_SECONDS = 90.0
+
+
+class Assembly:
+    """Servers, services, proxy and the place of workers; who starts first does not matter to them."""
+
+    def __init__(self, settings: StackSettings, state: State, heard: Readiness, on_change: Callable[[], None]) -> None:
+        self._state, self._heard, self._on_change = state, heard, on_change
+        self.wiring = Wiring(settings, state)
+        self.external: dict[str, str] = {}  # server name -> its URL, where one was given
+        self.servers: list[Part] = []
+        self.urls = Urls(
+            postgres=self._server(servers.Postgres, settings.postgres_url),
+            redis=self._server(servers.Valkey, settings.redis_url),
+            nats=self._server(servers.Nats, settings.nats_url),
+        )
+        self.services = [self._services(process) for process in self.wiring.services(self.urls, heard.address)]
+        self.proxy = Proxy(self.wiring.edge(), state.folder / "envoy", state.log("envoy"))
+        self.envoy = Part("envoy", self._launch_envoy, on_change, address=self.wiring.public_address)
+        self.workplace = LocalWorkplace(state, self.wiring, heard, self.urls.nats, settings.grace_seconds)
+
+    @property
+    def fixed(self) -> list[Part]:
+        """All parts but the workers."""
+        return [*self.servers, *self.services, self.envoy]
+
+    @property
+    def parts(self) -> list[Part]:
+        """All parts there are now."""
+        return [*self.fixed, *self.workplace.parts]
+
+    async def check_external(self) -> None:
+        """Refuses servers given by URL that do not answer."""
+        names = {"valkey": "redis"}
+        checks = (servers.check_external(names.get(name, name), url) for name, url in self.external.items())
+        await asyncio.gather(*checks)
+
+    async def nats_ready(self) -> None:
+        """Returns when NATS serves."""
+        for part in self.servers:
+            if part.name == servers.Nats.name:
+                await part.ready.wait()
+
+    def _server(self, kind: type[servers.Postgres] | type[servers.Valkey] | type[servers.Nats], url: str | None) -> str:
+        name = kind.name
+        if url is not None:
+            self.external[name] = url
+            return url
+        folder, log = self._state.folder / name, self._state.log(name)
+        server = kind(folder, log, self.wiring.ports[name], self.wiring.secrets[name])
+        self.servers.append(Part(name, partial(servers.start, server), self._on_change, address=server.address))
+        return server.url
+
+    def _services(self, process: ServicesProcess) -> Part:
+        program = Program(
+            name=process.name,
+            argv=[python(), "-m", "stack.services", *process.services],
+            log=self._state.log(process.name),
+            env=process.environment,
+        )
+
+        async def launch(on_spawn: Callable[[Process], None]) -> None:
+            running = spawn(program)
+            on_spawn(running)
+            try:
+                await self._heard.wait(running, process.services, _SERVICES_TIMEOUT_SECONDS)
+            except BaseException:
+                running.kill()
+                raise
+
+        return Part(process.name, launch, self._on_change, address=process.address)
+
+    async def _launch_envoy(self, on_spawn: Callable[[Process], None]) -> None:
+        await self.proxy.render()
+        await self.proxy.launch(on_spawn)

@@ -1,0 +1,132 @@
+"""One part of the stack: a child that is started, watched, started again when it crashes, and ended."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from enum import Enum
+from typing import Any
+
+from stack.errors import StackError
+from stack.processes import Process
+
+_HEALTHY_AFTER_SECONDS = 30.0  # a run of this length forgives the crashes before it
+_BACKOFF_FIRST_SECONDS = 0.2
+_BACKOFF_MAX_SECONDS = 10.0
+
+# Starts it, hands over the process at once, and returns when it serves; raises StackError with nothing left running.
+Launch = Callable[[Callable[[Process], None]], Awaitable[object]]
+
+
+class PartStatus(Enum):
+    """How a part fares."""
+
+    WAITING = "waiting"
+    STARTING = "starting"
+    READY = "ready"
+    FAILING = "failing"
+    STOPPED = "stopped"
+
+
+def backoff_seconds(failures: int) -> float:
+    """How long to wait before the next start: not at all after the first crash, then doubling."""
+    if failures <= 1:
+        return 0.0
+    return float(min(_BACKOFF_FIRST_SECONDS * 2.0 ** (failures - 2), _BACKOFF_MAX_SECONDS))
+
+
+class Part:
+    """A child by name. `keep` runs for its whole life; `stop` ends it."""
+
+    def __init__(
+        self, name: str, launch: Launch, on_change: Callable[[], None], *, address: str = "", must_start: bool = True
+    ) -> None:
+        self.name = name
+        self.address = address
+        self.status = PartStatus.WAITING
+        self.message = ""
+        self.restarts = 0
+        self.process: Process | None = None
+        self.ready = asyncio.Event()  # set from its first readiness on
+        self._launch, self._on_change, self._must_start = launch, on_change, must_start
+        self._stopping = asyncio.Event()
+
+    @property
+    def serving(self) -> bool:
+        """Whether it serves now."""
+        return self.status is PartStatus.READY
+
+    @property
+    def failing(self) -> bool:
+        """Whether its last start or run ended badly and it does not serve again yet."""
+        return self.status is PartStatus.FAILING or (self.status is PartStatus.STARTING and bool(self.message))
+
+    async def keep(self) -> None:
+        """Keeps it running until it is stopped. Where it must start, the first failure to do so is raised."""
+        failures = 0
+        while not self._stopping.is_set():
+            self._set(PartStatus.STARTING, self.message)
+            since = time.monotonic()
+            try:
+                await self._launch(self._on_spawn)
+            except StackError as error:
+                if self._stopping.is_set():
+                    break
+                self._set(PartStatus.FAILING, str(error))
+                if self._must_start and not self.ready.is_set():
+                    raise
+            else:
+                self._set(PartStatus.READY, "")
+                self.ready.set()
+                await self._until_ended()
+            failures = 1 if time.monotonic() - since > _HEALTHY_AFTER_SECONDS else failures + 1
+            await self._pause(backoff_seconds(failures))
+        self._set(PartStatus.STOPPED, self.message)
+
+    async def _until_ended(self) -> None:
+        assert self.process is not None
+        await self.process.wait()
+        if not self._stopping.is_set():
+            self._set(PartStatus.FAILING, f"ended by {self.process.why_it_ended()}")
+
+    async def _pause(self, seconds: float) -> None:
+        if not self._stopping.is_set():
+            self.restarts += 1
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), seconds)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Ends it for good; what it is doing may finish within the grace."""
+        self._stopping.set()
+        if self.process is not None:
+            await self.process.stop(grace_seconds)
+        self._set(PartStatus.STOPPED, self.message)
+
+    def end_now(self) -> None:
+        """Ends it without grace, in the way that leaves none of its own children."""
+        self._stopping.set()
+        if self.process is not None:
+            self.process.signal(self.process.program.death_signal)
+
+    def report(self) -> dict[str, Any]:
+        """What the run file says of it."""
+        alive = self.process is not None and self.process.returncode is None
+        return {
+            "name": self.name,
+            "status": self.status.value,
+            "pid": self.process.pid if self.process is not None and alive else None,
+            "address": self.address,
+            "restarts": self.restarts,
+            "started_at": self.process.started_at if self.process is not None and alive else None,
+            "message": self.message,
+        }
+
+    def _on_spawn(self, process: Process) -> None:
+        self.process = process
+        if self._stopping.is_set():
+            process.kill()
+        self._on_change()
+
+    def _set(self, status: PartStatus, message: str) -> None:
+        self.status, self.message = status, message
+        self._on_change()

@@ -1,0 +1,127 @@
+"""Envoy as a child: rendered by `python -m edge`, started, and drained so that running requests finish."""
+
+import asyncio
+import hashlib
+import importlib.util
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from common import settings
+from edge.settings import EdgeSettings
+from stack import binaries, http
+from stack.errors import StackError
+from stack.ports import is_free
+from stack.processes import Process, Program, base_environment, last_lines, python, spawn
+
+_RENDER_TIMEOUT_SECONDS = 30.0
+_START_TIMEOUT_SECONDS = 20.0
+_PROBE_EVERY_SECONDS = 0.02
+_CONCURRENCY_MAX = 4
+
+
+class Proxy:
+    """One Envoy."""
+
+    def __init__(self, edge: EdgeSettings, folder: Path, log: Path) -> None:
+        self._edge, self._folder, self._log = edge, folder, log
+        self._bootstrap = folder / "bootstrap.json"
+
+    async def render(self) -> None:
+        """Writes Envoy's configuration; the one of the run before is kept when nothing it is made from changed."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        environment = settings.dump(self._edge)
+        stamp_file = self._folder / "bootstrap.stamp"
+        stamp = _stamp(environment)
+        if self._bootstrap.exists() and stamp_file.exists() and stamp_file.read_text() == stamp:
+            return
+        fresh = self._folder / "bootstrap.new"
+        process = spawn(
+            Program(
+                name="edge",
+                argv=[python(), "-m", "edge"],
+                log=self._log,
+                output=fresh,
+                env={**base_environment(), **environment},
+            )
+        )
+        try:
+            code = await asyncio.wait_for(process.wait(), _RENDER_TIMEOUT_SECONDS)
+        finally:
+            process.kill()
+        if code != 0:
+            raise StackError(f"Envoy's configuration cannot be made: {last_lines(self._log, 2)}")
+        fresh.rename(self._bootstrap)
+        stamp_file.write_text(stamp)
+
+    async def launch(self, on_spawn: Callable[[Process], None]) -> None:
+        """Starts Envoy and returns once it listens."""
+        process = spawn(
+            Program(
+                name="envoy",
+                argv=[
+                    str(binaries.envoy()),
+                    *("--config-path", str(self._bootstrap)),
+                    *("--concurrency", str(min(os.cpu_count() or 1, _CONCURRENCY_MAX))),
+                    *("--drain-strategy", "immediate"),
+                    *("--log-level", "warning"),
+                    "--disable-hot-restart",
+                ],
+                log=self._log,
+                env=base_environment(),
+            )
+        )
+        on_spawn(process)
+        try:
+            await self._until_live(process)
+        except BaseException:
+            process.kill()
+            raise
+
+    async def _until_live(self, process: Process) -> None:
+        deadline = time.monotonic() + _START_TIMEOUT_SECONDS
+        while (await http.request(self._edge.envoy_admin_address, "GET", "/ready"))[0] != 200:
+            if process.returncode is not None:
+                host, _, port = self._edge.public_address.rpartition(":")
+                if not is_free(int(port), host):
+                    raise StackError(f"port {port} was taken by another program while starting; choose another --port")
+                raise StackError(f"Envoy ended while starting, {process.why_it_ended()}; see {self._log}")
+            if time.monotonic() > deadline:
+                raise StackError(f"Envoy was not ready within {_START_TIMEOUT_SECONDS:.0f} s; see {self._log}")
+            await asyncio.sleep(_PROBE_EVERY_SECONDS)
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Takes no new connections, tells open ones to go, and waits for running requests within the grace."""
+        admin = self._edge.envoy_admin_address
+        if (await http.request(admin, "POST", "/healthcheck/fail"))[0] != 200:
+            return
+        await http.request(admin, "POST", "/drain_listeners?graceful&skip_exit")
+        await http.request(admin, "POST", "/drain_listeners?skip_exit")
+        deadline = time.monotonic() + grace_seconds
+        while await self._active_requests() and time.monotonic() < deadline:  # noqa: ASYNC110 - Envoy is asked
+            await asyncio.sleep(_PROBE_EVERY_SECONDS)
+
+    async def _active_requests(self) -> int:
+        path = "/stats?format=json&filter=^http\\..*\\.downstream_rq_active$"
+        status, body = await http.request(self._edge.envoy_admin_address, "GET", path)
+        if status != 200:
+            return 0
+        return sum(stat.get("value", 0) for stat in json.loads(body)["stats"] if "admin" not in stat.get("name", ""))
+
+
+def _stamp(environment: Mapping[str, str]) -> str:
+    """Changes whenever the rendering could: its settings, its code, and the contract it transcodes."""
+    digest = hashlib.sha256(json.dumps(dict(environment), sort_keys=True).encode())
+    for path in sorted(_sources()):
+        digest.update(f"{path} {path.stat().st_mtime_ns} {path.stat().st_size}".encode())
+    return digest.hexdigest()
+
+
+def _sources() -> Iterator[Path]:
+    for package in ("edge", "uplion"):
+        spec = importlib.util.find_spec(package)
+        for folder in (spec.submodule_search_locations or ()) if spec else ():
+            yield from Path(folder).rglob("*.py")
+            yield from Path(folder).rglob("*.lua")

@@ -1,0 +1,89 @@
+"""Hears children say that they are ready, by systemd's sd_notify protocol.
+
+The kernel says which process sent a datagram, so no child can speak for another, and no stranger for any.
+"""
+
+import asyncio
+import secrets
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from stack.errors import StackError
+from stack.processes import Process
+
+_CREDENTIALS = struct.Struct("iII")  # pid, uid, gid
+_DATAGRAM_BYTES = 4096
+
+
+class Readiness:
+    """One datagram socket in the abstract namespace: it leaves no file and vanishes with us."""
+
+    def __init__(self, listener: socket.socket, address: str) -> None:
+        self.address = address  # what children find in NOTIFY_SOCKET
+        self._listener = listener
+        self._said: dict[int, dict[str, str]] = {}
+        self._news: dict[int, asyncio.Event] = {}
+
+    async def wait(self, process: Process, services: Iterable[str], timeout_seconds: float | None) -> dict[str, str]:
+        """Waits until the process has announced all the services; returns their addresses.
+
+        Must be called before anything else is awaited after the process was spawned.
+        """
+        missing = set(services)
+        said = self._said.setdefault(process.pid, {})
+        news = self._news.setdefault(process.pid, asyncio.Event())
+        ended = asyncio.ensure_future(process.wait())
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                while not missing <= said.keys():
+                    heard = asyncio.ensure_future(news.wait())
+                    await asyncio.wait({heard, ended}, return_when=asyncio.FIRST_COMPLETED)
+                    heard.cancel()
+                    news.clear()
+                    if ended.done():
+                        name, log = process.program.name, process.program.log
+                        raise StackError(f"{name} ended while starting, {process.why_it_ended()}; see {log}")
+        except TimeoutError:
+            silent = ", ".join(sorted(missing - said.keys()))
+            raise StackError(
+                f"{silent} was not ready within {timeout_seconds:.0f} s; see {process.program.log}"
+            ) from None
+        finally:
+            ended.cancel()
+            del self._said[process.pid], self._news[process.pid]
+        return dict(said)
+
+    def _on_readable(self) -> None:
+        while True:
+            try:
+                data, ancillary, _, _ = self._listener.recvmsg(_DATAGRAM_BYTES, socket.CMSG_SPACE(_CREDENTIALS.size))
+            except BlockingIOError:
+                return
+            for level, kind, content in ancillary:
+                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+                    self._hear(_CREDENTIALS.unpack(content[: _CREDENTIALS.size])[0], data.decode(errors="replace"))
+
+    def _hear(self, pid: int, text: str) -> None:
+        lines = dict(line.partition("=")[::2] for line in text.splitlines())
+        if lines.get("READY") == "1" and pid in self._said:
+            service, _, address = lines.get("STATUS", "").partition(" ")
+            self._said[pid][service] = address
+            self._news[pid].set()
+
+
+@contextmanager
+def readiness() -> Iterator[Readiness]:
+    """Listens for the length of a block, on the running loop."""
+    name = f"uplion-{secrets.token_hex(8)}"
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        listener.bind(f"\0{name}")
+        heard = Readiness(listener, f"@{name}")
+        loop.add_reader(listener, heard._on_readable)
+        try:
+            yield heard
+        finally:
+            loop.remove_reader(listener)

@@ -1,0 +1,33 @@
+"""What can be chosen about a local stack."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+PORT_DEFAULT = 8080
+
+
+def default_state() -> Path:
+    """Where a user's stack lives unless told otherwise: under the XDG state folder."""
+    base = os.environ.get("XDG_STATE_HOME") or ""
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".local/state") / "uplion"
+
+
+def default_manifest() -> Path:
+    """The demo model of this checkout."""
+    return Path(__file__).resolve().parent.parent / "models/demo.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class StackSettings:
+    """One local stack."""
+
+    state: Path  # folder that holds everything; made when absent
+    port: int = PORT_DEFAULT  # of the public listener, on loopback; 0 takes a free one
+    manifests: tuple[Path, ...] = ()  # AIModel files to apply at start
+    postgres_url: str | None = None  # None: an embedded one
+    redis_url: str | None = None  # None: an embedded one
+    nats_url: str | None = None  # None: an embedded one
+    processes: int = 1  # how many processes the services are spread over
+    grace_seconds: float = 30.0  # how long running requests may take when it stops
+    log_level: str = "info"  # of our own processes

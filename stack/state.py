@@ -1,0 +1,132 @@
+"""The state folder of a stack: who holds it, its secrets and ports, its logs, and what runs now."""
+
+import errno
+import fcntl
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from stack.errors import StackError
+
+LOG_BYTES_MAX = 16 << 20  # of one part's log; the half before it is kept beside it
+FREE_BYTES_MIN = 200 << 20  # what a first start writes, with room to work
+_SECRET_BYTES = 24
+_LOCK_WAIT_SECONDS = 3.0  # a supervisor that was just told to end may still be on its way out
+
+
+class State:
+    """Paths in one state folder; only its owner may read them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.expanduser().absolute()
+        self.logs = self.folder / "logs"
+        self.keys_file = self.folder / "keys.json"
+
+    def log(self, part: str) -> Path:
+        """Where a part writes."""
+        return self.logs / f"{part.replace('/', '-')}.log"
+
+    def create(self) -> None:
+        """Makes the folder, or says why it cannot be used."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.folder.chmod(0o700)
+            self.logs.mkdir(exist_ok=True, mode=0o700)
+            free_bytes = os.statvfs(self.folder).f_bavail * os.statvfs(self.folder).f_frsize
+        except OSError as error:
+            raise StackError(f"the state folder {self.folder} cannot be used: {error.strerror}") from error
+        if free_bytes < FREE_BYTES_MIN:
+            raise StackError(
+                f"the disk of {self.folder} is full: {free_bytes >> 20} MB are free,"
+                f" {FREE_BYTES_MIN >> 20} MB are needed"
+            )
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Holds the folder against a second supervisor; the kernel lets go when we end, however we end."""
+        with open(self.folder / "lock", "a+", encoding="ascii") as lock:
+            deadline = time.monotonic() + _LOCK_WAIT_SECONDS
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    # Waits for one that is stopping, not for one that runs.
+                    if self.read_run().get("status") != "stopping" or time.monotonic() > deadline:
+                        raise StackError(
+                            f"another uplion runs with the state folder {self.folder}; end it with"
+                            f" `uplion down --state {self.folder}`, or choose another --state and --port"
+                        ) from None
+                    time.sleep(0.05)
+            yield
+
+    def secrets(self) -> dict[str, str]:
+        """Passwords of the servers and the pepper of the keys, generated once."""
+        return self._kept("secrets.json")
+
+    def ensure_secrets(self, names: tuple[str, ...]) -> dict[str, str]:
+        """The secrets by name; those that are not there yet are generated."""
+        known = self.secrets()
+        fresh = {name: secrets.token_urlsafe(_SECRET_BYTES) for name in names if name not in known}
+        if fresh:
+            self.write("secrets.json", known | fresh)
+        return known | fresh
+
+    def ports(self) -> dict[str, int]:
+        """The ports of the run before."""
+        return {name: int(port) for name, port in self._kept("ports.json").items()}
+
+    def read_run(self) -> dict[str, Any]:
+        """What the last supervisor said of itself; empty when there was none."""
+        return self._kept("run.json")
+
+    def write_run(self, run: Mapping[str, Any]) -> None:
+        """Says what runs."""
+        self.write("run.json", run)
+
+    def write(self, name: str, value: Mapping[str, Any]) -> None:
+        """Replaces a file at once; it is private, as it may hold secrets."""
+        fresh = self.folder / f"{name}.new"
+        try:
+            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with open(descriptor, "w", encoding="utf-8") as file:
+                json.dump(value, file)
+            fresh.rename(self.folder / name)
+        except OSError as error:
+            raise StackError(f"{self.folder / name} cannot be written: {error.strerror}") from error
+
+    def is_held(self) -> bool:
+        """Whether a supervisor lives."""
+        try:
+            with open(self.folder / "lock", "a+", encoding="ascii") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.EACCES, errno.EROFS, errno.ENOTDIR):
+                return False
+            raise
+        return False
+
+    def bound_logs(self) -> None:
+        """Keeps every log under its bound; writers append, so they go on at the start of the emptied file."""
+        for log in self.logs.glob("*.log"):
+            if log.stat().st_size > LOG_BYTES_MAX:
+                with open(log, "rb") as file:
+                    file.seek(-LOG_BYTES_MAX // 2, os.SEEK_END)
+                    log.with_suffix(".log.1").write_bytes(file.read())
+                os.truncate(log, 0)
+
+    def _kept(self, name: str) -> dict[str, Any]:
+        try:
+            value = json.loads((self.folder / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise StackError(f"{self.folder / name} cannot be read: {error}") from error
+        return value if isinstance(value, dict) else {}

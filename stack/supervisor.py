@@ -1,0 +1,242 @@
+"""The supervisor: starts the parts of a stack in parallel, keeps them running, and ends them in order."""
+
+import asyncio
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from common import manifest, names
+from common.manifest import AIModel, ManifestError
+from stack import binaries, http, ports
+from stack.assembly import Assembly
+from stack.errors import StackError
+from stack.parts import Part
+from stack.readiness import Readiness, readiness
+from stack.settings import StackSettings, default_manifest
+from stack.state import State
+
+if TYPE_CHECKING:
+    from fleet.pools import PoolReport
+
+_ANSWER_TIMEOUT_SECONDS = 20.0
+_ANSWER_EVERY_SECONDS = 0.02
+_END_SECONDS = 10.0  # for what holds no requests any more
+_LOGS_EVERY_SECONDS = 5.0
+
+
+class Supervisor:
+    """One stack. `run` returns when it has been stopped, or raises StackError; nothing is left running either way."""
+
+    def __init__(self, settings: StackSettings, on_change: Callable[["Supervisor"], None] | None = None) -> None:
+        self.settings = settings
+        self.state = State(settings.state)
+        self.status = "starting"
+        self.message = ""
+        self.started_at = time.time()
+        self._on_change = on_change
+        self._assembly: Assembly | None = None
+        self._fleet_reports: Mapping[str, PoolReport] = {}
+        self._fleet_changed = asyncio.Event()
+
+    @property
+    def parts(self) -> list[Part]:
+        """All parts there are now."""
+        return self._assembly.parts if self._assembly else []
+
+    async def run(self, stop: asyncio.Event, now: asyncio.Event) -> None:
+        """Runs until `stop`, then lets everything finish in order; `now` cuts that short."""
+        models = read_manifests(self.settings)
+        self.state.create()
+        with self.state.held():
+            try:
+                self._check()
+                with readiness() as heard:
+                    await self._run(heard, models, stop, now)
+            except* (StackError, OSError) as problems:
+                self._say("failed", sentence(problems))
+                raise StackError(sentence(problems)) from problems
+            self._say("stopped")
+
+    def _check(self) -> None:
+        for binary in (binaries.envoy, binaries.postgres, binaries.valkey, binaries.nats):
+            binary()
+        port = self.settings.port
+        if port and not ports.is_free(port):
+            raise StackError(f"port {port} is in use by another program; choose another with --port")
+
+    async def _run(self, heard: Readiness, models: Sequence[AIModel], stop: asyncio.Event, now: asyncio.Event) -> None:
+        assembly = self._assembly = Assembly(self.settings, self.state, heard, self._changed)
+        await assembly.check_external()
+        end_fleet = asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            for part in assembly.fixed:
+                tasks.create_task(part.keep(), name=f"keep {part.name}")
+            fleet = tasks.create_task(self._run_fleet(assembly, models, end_fleet), name="fleet")
+            eternal = [
+                tasks.create_task(self._bound_logs(), name="bound logs"),
+                tasks.create_task(self._end_at_once(now), name="end at once"),
+            ]
+            grace_seconds = 0.0
+            try:
+                if await self._until_answering(assembly, models, stop):
+                    self._say("ready")
+                    await stop.wait()
+                    grace_seconds = self.settings.grace_seconds
+            finally:
+                self._say("stopping")
+                await self._end(assembly, fleet, end_fleet, grace_seconds)
+                for task in eternal:
+                    task.cancel()
+
+    async def _run_fleet(self, assembly: Assembly, models: Sequence[AIModel], stop: asyncio.Event) -> None:
+        await assembly.nats_ready()
+        # Its NATS client takes 0.1 s to import: the servers start meanwhile.
+        from fleet import app
+        from fleet.settings import FleetSettings
+
+        def on_report(reports: Mapping[str, "PoolReport"]) -> None:
+            self._fleet_reports = reports
+            self._fleet_changed.set()
+            self._changed()
+
+        settings = FleetSettings(nats_url=assembly.urls.nats, drain_grace_seconds=self.settings.grace_seconds)
+        await app.main(settings, stop, assembly.workplace, models, on_report)
+
+    async def _until_answering(self, assembly: Assembly, models: Sequence[AIModel], stop: asyncio.Event) -> bool:
+        """True when a real request was answered and every model given has a worker; False when stopped before."""
+        stopped = asyncio.create_task(stop.wait(), name="stopped while starting")
+        answering = asyncio.create_task(self._answering(assembly, models), name="first answer")
+        try:
+            await asyncio.wait({stopped, answering}, return_when=asyncio.FIRST_COMPLETED)
+            if answering.done():
+                await answering
+            return answering.done() and not stop.is_set()
+        finally:
+            stopped.cancel()
+            answering.cancel()
+
+    async def _answering(self, assembly: Assembly, models: Sequence[AIModel]) -> None:
+        for part in assembly.fixed:
+            await part.ready.wait()
+        headers = {"authorization": f"Bearer {self.keys()['api_key']}"}
+        deadline = time.monotonic() + _ANSWER_TIMEOUT_SECONDS
+        while True:
+            status, body = await http.request(self.public_address, "GET", "/v1/models", headers)
+            if status == 200:
+                break
+            if time.monotonic() > deadline:
+                raise StackError(f"the first request was answered with {status}: {body.decode(errors='replace')[:300]}")
+            await asyncio.sleep(_ANSWER_EVERY_SECONDS)
+        while waiting := [model.name for model in models if not self._has_worker(model)]:
+            self.message = f"waiting for {', '.join(waiting)}"
+            self._fleet_changed.clear()
+            await self._fleet_changed.wait()
+
+    def _has_worker(self, model: AIModel) -> bool:
+        report = self._fleet_reports.get(names.token(model.name))
+        if report is None:
+            return False
+        if report.phase.value == "failing":
+            raise StackError(f"the model {model.name} cannot start: {report.message}")
+        return report.phase.value in ("ready", "stopped")
+
+    async def _end(
+        self, assembly: Assembly, fleet: asyncio.Task[None], end_fleet: asyncio.Event, grace_seconds: float
+    ) -> None:
+        """From the door inwards, so that what runs can finish and be counted: proxy, workers, services, servers."""
+        deadline = time.monotonic() + grace_seconds
+        if grace_seconds and assembly.envoy.serving:
+            await assembly.proxy.drain(grace_seconds)
+        await assembly.envoy.stop(_END_SECONDS)
+        end_fleet.set()
+        left_seconds = max(deadline - time.monotonic(), 0.0) + _END_SECONDS
+        await asyncio.wait({fleet}, timeout=left_seconds if grace_seconds else 0.0)
+        fleet.cancel()
+        left_seconds = max(deadline - time.monotonic(), _END_SECONDS if grace_seconds else 1.0)
+        await asyncio.gather(*(part.stop(left_seconds) for part in [*assembly.workplace.parts, *assembly.services]))
+        await asyncio.gather(*(part.stop(_END_SECONDS) for part in assembly.servers))
+
+    async def _end_at_once(self, now: asyncio.Event) -> None:
+        await now.wait()
+        for part in self.parts:
+            part.end_now()
+
+    async def _bound_logs(self) -> None:
+        while True:
+            await asyncio.sleep(_LOGS_EVERY_SECONDS)
+            with contextlib.suppress(OSError):  # a full disk must not end what still runs
+                self.state.bound_logs()
+
+    def keys(self) -> dict[str, str]:
+        """The first keys, as control wrote them."""
+        try:
+            found = json.loads(self.state.keys_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise StackError(f"the first keys cannot be read from {self.state.keys_file}: {error}") from error
+        return dict(found)
+
+    @property
+    def public_address(self) -> str:
+        """host:port of the public listener."""
+        assert self._assembly is not None
+        return self._assembly.wiring.public_address
+
+    def report(self) -> dict[str, Any]:
+        """What the run file says: all that `uplion up --json` and `uplion status` need, but for the keys."""
+        report: dict[str, Any] = {
+            "status": self.status,
+            "message": self.message,
+            "pid": os.getpid(),
+            "started_at": self.started_at,
+            "state_dir": str(self.state.folder),
+        }
+        if (assembly := self._assembly) is not None:
+            wiring, urls = assembly.wiring, assembly.urls
+            report |= {
+                "base_url": f"http://{wiring.public_address}/v1",
+                "grpc_address": wiring.public_address,
+                "admin_url": f"http://{wiring.admin_address}/admin/v1",
+                "admin_address": wiring.admin_address,
+                "postgres_url": urls.postgres,
+                "redis_url": urls.redis,
+                "nats_url": urls.nats,
+                "external": sorted(assembly.external),
+                "parts": [part.report() for part in assembly.parts],
+            }
+        return report
+
+    def _say(self, status: str, message: str = "") -> None:
+        self.status, self.message = status, message
+        self._changed()
+
+    def _changed(self) -> None:
+        with contextlib.suppress(StackError):  # a full disk must not end what still runs
+            self.state.write_run(self.report())
+        if self._on_change is not None:
+            self._on_change(self)
+
+
+def read_manifests(settings: StackSettings) -> list[AIModel]:
+    """The models to start with; raises StackError naming file and line."""
+    models: list[AIModel] = []
+    try:
+        for path in settings.manifests or (default_manifest(),):
+            models += manifest.load(path)
+    except ManifestError as error:
+        raise StackError(f"the manifest cannot be used: {error}") from error
+    found = [model.name for model in models]
+    if twice := sorted({name for name in found if found.count(name) > 1}):
+        raise StackError(f"the manifest cannot be used: two of them are named {twice[0]}")
+    return models
+
+
+def sentence(problems: BaseException) -> str:
+    """The first cause in a group of problems, in one sentence."""
+    while isinstance(problems, BaseExceptionGroup):
+        problems = problems.exceptions[0]
+    if isinstance(problems, OSError) and problems.strerror:
+        return f"{problems.filename or 'a file'}: {problems.strerror}"
+    return str(problems)

@@ -1,0 +1,131 @@
+"""Who listens where, and what each of our own processes is told: from the stack's settings to environments."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from authz.settings import AuthzSettings
+
+from billing.settings import BillingSettings
+from common import settings
+from control.settings import ControlSettings
+from edge.settings import EdgeSettings
+from router.settings import RouterSettings
+from stack import ports
+from stack.processes import base_environment
+from stack.servers import HOST
+from stack.settings import StackSettings
+from stack.state import State
+
+SECRETS = ("postgres", "valkey", "nats", "pepper")
+_ENVOY_SOCKET_BYTES_MAX = 100  # of a unix socket's path, with room to the kernel's 108
+_PASSED_ON = ("OTEL_EXPORTER_OTLP_ENDPOINT",)
+
+
+@dataclass(frozen=True, slots=True)
+class Urls:
+    """Where the servers are, passwords included."""
+
+    postgres: str
+    redis: str
+    nats: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServicesProcess:
+    """One process of composed services."""
+
+    name: str
+    services: tuple[str, ...]
+    address: str
+    environment: Mapping[str, str]
+
+
+class Wiring:
+    """All addresses of one stack; the ports of the run before are kept where they are free."""
+
+    def __init__(self, chosen: StackSettings, state: State) -> None:
+        self._settings, self._state = chosen, state
+        self.secrets = state.ensure_secrets(SECRETS)
+        names = ["postgres", "valkey", "nats", "admin", "envoy", "control"]
+        names += [f"{service}-{index}" for service in ("authz", "router", "metrics") for index in self._indexes()]
+        if chosen.port == 0:
+            names.append("public")
+        self.ports = ports.choose(names, state.ports())
+        state.write("ports.json", self.ports)
+        self.public_address = f"{HOST}:{chosen.port or self.ports['public']}"
+
+    def _indexes(self) -> range:
+        return range(self._settings.processes)
+
+    def _address(self, name: str) -> str:
+        return f"{HOST}:{self.ports[name]}"
+
+    @property
+    def admin_address(self) -> str:
+        """Of Envoy's listener for the admin API."""
+        return self._address("admin")
+
+    def edge(self) -> EdgeSettings:
+        """What Envoy is made from. Its own admin page is a socket in the state folder where the path is short enough."""
+        socket = f"{self._state.folder}/envoy.sock"
+        return EdgeSettings(
+            public_address=self.public_address,
+            admin_address=self.admin_address,
+            envoy_admin_address=(
+                f"unix:{socket}" if len(socket.encode()) <= _ENVOY_SOCKET_BYTES_MAX else self._address("envoy")
+            ),
+            authz_endpoints=tuple(self._address(f"authz-{index}") for index in self._indexes()),
+            router_endpoints=tuple(self._address(f"router-{index}") for index in self._indexes()),
+            control_endpoints=(self._address("control"),),
+        )
+
+    def services(self, urls: Urls, notify_socket: str) -> list[ServicesProcess]:
+        """The composed processes: each holds what requests pass through, the first one the rest as well."""
+        return [self._services(index, urls, notify_socket) for index in self._indexes()]
+
+    def _services(self, index: int, urls: Urls, notify_socket: str) -> ServicesProcess:
+        grace_seconds = self._settings.grace_seconds
+        authz = AuthzSettings(
+            address=self._address(f"authz-{index}"),
+            postgres_url=urls.postgres,
+            redis_url=urls.redis,
+            nats_url=urls.nats,
+            pepper=self.secrets["pepper"],
+        )
+        router = RouterSettings(
+            listen=self._address(f"router-{index}"),
+            nats_url=urls.nats,
+            drain_seconds=0.0,
+            grace_seconds=grace_seconds,
+        )
+        environment = settings.dump(authz) | settings.dump(router)
+        if index == 0:
+            billing = BillingSettings(postgres_url=urls.postgres, redis_url=urls.redis, nats_url=urls.nats)
+            control = ControlSettings(
+                address=self._address("control"),
+                postgres_url=urls.postgres,
+                nats_url=urls.nats,
+                pepper=self.secrets["pepper"],
+                bootstrap_file=self._state.keys_file,
+            )
+            environment |= settings.dump(billing) | settings.dump(control)
+        environment |= self.process_environment(notify_socket, self._address(f"metrics-{index}"))
+        environment |= {"DATABASE_URL": urls.postgres, "REDIS_URL": urls.redis, "NATS_URL": urls.nats}
+        return ServicesProcess(
+            name="services" if index == 0 else f"services-{index + 1}",
+            services=("authz", "router", "billing", "control") if index == 0 else ("authz", "router"),
+            address=self._address(f"router-{index}"),
+            environment=environment,
+        )
+
+    def process_environment(self, notify_socket: str, metrics_listen: str) -> dict[str, str]:
+        """What each of our own processes is told about itself."""
+        return {
+            **base_environment(),
+            **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+            "NOTIFY_SOCKET": notify_socket,
+            "UPLION_PROCESS_LOG_LEVEL": self._settings.log_level,
+            "UPLION_PROCESS_METRICS_LISTEN": metrics_listen,
+            "MALLOC_ARENA_MAX": "2",  # an arena per thread costs tens of MB that nobody uses
+        }

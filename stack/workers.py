@@ -1,0 +1,76 @@
+"""Workers of models as children: what `fleet` asks for, made here."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from common import names, settings
+from common.manifest import AIModel
+from inference.settings import InferenceSettings
+from stack.parts import Part, PartStatus
+from stack.ports import free_port
+from stack.processes import Process, Program, python, spawn
+from stack.readiness import Readiness
+from stack.servers import HOST
+from stack.state import State
+from stack.wiring import Wiring
+
+_WORKER = "worker"
+
+
+class LocalWorkplace:
+    """Makes workers; `parts` are those that have not ended."""
+
+    def __init__(self, state: State, wiring: Wiring, readiness: Readiness, nats_url: str, grace_seconds: float) -> None:
+        self._state, self._wiring, self._readiness = state, wiring, readiness
+        self._nats_url, self._grace_seconds = nats_url, grace_seconds
+        self._parts: list[Part] = []
+
+    @property
+    def parts(self) -> list[Part]:
+        """The workers that are there, oldest first."""
+        self._parts = [part for part in self._parts if part.status is not PartStatus.STOPPED]
+        return self._parts
+
+    def worker(self, model: AIModel, revision: int, number: int, on_change: Callable[[], None]) -> Part:
+        """A worker, not yet running. A failure to start is tried again, since a model may come later."""
+        name = f"{_WORKER}/{model.name}/{number}"
+        manifest = self._state.folder / "models" / f"{names.token(model.name)}.{revision}.json"
+
+        async def launch(on_spawn: Callable[[Process], None]) -> None:
+            manifest.parent.mkdir(exist_ok=True)
+            manifest.write_bytes(model.to_json())
+            process = spawn(self._program(name, model, manifest, revision))
+            on_spawn(process)
+            try:
+                # No deadline: a large model may be on its way from a hub for an hour.
+                said = await self._readiness.wait(process, ["inference"], None)
+            except BaseException:
+                process.kill()
+                raise
+            part.address = said["inference"]
+
+        part = Part(name, launch, on_change, must_start=False)
+        self._parts.append(part)
+        return part
+
+    def _program(self, name: str, model: AIModel, manifest: Path, revision: int) -> Program:
+        inference = InferenceSettings(
+            manifest=manifest,
+            nats_url=self._nats_url,
+            revision=revision,
+            drain_grace_seconds=self._grace_seconds,
+        )
+        # A worker sees the user's own variables: proxies, hub tokens, accelerators. Those of other parts it does not.
+        outer = {
+            variable: value
+            for variable, value in os.environ.items()
+            if not variable.startswith("UPLION_") or variable.startswith("UPLION_UPSTREAM_")
+        }
+        ours = self._wiring.process_environment(self._readiness.address, f"{HOST}:{free_port()}")
+        return Program(
+            name=name,
+            argv=[python(), "-m", "inference"],
+            log=self._state.log(name),
+            env={**outer, **ours, **model.spec.env, **settings.dump(inference)},
+        )
