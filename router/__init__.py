@@ -1,0 +1,1 @@
+"""The router: OpenAI and native surfaces in, tickets and worker streams out."""

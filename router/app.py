@@ -1,0 +1,66 @@
+"""The wiring of the router."""
+
+import asyncio
+
+import grpc.aio
+
+from common.bus import connect_bus
+from common.lifecycle import grpc_server
+from router.dispatching import Dispatcher
+from router.front import Front
+from router.models import Models
+from router.native_service import NativeService
+from router.openai_service import OpenAIService
+from router.settings import RouterSettings
+from router.tickets import Tickets
+from router.usage import UsageReporter
+from router.workers import Workers
+
+_USAGE_DRAIN_SECONDS = 5.0
+_REQUEST_MARGIN_BYTES = 1 << 20  # above it gRPC itself refuses, without the form clients expect
+
+
+async def main(settings: RouterSettings, stop: asyncio.Event) -> None:
+    """Serves until `stop` is set, then drains."""
+    async with (
+        connect_bus(settings.nats_url, "router") as bus,
+        Workers.open(settings.worker_keepalive_seconds) as workers,
+    ):
+        await bus.ensure_streams()
+        usage = UsageReporter(bus, settings.usage_pending)
+        models = Models(bus)
+        async with Tickets.open(bus.nc, models, settings) as tickets, asyncio.TaskGroup() as tasks:
+            eternal = [
+                tasks.create_task(usage.run(), name="publish usage"),
+                tasks.create_task(models.run(), name="watch models"),
+                tasks.create_task(_sweep(models, workers), name="close idle channels"),
+            ]
+            await models.ready.wait()
+            front = Front(Dispatcher(tickets, workers, models, usage, settings), usage, settings)
+
+            def register(server: grpc.aio.Server) -> None:
+                OpenAIService(front, models, settings).register(server)
+                NativeService(front, models).register(server)
+
+            async with grpc_server(
+                "router",
+                settings.listen,
+                register,
+                drain_seconds=settings.drain_seconds,
+                grace_seconds=settings.grace_seconds,
+                options=(
+                    ("grpc.max_receive_message_length", settings.request_bytes + _REQUEST_MARGIN_BYTES),
+                    ("grpc.max_send_message_length", -1),
+                ),
+            ):
+                await stop.wait()
+            await usage.drain(_USAGE_DRAIN_SECONDS)
+            for task in eternal:
+                task.cancel()
+
+
+async def _sweep(models: Models, workers: Workers) -> None:
+    while True:
+        await models.changed.wait()
+        models.changed.clear()
+        await workers.forget_all_but(models.table.addresses)

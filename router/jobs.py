@@ -1,0 +1,73 @@
+"""A job: one checked request, in the form that workers take, whichever surface it came through."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from uplion.dispatch.v1.run_pb2 import RunRequest
+from uplion.dispatch.v1.worker_state_pb2 import (
+    CAPABILITY_CHAT,
+    CAPABILITY_COMPLETION,
+    CAPABILITY_EMBEDDING,
+    Capability,
+)
+
+from common import names
+from common.errors import Reason, UplionError
+from common.identity import Identity
+
+
+class Operation(Enum):
+    """What a request asks for; the value is the word in usage events and metrics."""
+
+    CHAT = "chat"
+    COMPLETION = "completion"
+    EMBEDDING = "embedding"
+
+    @property
+    def capability(self) -> Capability.ValueType:
+        return _CAPABILITIES[self]
+
+
+_CAPABILITIES = {
+    Operation.CHAT: CAPABILITY_CHAT,
+    Operation.COMPLETION: CAPABILITY_COMPLETION,
+    Operation.EMBEDDING: CAPABILITY_EMBEDDING,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a worker is to do for a caller."""
+
+    identity: Identity
+    operation: Operation
+    model: str
+    run: RunRequest  # its ticket is unset; each attempt fills a copy
+    choices: int
+    estimated_tokens: int
+    lane: str = names.LANE_DEFAULT
+
+
+def check_model(model: str, identity: Identity) -> str:
+    """The model both the edge and we read from the request.
+
+    They differ where a body names `model` twice, or a native client's metadata says something else than its message:
+    limits and permissions were judged on the edge's reading, so anything else is refused.
+    """
+    if not model:
+        raise UplionError(Reason.INVALID_REQUEST, "You must provide a model.", param="model")
+    if model != identity.model:
+        raise UplionError(
+            Reason.INVALID_REQUEST,
+            "The model in the request differs from the one it was admitted for; name it exactly once.",
+            param="model",
+        )
+    return model
+
+
+def capped_output(asked: int | None, identity: Identity) -> int | None:
+    """Most output tokens: what was asked, within the caller's limit; None leaves it to context and model."""
+    cap = identity.max_output_tokens
+    if asked is None or cap is None:
+        return cap if asked is None else asked
+    return min(asked, cap)

@@ -1,0 +1,166 @@
+"""The routing table: which models exist, which workers serve them. Watched in KV, swapped whole, read without locks."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Protocol
+
+import msgspec
+from google.protobuf.message import DecodeError
+from uplion.dispatch.v1.worker_state_pb2 import CAPABILITY_RESUME, WorkerState
+
+from common import manifest, names
+from common.bus import WORKER_TTL_SECONDS, Change
+from common.errors import Reason, UplionError
+from router.jobs import Operation
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One model as requests see it."""
+
+    name: str
+    created: int  # unix seconds
+    revision: int
+    workers: int = 0  # that take work now
+    context_tokens: int = 0  # 0: no worker has said so
+    capabilities: frozenset[int] = frozenset()  # that some worker has
+    can_resume: bool = False  # all workers can go on after another one's tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Everything at one moment; never changed, only replaced."""
+
+    routes: MappingProxyType[str, Route] = field(default_factory=lambda: MappingProxyType({}))
+    addresses: frozenset[str] = frozenset()  # of all workers, draining ones included
+
+    def route(self, model: str) -> Route:
+        found = self.routes.get(model)
+        if found is None:
+            raise UplionError(
+                Reason.MODEL_NOT_FOUND,
+                f"The model '{model[:200]}' does not exist or you do not have access to it.",
+                param="model",
+            )
+        return found
+
+
+class Watching(Protocol):
+    """What the table needs of the bus."""
+
+    def watch(self, bucket: str, *, ttl_seconds: float | None = None) -> AsyncIterator[Change | None]:
+        """Every entry, then None, then every change."""
+
+
+class Models:
+    """Keeps `table` current. `run` is its task; `ready` is set once both buckets were read to their end."""
+
+    def __init__(self, bus: Watching) -> None:
+        self._bus = bus
+        self._models: dict[str, tuple[manifest.AIModel, int, int]] = {}  # by key: manifest, created, revision
+        self._workers: dict[str, WorkerState] = {}  # by key
+        self._synced: set[str] = set()
+        self.table = Table()
+        self.ready = asyncio.Event()
+        self.changed = asyncio.Event()  # set at every swap; who waits on it clears it
+
+    async def run(self) -> None:
+        """Watches for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch_models(), name="watch models")
+            tasks.create_task(self._watch_workers(), name="watch workers")
+
+    async def _watch_models(self) -> None:
+        async for change in self._bus.watch(names.KV_MODELS):
+            if change is None:
+                self._sync(names.KV_MODELS)
+            else:
+                self._on_model(change)
+
+    async def _watch_workers(self) -> None:
+        async for change in self._bus.watch(names.KV_WORKERS, ttl_seconds=WORKER_TTL_SECONDS):
+            if change is None:
+                self._sync(names.KV_WORKERS)
+            else:
+                self._on_worker(change)
+
+    def _sync(self, bucket: str) -> None:
+        self._synced.add(bucket)
+        if len(self._synced) == 2:
+            self._swap()
+            self.ready.set()
+
+    def _on_model(self, change: Change) -> None:
+        if change.value is None:
+            self._models.pop(change.key, None)
+        else:
+            try:
+                model = manifest.from_json(change.value)
+            except (msgspec.MsgspecError, ValueError) as problem:
+                logger.error("manifest in KV is not valid", extra={"key": change.key, "problem": str(problem)})
+                return
+            known = self._models.get(change.key)
+            created = known[1] if known else int(time.time())
+            self._models[change.key] = (model, created, change.revision)
+        self._swap()
+
+    def _on_worker(self, change: Change) -> None:
+        before = self._workers.get(change.key)
+        if change.value is None:
+            self._workers.pop(change.key, None)
+            self._swap()
+            return
+        try:
+            state = WorkerState.FromString(change.value)
+        except DecodeError:
+            logger.error("worker state in KV is not valid", extra={"key": change.key})
+            return
+        self._workers[change.key] = state
+        if before is None or _routing(before) != _routing(state):  # renewals change nothing
+            self._swap()
+
+    def _swap(self) -> None:
+        if len(self._synced) < 2:
+            return
+        by_model: dict[str, list[WorkerState]] = {}
+        for state in self._workers.values():
+            if not state.draining:
+                by_model.setdefault(state.model, []).append(state)
+        routes = {
+            model.name: _route(model.name, created, revision, by_model.get(model.name, []))
+            for model, created, revision in self._models.values()
+        }
+        addresses = frozenset(state.address for state in self._workers.values())
+        self.table = Table(MappingProxyType(routes), addresses)
+        self.changed.set()
+
+    def route(self, model: str, operation: Operation) -> Route:
+        """The route of a model that can do the operation, as far as its workers say; raises otherwise."""
+        route = self.table.route(model)
+        if route.capabilities and operation.capability not in route.capabilities:
+            raise UplionError(
+                Reason.INVALID_REQUEST, f"The model '{model}' does not support {operation.value}s.", param="model"
+            )
+        return route
+
+
+def _routing(state: WorkerState) -> tuple[object, ...]:
+    return (state.address, state.model, state.draining, state.context_tokens, tuple(state.capabilities))
+
+
+def _route(name: str, created: int, revision: int, workers: list[WorkerState]) -> Route:
+    return Route(
+        name=name,
+        created=created,
+        revision=revision,
+        workers=len(workers),
+        context_tokens=min((state.context_tokens for state in workers if state.context_tokens), default=0),
+        capabilities=frozenset(capability for state in workers for capability in state.capabilities),
+        can_resume=bool(workers) and all(CAPABILITY_RESUME in state.capabilities for state in workers),
+    )

@@ -1,0 +1,111 @@
+"""The record of one request: what happened to it and when, for its log line, its metrics and its usage event."""
+
+import time
+
+from uplion.billing.v1 import usage_event_pb2 as billing
+from uplion.inference.v1.sampling_pb2 import FinishReason, TokenUsage
+
+from common import names
+from common.errors import Reason, UplionError
+from common.identity import Identity
+from router.jobs import Operation
+
+_STATUSES = {
+    Reason.CANCELLED: billing.ATTEMPT_STATUS_CANCELLED,
+    Reason.DEADLINE_EXCEEDED: billing.ATTEMPT_STATUS_TIMED_OUT,
+    Reason.WORKER_LOST: billing.ATTEMPT_STATUS_WORKER_LOST,
+    Reason.INTERNAL: billing.ATTEMPT_STATUS_FAILED,
+    Reason.UPSTREAM_FAILED: billing.ATTEMPT_STATUS_FAILED,
+}
+
+
+class Record:
+    """Written to by whoever carries the request, read once at its end. Times are monotonic seconds."""
+
+    __slots__ = (
+        "attempt",
+        "begun_at",
+        "delivered_tokens",
+        "finish_reason",
+        "first_token_at",
+        "identity",
+        "input_tokens",
+        "lane",
+        "model",
+        "offered_at",
+        "operation",
+        "owed",
+        "published_at",
+        "stream",
+        "surface",
+        "ticket_time_ns",
+        "usage",
+        "worker_id",
+    )
+
+    def __init__(self, identity: Identity, operation: Operation, surface: str) -> None:
+        self.identity = identity
+        self.operation = operation
+        self.surface = surface  # "openai" or "native"
+        self.stream = False
+        self.model = ""  # a model that exists: safe as a metric label; empty until the table knew it
+        self.lane = names.LANE_DEFAULT
+        self.attempt = 1
+        self.owed = bool(identity.reservation)  # the current attempt's usage event is the router's to publish
+        self.begun_at = time.monotonic()
+        self.published_at: float | None = None
+        self.offered_at: float | None = None
+        self.first_token_at: float | None = None
+        self.ticket_time_ns: int | None = None  # unix, of the current attempt's ticket
+        self.worker_id = ""
+        self.input_tokens = 0
+        self.delivered_tokens = 0  # by the current attempt
+        self.usage: TokenUsage | None = None  # of the whole request, once it is complete
+        self.finish_reason: FinishReason.ValueType = 0  # type: ignore[assignment]  # unspecified
+
+    def next_attempt(self) -> None:
+        """The attempt is over and accounted for; what follows is another one."""
+        self.attempt += 1
+        self.owed = bool(self.identity.reservation)
+        self.published_at = self.offered_at = self.ticket_time_ns = None
+        self.delivered_tokens = 0
+        self.worker_id = ""
+
+    def usage_event(self, error: UplionError | None, *, last: bool) -> billing.UsageEvent:
+        """The current attempt as the meter sees it, where no worker can tell.
+
+        A lost worker's attempt counts what the client was given of it. Its prompt is counted once: by the attempt that
+        completes, or here when none follows.
+        """
+        identity = self.identity
+        now = time.monotonic()
+        started = self.begun_at if self.published_at is None else self.published_at
+        event = billing.UsageEvent(
+            request_id=identity.request_id,
+            attempt=self.attempt,
+            account=identity.account,
+            key=identity.key,
+            model=identity.model,
+            lane=self.lane,
+            tier=identity.tier,
+            reservation=identity.reservation,
+            operation=self.operation.value,
+            last=last,
+        )
+        event.end_time.GetCurrentTime()
+        event.duration.FromNanoseconds(int((now - started) * 1e9))
+        if self.ticket_time_ns is not None:
+            event.ticket_time.FromNanoseconds(self.ticket_time_ns)
+        if self.offered_at is not None and self.published_at is not None:
+            event.queue_duration.FromNanoseconds(int((self.offered_at - self.published_at) * 1e9))
+        if self.delivered_tokens:
+            event.model_served = self.model
+            event.usage.output_tokens = self.delivered_tokens
+            if last:
+                event.usage.input_tokens = self.input_tokens
+        if error is None:
+            event.status = billing.ATTEMPT_STATUS_COMPLETED
+        else:
+            event.error_reason = error.reason.name
+            event.status = _STATUSES.get(error.reason, billing.ATTEMPT_STATUS_REFUSED)
+        return event

@@ -1,0 +1,44 @@
+"""What can be set on the router."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from common.settings import setting
+
+
+@dataclass(frozen=True, slots=True)
+class RouterSettings:
+    """Limits and addresses of one router."""
+
+    PREFIX: ClassVar[str] = "ROUTER"
+
+    nats_url: str = setting(doc="NATS with JetStream, credentials in the URL", env="NATS_URL", secret=True)
+    listen: str = setting("127.0.0.1:0", doc="host:port of the gRPC server; port 0 takes a free one")
+    request_bytes: int = setting(
+        4 << 20, doc="bytes of a request body; larger ones are refused (the edge refuses first)"
+    )
+    queue_seconds: float = setting(60.0, doc="seconds a request may wait for a free slot; then 503 overloaded")
+    model_loading_seconds: float = setting(
+        30.0, doc="seconds a request waits while its model has no worker at all; then 503 model_loading"
+    )
+    deadline_seconds: float = setting(600.0, doc="seconds for a whole request where its limits name none; then 504")
+    publish_seconds: float = setting(0.9, doc="seconds for JetStream to take a ticket; then 503, retry after 1 s")
+    worker_idle_seconds: float = setting(
+        120.0, doc="seconds without any event from a running worker before it counts as lost (a long prefill is silent)"
+    )
+    worker_keepalive_seconds: float = setting(
+        5.0, doc="seconds between HTTP/2 pings to a worker that runs something; a hung one is lost after two of them"
+    )
+    stream_keepalive_seconds: float = setting(
+        5.0,
+        doc="seconds of silence before a stream's reader gets a comment line; errors before it keep their HTTP status",
+    )
+    attempts: int = setting(3, doc="workers tried for one request before it fails with 502")
+    pending_bytes: int = setting(
+        1 << 18, doc="bytes of answer held for a reader slower than the engine; beyond it the engine is held back"
+    )
+    usage_pending: int = setting(
+        100_000, doc="usage events held while JetStream is away; beyond it the oldest are lost, loudly"
+    )
+    drain_seconds: float = setting(0.5, doc="seconds between NOT_SERVING and refusing new calls")
+    grace_seconds: float = setting(30.0, doc="seconds running calls get to finish when the router stops")

@@ -1,0 +1,246 @@
+"""Tickets out, offers in: how a request finds a worker with a free slot.
+
+One NATS subscription serves the whole router. A ticket's JetStream acknowledgement and the offers for it arrive on
+subjects under it, so waiting for both at once costs one future and one timer, and no task.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from itertools import count
+
+import nats.errors
+from google.protobuf.message import DecodeError
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js import api
+from uplion.dispatch.v1.ticket_pb2 import Caller, Offer, Ticket
+
+from common import names, telemetry
+from common.errors import Reason, UplionError
+from router.jobs import Job
+from router.models import Models
+from router.records import Record
+from router.settings import RouterSettings
+
+logger = logging.getLogger(__name__)
+
+_BROKER_RETRY_SECONDS = 1.0
+_LOADING_RETRY_SECONDS = 5.0
+_OVERLOAD_RETRY_SECONDS = 2.0
+_ACK = "ack"
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The offer a router took; the worker expects a Run on `address` within two seconds."""
+
+    ticket: Ticket
+    worker_id: str
+    address: str
+    refusal_subject: str
+
+
+class _Waiting:
+    """One published ticket that nobody has taken yet. Times are the loop's."""
+
+    __slots__ = (
+        "accepted",
+        "acknowledged",
+        "deadline",
+        "loading_until",
+        "publish_until",
+        "queue_until",
+        "sequence",
+        "ticket",
+        "timer",
+    )
+
+    def __init__(self, ticket: Ticket, now: float, deadline: float, settings: RouterSettings) -> None:
+        self.ticket = ticket
+        self.accepted: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
+        self.acknowledged = False
+        self.sequence = 0  # in TASKS, once acknowledged
+        self.deadline = deadline
+        self.publish_until = now + settings.publish_seconds
+        self.loading_until = now + settings.model_loading_seconds
+        self.queue_until = now + settings.queue_seconds
+        self.timer: asyncio.TimerHandle | None = None
+
+    def fail(self, error: UplionError) -> None:
+        if not self.accepted.done():
+            self.accepted.set_exception(error)
+
+
+class Tickets:
+    """Publishes tickets and hands out the first offer for each. Made by `open`."""
+
+    def __init__(self, client: Client, models: Models, settings: RouterSettings) -> None:
+        self._client = client
+        self._models = models
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._prefix = f"offers.{client.new_inbox().rpartition('.')[2]}"
+        self._numbers = count(1)
+        self._waiting: dict[str, _Waiting] = {}
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, client: Client, models: Models, settings: RouterSettings) -> AsyncIterator["Tickets"]:
+        """Takes offers while the block runs."""
+        tickets = cls(client, models, settings)
+        subscription = await client.subscribe(
+            f"{tickets._prefix}.>", cb=tickets._arrived, pending_msgs_limit=-1, pending_bytes_limit=-1
+        )
+        try:
+            yield tickets
+        finally:
+            with suppress(nats.errors.Error):
+                await subscription.unsubscribe()
+
+    async def offer(self, job: Job, record: Record, deadline: float) -> Accepted:
+        """Publishes the ticket of the record's attempt and waits for its first offer.
+
+        Raises UNAVAILABLE within a second when JetStream does not take the ticket, MODEL_LOADING or OVERLOADED when no
+        worker takes it in time, DEADLINE_EXCEEDED at `deadline` (the loop's clock). Cancelled or failed, the ticket is
+        taken back: whoever still offers for it is refused.
+        """
+        number = str(next(self._numbers))
+        now = self._loop.time()
+        ticket = _ticket(job, record.attempt, deadline - now, f"{self._prefix}.{number}")
+        waiting = _Waiting(ticket, now, deadline, self._settings)
+        self._waiting[number] = waiting
+        record.published_at = time.monotonic()
+        record.ticket_time_ns = ticket.publish_time.ToNanoseconds()
+        waiting.timer = self._loop.call_at(waiting.publish_until, self._look, waiting)
+        try:
+            await self._publish(ticket, number)
+            accepted = await waiting.accepted
+        except BaseException:
+            await self._take_back(waiting)
+            raise
+        finally:
+            waiting.timer.cancel()
+            del self._waiting[number]
+        record.offered_at = time.monotonic()
+        record.worker_id = accepted.worker_id
+        return accepted
+
+    async def _publish(self, ticket: Ticket, number: str) -> None:
+        if not self._client.is_connected:  # nats-py would buffer it, and the caller would wait for nothing
+            raise _broker_away()
+        headers = telemetry.outgoing()
+        headers[api.Header.MSG_ID] = names.attempt_id(ticket.request_id, ticket.attempt)
+        headers[api.Header.EXPECTED_STREAM] = names.STREAM_TASKS
+        try:
+            await self._client.publish(
+                names.task_subject(ticket.model, ticket.lane),
+                ticket.SerializeToString(),
+                reply=f"{self._prefix}.{number}.{_ACK}",
+                headers=headers,
+            )
+        except (nats.errors.Error, ConnectionError) as problem:
+            raise _broker_away() from problem
+
+    async def _take_back(self, waiting: _Waiting) -> None:
+        """Refuses an offer that nobody will use any more; else removes the ticket, so that no backlog counts it."""
+        if not self._client.is_connected:
+            return
+        accepted = waiting.accepted
+        with suppress(nats.errors.Error, ConnectionError):
+            if accepted.done() and not accepted.cancelled() and accepted.exception() is None:
+                if subject := accepted.result().refusal_subject:
+                    await self._client.publish(subject, b"")
+            elif waiting.sequence:
+                request = json.dumps({"seq": waiting.sequence, "no_erase": True}).encode()
+                await self._client.publish(f"$JS.API.STREAM.MSG.DELETE.{names.STREAM_TASKS}", request)
+
+    def _look(self, waiting: _Waiting) -> None:
+        """The timer: fails what waited too long, or sets itself to the next moment that matters."""
+        now = self._loop.time()
+        served = self._serving(waiting.ticket.model)
+        if not waiting.acknowledged and now >= waiting.publish_until:
+            waiting.fail(_broker_away())
+        elif now >= waiting.deadline:
+            waiting.fail(UplionError(Reason.DEADLINE_EXCEEDED, "The request's time ran out while it was queued."))
+        elif not served and now >= min(waiting.loading_until, waiting.queue_until):
+            message = f"The model '{waiting.ticket.model}' has no running worker yet."
+            waiting.fail(UplionError(Reason.MODEL_LOADING, message, retry_after_seconds=_LOADING_RETRY_SECONDS))
+        elif now >= waiting.queue_until:
+            message = "Every worker of this model is busy."
+            waiting.fail(UplionError(Reason.OVERLOADED, message, retry_after_seconds=_OVERLOAD_RETRY_SECONDS))
+        else:
+            moments = (waiting.loading_until, waiting.queue_until, waiting.deadline)
+            waiting.timer = self._loop.call_at(min(at for at in moments if at > now), self._look, waiting)
+
+    def _serving(self, model: str) -> bool:
+        route = self._models.table.routes.get(model)
+        return route is not None and route.workers > 0
+
+    async def _arrived(self, message: Msg) -> None:
+        try:
+            number, _, rest = message.subject[len(self._prefix) + 1 :].partition(".")
+            waiting = self._waiting.get(number)
+            if rest == _ACK:
+                if waiting is not None:
+                    self._acknowledge(waiting, message)
+            elif not self._accept(waiting, message) and message.reply:
+                await self._client.publish(message.reply, b"")
+        except (nats.errors.Error, ConnectionError) as problem:
+            logger.warning("an offer could not be refused", extra={"problem": repr(problem)})
+        except Exception:  # a message-consumer boundary: one bad message must not end the subscription
+            logger.exception("a message could not be handled")
+
+    def _acknowledge(self, waiting: _Waiting, message: Msg) -> None:
+        try:
+            answer = json.loads(message.data) if message.data else {}
+            waiting.sequence = answer["seq"]
+        except (ValueError, KeyError, TypeError):
+            logger.error("JetStream refused a ticket", extra={"answer": message.data[:300].decode("utf-8", "replace")})
+            waiting.fail(_broker_away())
+            return
+        waiting.acknowledged = True
+        if answer.get("duplicate"):  # this id was queued before, with another reply subject: no offer will reach us
+            waiting.sequence = 0
+            waiting.fail(UplionError(Reason.ALREADY_EXISTS, "A request with this id is already running."))
+
+    def _accept(self, waiting: _Waiting | None, message: Msg) -> bool:
+        try:
+            offer = Offer.FromString(message.data)
+        except DecodeError:
+            logger.error("an offer is not valid")
+            return False
+        if waiting is None or waiting.accepted.done():
+            return False
+        ticket = waiting.ticket
+        if offer.request_id != ticket.request_id or offer.attempt != ticket.attempt:
+            return False
+        waiting.accepted.set_result(Accepted(ticket, offer.worker_id, offer.address, message.reply))
+        return True
+
+
+def _broker_away() -> UplionError:
+    return UplionError(
+        Reason.UNAVAILABLE, "Requests cannot be queued right now.", retry_after_seconds=_BROKER_RETRY_SECONDS
+    )
+
+
+def _ticket(job: Job, attempt: int, seconds: float, reply_subject: str) -> Ticket:
+    identity = job.identity
+    ticket = Ticket(
+        request_id=identity.request_id,
+        attempt=attempt,
+        caller=Caller(account=identity.account, key=identity.key, reservation=identity.reservation, tier=identity.tier),
+        model=job.model,
+        lane=job.lane,
+        estimated_tokens=job.estimated_tokens,
+        reply_subject=reply_subject,
+    )
+    now = time.time_ns()
+    ticket.publish_time.FromNanoseconds(now)
+    ticket.deadline.FromNanoseconds(now + int(seconds * 1e9))
+    return ticket

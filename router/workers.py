@@ -1,0 +1,76 @@
+"""Channels to workers: one for each address, opened at its first offer, closed when the worker is gone and idle."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+import grpc.aio
+from uplion.dispatch.v1.run_pb2 import RunEvent, RunRequest
+from uplion.dispatch.v1.worker_service_pb2_grpc import WorkerServiceStub
+
+logger = logging.getLogger(__name__)
+
+if TYPE_CHECKING:  # exists in the stubs only
+    from uplion.dispatch.v1.worker_service_pb2_grpc import WorkerServiceAsyncStub
+
+RunCall: TypeAlias = "grpc.aio.UnaryStreamCall[RunRequest, RunEvent]"  # generic in the stubs only
+
+
+@dataclass(slots=True)
+class _Line:
+    channel: grpc.aio.Channel
+    stub: "WorkerServiceAsyncStub"
+    running: int = field(default=0)
+
+
+class Workers:
+    """Every worker this router talks to. Made by `open`."""
+
+    def __init__(self, keepalive_seconds: float) -> None:
+        milliseconds = int(keepalive_seconds * 1000)
+        self._lines: dict[str, _Line] = {}
+        self._options = (
+            ("grpc.keepalive_time_ms", milliseconds),
+            ("grpc.keepalive_timeout_ms", milliseconds),
+            ("grpc.keepalive_permit_without_calls", 0),
+            ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 1000),
+            ("grpc.enable_retries", 0),  # a run is retried as a new attempt, never blindly
+            ("grpc.use_local_subchannel_pool", 1),
+        )
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, keepalive_seconds: float) -> AsyncIterator["Workers"]:
+        """Closes every channel when the block is left; what still runs on one is cut."""
+        workers = cls(keepalive_seconds)
+        try:
+            yield workers
+        finally:
+            for line in workers._lines.values():
+                await line.channel.close()
+
+    def run(self, address: str, request: RunRequest, timeout_seconds: float, metadata: dict[str, str]) -> RunCall:
+        """Starts a run on a worker; `done` must follow."""
+        line = self._lines.get(address)
+        if line is None:
+            channel = grpc.aio.insecure_channel(address, options=self._options)
+            line = self._lines[address] = _Line(channel, WorkerServiceStub(channel))
+        line.running += 1
+        return line.stub.Run(request, timeout=timeout_seconds, metadata=tuple(metadata.items()))
+
+    def done(self, address: str) -> None:
+        """One run on the address has ended."""
+        self._lines[address].running -= 1
+
+    async def forget_all_but(self, addresses: frozenset[str]) -> None:
+        """Closes idle channels to workers that are gone; the next call takes those that are busy now."""
+        for address in [
+            address for address, line in self._lines.items() if address not in addresses and not line.running
+        ]:
+            await self._lines.pop(address).channel.close()
