@@ -36,3 +36,24 @@ VLLM_SUCCESS = Counter("vllm:request_success", "Requests that ended well", [*_VL
 VLLM_FIRST_TOKEN = Histogram("vllm:time_to_first_token_seconds", "Until the first token", _VLLM, buckets=_SECONDS)
 VLLM_LATENCY = Histogram("vllm:e2e_request_latency_seconds", "From the ticket to the end", _VLLM, buckets=_SECONDS)
 VLLM_QUEUE_TIME = Histogram("vllm:request_queue_time_seconds", "From the ticket to the engine", _VLLM, buckets=_SECONDS)
+
+# --- router -------------------------------------------------------------------------------------------
+_OPERATION_MODEL = ["gen_ai_operation_name", "gen_ai_request_model"]
+ROUTER_REQUESTS = Counter(
+    "uplion_router_requests", "Requests by how they ended", ["surface", "operation", "model", "status"]
+)
+ROUTER_DURATION = Histogram(
+    "gen_ai_server_request_duration_seconds", "Whole requests", _OPERATION_MODEL, buckets=_SECONDS
+)
+ROUTER_FIRST_TOKEN = Histogram(
+    "gen_ai_server_time_to_first_token_seconds",
+    "From a request's arrival to its first token",
+    _OPERATION_MODEL,
+    buckets=_SECONDS,
+)
+ROUTER_QUEUE = Histogram(
+    "uplion_router_queue_seconds", "From a ticket to the offer that was taken", ["model"], buckets=_SECONDS
+)
+ROUTER_IN_FLIGHT = Gauge("uplion_router_requests_in_flight", "Requests that have not ended")
+ROUTER_ATTEMPTS_LOST = Counter("uplion_router_attempts_lost", "Attempts whose worker vanished or gave up", ["model"])
+ROUTER_USAGE_LOST = Counter("uplion_router_usage_events_lost", "Usage events dropped while JetStream was away")
