@@ -1,0 +1,151 @@
+"""What is known of models: manifests, what fleet says of them, workers and queues; all of it lies in JetStream."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+import nats.errors
+import nats.js.errors
+from google.protobuf.message import DecodeError
+from nats.js.kv import KeyValue
+from uplion.dispatch.v1.worker_state_pb2 import WorkerState
+
+from common import names
+from common.bus import Bus
+from common.errors import Reason, UplionError
+from common.manifest import AIModel
+
+logger = logging.getLogger(__name__)
+
+_SNAPSHOT_SECONDS = 5.0
+_RETRY_SECONDS = 1.0
+_APPLY_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A model as it lies in the bucket."""
+
+    manifest: bytes  # JSON
+    revision: int
+    update_time: datetime | None
+
+
+class Catalog:
+    """Reads and writes the buckets; holds no state, so it is never older than they are."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    async def apply(self, model: AIModel) -> Applied:
+        """Writes the manifest unless it is there already. The queue exists before anybody can learn of the model."""
+        async with _translated():
+            await self._bus.ensure_task_consumer(model.name)
+            bucket = await self._bus.js.key_value(names.KV_MODELS)
+            key, value = names.token(model.name), model.to_json()
+            for _ in range(_APPLY_TRIES):
+                try:
+                    found = await bucket.get(key)
+                    last = found.revision or 0
+                    if found.value != value:
+                        await bucket.update(key, value, last=last)
+                except nats.js.errors.KeyDeletedError as deleted:
+                    await _create(bucket, key, value, deleted)
+                except nats.js.errors.KeyNotFoundError:
+                    await _create(bucket, key, value, None)
+                except nats.js.errors.KeyWrongLastSequenceError:
+                    continue  # somebody else was faster: look again
+                for name, applied in (await self._applied(key)).items():
+                    if name == key:
+                        return applied
+        raise UplionError(Reason.UNAVAILABLE, "The model changes too often; try again.")
+
+    async def delete(self, name: str) -> None:
+        """Removes the manifest; NOT_FOUND when there is none. The queue stays: what is in it still ends in order."""
+        async with _translated():
+            bucket = await self._bus.js.key_value(names.KV_MODELS)
+            key = names.token(name)
+            try:
+                await bucket.get(key)
+            except nats.js.errors.KeyNotFoundError:
+                raise UplionError(Reason.NOT_FOUND, f"There is no model {name!r}.", param="name") from None
+            await bucket.delete(key)
+
+    async def models(self) -> dict[str, Applied]:
+        """Every model's manifest, by the model's token."""
+        async with _translated():
+            return await self._applied(">")
+
+    async def verdicts(self) -> dict[str, bytes]:
+        """What fleet says of models, by the model's token."""
+        async with _translated():
+            return {entry.key: entry.value or b"" for entry in await self._snapshot(names.KV_FLEET)}
+
+    async def workers(self) -> dict[str, list[WorkerState]]:
+        """The living workers of each model, by the model's name."""
+        result: dict[str, list[WorkerState]] = {}
+        async with _translated():
+            for entry in await self._snapshot(names.KV_WORKERS):
+                try:
+                    worker = WorkerState.FromString(entry.value or b"")
+                except DecodeError:
+                    logger.warning("worker state cannot be read", extra={"worker": entry.key})
+                    continue
+                result.setdefault(worker.model, []).append(worker)
+        return result
+
+    async def queued(self) -> dict[str, int]:
+        """Tickets that no worker has taken, by consumer."""
+        result: dict[str, int] = {}
+        async with _translated():
+            while page := await self._bus.js.consumers_info(names.STREAM_TASKS, offset=len(result)):
+                before = len(result)
+                result.update({info.name: info.num_pending or 0 for info in page})
+                if len(result) == before:
+                    break
+        return result
+
+    async def _applied(self, keys: str) -> dict[str, Applied]:
+        return {
+            entry.key: Applied(entry.value or b"", entry.revision or 0, _moment(entry.created))
+            for entry in await self._snapshot(names.KV_MODELS, keys)
+        }
+
+    async def _snapshot(self, bucket: str, keys: str = ">") -> list[KeyValue.Entry]:
+        """All that a bucket holds now. One short-lived consumer instead of a round trip for each key."""
+        entries: list[KeyValue.Entry] = []
+        async with asyncio.timeout(_SNAPSHOT_SECONDS):
+            watcher = await (await self._bus.js.key_value(bucket)).watch(keys, ignore_deletes=True)
+            try:
+                while True:
+                    entry = await watcher.updates(timeout=_SNAPSHOT_SECONDS)  # type: ignore[no-untyped-call]
+                    if entry is None:
+                        break
+                    entries.append(entry)
+            finally:
+                await watcher.stop()  # type: ignore[no-untyped-call]
+        return entries
+
+
+async def _create(bucket: KeyValue, key: str, value: bytes, deleted: nats.js.errors.KeyDeletedError | None) -> None:
+    last = (deleted.entry.revision or 0) if deleted else 0
+    await bucket.update(key, value, last=last)
+
+
+def _moment(created: object) -> datetime | None:
+    return created if isinstance(created, datetime) else None
+
+
+@asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
+    """A broker that is away becomes UNAVAILABLE, which clients retry."""
+    try:
+        yield
+    except (nats.errors.Error, TimeoutError) as problem:
+        logger.warning("broker is away", extra={"problem": repr(problem)})
+        raise UplionError(
+            Reason.UNAVAILABLE, "The message broker is not available; try again.", retry_after_seconds=_RETRY_SECONDS
+        ) from problem

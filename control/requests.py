@@ -1,0 +1,119 @@
+"""What every admin request has in common: a caller, fields to check, pages to turn."""
+
+import binascii
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import grpc.aio
+from uplion.control.v1.account_pb2 import Limits
+
+from common.errors import Reason, UplionError
+from common.identity import Identity
+
+_PAGE_DEFAULT = 100
+_PAGE_MOST = 1000
+_INTEGER_MOST = (1 << 31) - 1
+_BIGINT_MOST = (1 << 63) - 1
+_REQUEST_ID_CHARACTERS = 100
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def caller(context: "grpc.aio.ServicerContext[Any, Any]") -> Identity:
+    """Who calls; PERMISSION_DENIED when the call did not pass the gateway, where authz asks for the scope."""
+    return Identity.from_metadata((name, value) for name, value in context.invocation_metadata() or ())
+
+
+def invalid(param: str, message: str) -> UplionError:
+    """The request is wrong in this field."""
+    return UplionError(Reason.INVALID_REQUEST, f"{param}: {message}", param=param)
+
+
+def text(param: str, value: str, *, least: int = 0, most: int) -> str:
+    """A text for people, or an id: of that length, without control characters."""
+    if not least <= len(value) <= most:
+        wanted = f"{least} to {most}" if least else f"at most {most}"
+        raise invalid(param, f"must have {wanted} characters, has {len(value)}")
+    if any(character < " " or character == "\x7f" for character in value):
+        raise invalid(param, "must not hold control characters")
+    return value
+
+
+def request_id(value: str) -> str | None:
+    """The idempotency key; None when the caller asks for no promise."""
+    return text("request_id", value, most=_REQUEST_ID_CHARACTERS) or None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedLimits:
+    """Limits as the database has them; None: the level above decides, or there is no budget."""
+
+    requests_per_minute: int | None
+    token_budget: int | None
+
+
+def limits(value: Limits) -> CheckedLimits:
+    """Limits that fit the database."""
+    requests = value.requests_per_minute if value.HasField("requests_per_minute") else None
+    tokens = value.token_budget if value.HasField("token_budget") else None
+    if requests is not None and requests > _INTEGER_MOST:
+        raise invalid("limits.requests_per_minute", f"must be at most {_INTEGER_MOST}")
+    if tokens is not None and tokens > _BIGINT_MOST:
+        raise invalid("limits.token_budget", f"must be at most {_BIGINT_MOST}")
+    return CheckedLimits(requests, tokens)
+
+
+def page_size(value: int) -> int:
+    """How many to return; more than the most is cut, as AIP-158 has it."""
+    if value < 0:
+        raise invalid("page_size", "must not be negative")
+    return min(value, _PAGE_MOST) or _PAGE_DEFAULT
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a page of a list by age ended."""
+
+    create_time: datetime
+    id: str
+
+
+def read_position(token: str) -> Position | None:
+    """From a page token; None is the start."""
+    if not token:
+        return None
+    try:
+        microseconds, _, identifier = _decode_token(token).partition(" ")
+        return Position(_EPOCH + timedelta(microseconds=int(microseconds)), identifier)
+    except (ValueError, OverflowError):
+        raise invalid("page_token", "is not one that this list gave out") from None
+
+
+def write_position(create_time: datetime, identifier: str) -> str:
+    """The page token that continues after this one."""
+    microseconds = (create_time - _EPOCH) // timedelta(microseconds=1)
+    return encode_token(f"{microseconds} {identifier}")
+
+
+def read_name(token: str) -> str:
+    """From a page token of a list by name; empty is the start."""
+    try:
+        return _decode_token(token)
+    except ValueError:
+        raise invalid("page_token", "is not one that this list gave out") from None
+
+
+def encode_token(value: str) -> str:
+    """Opaque to clients, so that they do not build on what is inside."""
+    return urlsafe_b64encode(value.encode()).rstrip(b"=").decode()
+
+
+def _decode_token(token: str) -> str:
+    try:
+        value = urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
+    except binascii.Error as problem:
+        raise ValueError("not base64") from problem
+    if "\0" in value:
+        raise ValueError("not ours")
+    return value

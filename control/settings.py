@@ -1,0 +1,26 @@
+"""Settings of control."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from common.settings import setting
+
+
+@dataclass(frozen=True, slots=True)
+class ControlSettings:
+    """UPLION_CONTROL_*"""
+
+    PREFIX: ClassVar[str] = "CONTROL"
+    postgres_url: str = setting(doc="the platform's database", env="DATABASE_URL", secret=True)
+    nats_url: str = setting(doc="where models live and invalidations go", env="NATS_URL", secret=True)
+    pepper: str = setting(doc="turns a key's secret into its digest; authz has the same", secret=True)
+    pepper_id: str = setting("1", doc="which pepper that is; stored with each key, so that it can be replaced")
+    listen: str = setting("127.0.0.1:0", doc="host:port of the admin API; port 0 takes a free one")
+    key_environment: str = setting("live", doc="second part of new keys: 1 to 8 letters a-z")
+    bootstrap_file: Path | None = setting(
+        None, doc="where the first keys are written, once, readable by the owner only; unset: no first keys are made"
+    )
+    database_seconds: float = setting(60.0, doc="seconds to wait at start for the database")
+    drain_seconds: float = setting(0.0, doc="seconds between NOT_SERVING and refusing calls")
+    grace_seconds: float = setting(10.0, doc="seconds that running calls may take at the end")

@@ -1,0 +1,207 @@
+"""Postgres as control uses it: accounts and keys, written here; usage, read here."""
+
+# ruff: noqa: S608  # statements are put together from this module's constants; values travel as parameters
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from common.errors import Reason, UplionError
+from control.requests import CheckedLimits, Position
+
+if TYPE_CHECKING:
+    Record = asyncpg.Record
+    Pool = asyncpg.Pool[asyncpg.Record]
+    Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+
+logger = logging.getLogger(__name__)
+
+QUERY_SECONDS = 5.0
+_RETRY_SECONDS = 1.0
+# The database is away, full or ending: the same call may work later.
+_AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+)
+_ACCOUNT = "id, name, state, requests_per_minute, token_budget, create_time"
+_KEY = "id, account, name, state, scopes, requests_per_minute, token_budget, create_time, expire_time, last_four"
+
+
+@asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
+    """A database that is away becomes UNAVAILABLE, which clients retry."""
+    try:
+        yield
+    except _AWAY as problem:
+        logger.warning("database is away", extra={"problem": repr(problem)})
+        raise UplionError(
+            Reason.UNAVAILABLE, "The database is not available; try again.", retry_after_seconds=_RETRY_SECONDS
+        ) from problem
+
+
+class Store:
+    """Every query has a deadline; what the database refuses is raised as the error the client will read."""
+
+    def __init__(self, pool: "Pool") -> None:
+        self._pool = pool
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator["Connection"]:
+        async with _translated():
+            async with asyncio.timeout(2 * QUERY_SECONDS):  # waiting for a free connection included
+                async with self._pool.acquire(timeout=QUERY_SECONDS) as connection:
+                    yield connection
+
+    async def create_account(
+        self, identifier: str, name: str, limits: CheckedLimits, request_id: str | None
+    ) -> "Record":
+        """The new account; for a repeated request id, the one it made the first time."""
+        async with self._connection() as connection:
+            row = await connection.fetchrow(
+                "INSERT INTO accounts (id, name, requests_per_minute, token_budget, request_id)"
+                f" VALUES ($1, $2, $3, $4, $5) ON CONFLICT (request_id) DO NOTHING RETURNING {_ACCOUNT}",
+                identifier,
+                name,
+                limits.requests_per_minute,
+                limits.token_budget,
+                request_id,
+            )
+            if row is None:
+                row = await connection.fetchrow(f"SELECT {_ACCOUNT} FROM accounts WHERE request_id = $1", request_id)
+        assert row is not None
+        return row
+
+    async def list_accounts(self, count: int, after: Position | None) -> "list[Record]":
+        """Oldest first."""
+        async with self._connection() as connection:
+            return await connection.fetch(
+                f"SELECT {_ACCOUNT} FROM accounts WHERE $2::timestamptz IS NULL OR (create_time, id) > ($2, $3)"
+                " ORDER BY create_time, id LIMIT $1",
+                count,
+                after.create_time if after else None,
+                after.id if after else None,
+            )
+
+    async def update_account(self, identifier: str, state: str | None, limits: CheckedLimits | None) -> "Record":
+        """The changed account; NOT_FOUND when there is none."""
+        async with self._connection() as connection:
+            row = await connection.fetchrow(
+                "UPDATE accounts SET state = coalesce($2, state),"
+                " requests_per_minute = CASE WHEN $3 THEN $4 ELSE requests_per_minute END,"
+                " token_budget = CASE WHEN $3 THEN $5 ELSE token_budget END"
+                f" WHERE id = $1 RETURNING {_ACCOUNT}",
+                identifier,
+                state,
+                limits is not None,
+                limits.requests_per_minute if limits else None,
+                limits.token_budget if limits else None,
+            )
+        if row is None:
+            raise UplionError(Reason.NOT_FOUND, f"There is no account {identifier!r}.", param="id")
+        return row
+
+    async def create_key(
+        self,
+        *,
+        identifier: str,
+        account: str,
+        name: str,
+        scopes: list[str],
+        limits: CheckedLimits,
+        digest: bytes,
+        pepper_id: str,
+        last_four: str,
+        expire_time: datetime | None,
+        request_id: str | None,
+    ) -> "Record":
+        """The new key. ALREADY_EXISTS for a repeated request id, NOT_FOUND for an unknown account."""
+        try:
+            async with self._connection() as connection:
+                row = await connection.fetchrow(
+                    "INSERT INTO keys (id, account, name, scopes, requests_per_minute, token_budget, digest, pepper_id,"
+                    " last_four, expire_time, request_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+                    f" RETURNING {_KEY}",
+                    identifier,
+                    account,
+                    name,
+                    scopes,
+                    limits.requests_per_minute,
+                    limits.token_budget,
+                    digest,
+                    pepper_id,
+                    last_four,
+                    expire_time,
+                    request_id,
+                )
+        except asyncpg.ForeignKeyViolationError:
+            raise UplionError(Reason.NOT_FOUND, f"There is no account {account!r}.", param="account") from None
+        except asyncpg.UniqueViolationError:
+            raise UplionError(
+                Reason.ALREADY_EXISTS,
+                "A key was already made for this request_id, and a key is shown once: revoke it and ask with another.",
+                param="request_id",
+            ) from None
+        assert row is not None
+        return row
+
+    async def list_keys(self, account: str | None, count: int, after: Position | None) -> "list[Record]":
+        """Oldest first; of one account, or of all."""
+        async with self._connection() as connection:
+            return await connection.fetch(
+                f"SELECT {_KEY} FROM keys WHERE ($2::text IS NULL OR account = $2)"
+                " AND ($3::timestamptz IS NULL OR (create_time, id) > ($3, $4)) ORDER BY create_time, id LIMIT $1",
+                count,
+                account,
+                after.create_time if after else None,
+                after.id if after else None,
+            )
+
+    async def revoke_key(self, identifier: str) -> "Record":
+        """The revoked key; NOT_FOUND when there is none."""
+        async with self._connection() as connection:
+            row = await connection.fetchrow(
+                f"UPDATE keys SET state = 'revoked' WHERE id = $1 RETURNING {_KEY}", identifier
+            )
+        if row is None:
+            raise UplionError(Reason.NOT_FOUND, f"There is no key {identifier!r}.", param="id")
+        return row
+
+    async def usage(
+        self, group: str, account: str | None, start: datetime | None, end: datetime | None, count: int
+    ) -> "list[Record]":
+        """Sums of the hourly rollups by group and currency; `group` is one of this module's own expressions."""
+        async with self._connection() as connection:
+            return await connection.fetch(
+                f"SELECT {_GROUPS[group]} AS name, currency, sum(requests)::bigint AS requests,"
+                " sum(input_tokens)::bigint AS input_tokens, sum(cached_tokens)::bigint AS cached_tokens,"
+                " sum(output_tokens)::bigint AS output_tokens, sum(cost) AS cost FROM usage_hourly"
+                " WHERE ($1::text IS NULL OR account = $1) AND ($2::timestamptz IS NULL OR hour >= $2)"
+                f" AND ($3::timestamptz IS NULL OR hour < $3) GROUP BY 1, 2 ORDER BY {_ORDERS[group]}, 1, 2 LIMIT $4",
+                account,
+                start,
+                end,
+                count,
+            )
+
+
+# What rows are made from. Moments are UTC, in RFC 3339, and sort as text.
+_GROUPS = {
+    "all": "'all'",
+    "model": "model",
+    "key": "key",
+    "hour": """to_char(hour AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24":00:00Z"')""",
+    "day": """to_char(hour AT TIME ZONE 'UTC', 'YYYY-MM-DD"T00:00:00Z"')""",
+}
+_LARGEST = "sum(input_tokens + output_tokens) DESC, sum(requests) DESC"
+_ORDERS = {"all": _LARGEST, "model": _LARGEST, "key": _LARGEST, "hour": "1 DESC", "day": "1 DESC"}
