@@ -1,0 +1,119 @@
+"""A platform started as a user would, by `uplion up --json`, and what tests ask of it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import openai
+
+REPOSITORY = Path(__file__).parents[2]
+UPLION = str(Path(sys.executable).with_name("uplion"))
+DEMO = "uplion-demo"
+SYNTHETIC = "synthetic"
+_UP_SECONDS = 60.0
+
+
+@dataclass
+class Platform:
+    """A running `uplion up --json`."""
+
+    process: subprocess.Popen[str]
+    facts: dict[str, Any]
+    arguments: list[str] = field(default_factory=list)
+
+    @property
+    def state(self) -> Path:
+        return Path(self.facts["state_dir"])
+
+    @property
+    def root_url(self) -> str:
+        return str(self.facts["base_url"]).removesuffix("/v1")
+
+    def cli(self, *arguments: str) -> Any:
+        """Runs a command with --json against this instance; what it printed."""
+        done = subprocess.run(
+            [UPLION, *arguments, "--json", "--state", str(self.state)], capture_output=True, text=True, timeout=30
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    def client(self, **options: Any) -> openai.OpenAI:
+        """The official SDK, as its user makes it."""
+        chosen = {"base_url": self.facts["base_url"], "api_key": self.facts["api_key"], "timeout": 30, **options}
+        return openai.OpenAI(**chosen)
+
+    def async_client(self, **options: Any) -> openai.AsyncOpenAI:
+        chosen = {"base_url": self.facts["base_url"], "api_key": self.facts["api_key"], "timeout": 60, **options}
+        return openai.AsyncOpenAI(**chosen)
+
+    def end(self, number: int = signal.SIGTERM, seconds: float = 30.0) -> int:
+        """Signals the supervisor and waits for it; the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(seconds)
+
+
+Up = Callable[..., Platform]
+
+
+def up(*arguments: str) -> Platform:
+    process = subprocess.Popen(
+        [UPLION, "up", "--json", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/"
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    timer = time.monotonic() + _UP_SECONDS
+    line = process.stdout.readline()
+    if not line:
+        raise AssertionError(f"uplion up failed ({process.wait(10)}): {process.stderr.read()}")
+    assert time.monotonic() < timer
+    return Platform(process, json.loads(line), list(arguments))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def alive(pid: int) -> bool:
+    """Whether the process still runs; a zombie does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def processes_of(state: Path) -> list[int]:
+    """Every process that mentions the state folder in its arguments, environment or working folder."""
+    found = []
+    needle = os.fsencode(state)
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+                text += os.fsencode(os.readlink(entry / "cwd"))
+            except OSError:
+                continue
+            if needle in text and alive(int(entry.name)):
+                found.append(int(entry.name))
+    return found
+
+
+def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+    """Waits for the condition and returns what it gave."""
+    limit = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < limit, "the condition did not come true in time"
+        time.sleep(0.05)
