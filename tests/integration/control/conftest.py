@@ -1,0 +1,103 @@
+"""A running control service and the stubs to call it with."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncpg
+import grpc.aio
+import pytest
+
+import common.lifecycle
+from common.bus import Bus, connect_bus
+from common.errors import UplionError, from_rpc_error
+from common.names import HEADER_ACCOUNT, HEADER_KEY
+from control.app import main
+from control.settings import ControlSettings
+from uplion.control.v1.account_service_pb2_grpc import AccountServiceStub
+from uplion.control.v1.key_service_pb2_grpc import KeyServiceStub
+from uplion.control.v1.model_service_pb2_grpc import ModelServiceStub
+from uplion.control.v1.usage_service_pb2_grpc import UsageServiceStub
+
+PEPPER = "pepper of the tests"
+CALLER = ((HEADER_ACCOUNT, "default"), (HEADER_KEY, "0123456789ab"))
+_START_SECONDS = 20.0
+_CALL_SECONDS = 15.0
+
+
+@dataclass
+class Control:
+    """A control service under test."""
+
+    address: str
+    channel: grpc.aio.Channel
+    accounts: Any = field(init=False)
+    keys: Any = field(init=False)
+    models: Any = field(init=False)
+    usage: Any = field(init=False)
+
+    async def call(self, method: Any, request: Any, metadata: Any = CALLER) -> Any:
+        """Calls as the gateway would for an admin."""
+        return await method(request, metadata=metadata, timeout=_CALL_SECONDS)
+
+    async def refusal(self, method: Any, request: Any, metadata: Any = CALLER) -> UplionError:
+        """The error it answers with."""
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await self.call(method, request, metadata)
+        return from_rpc_error(caught.value)
+
+    def __post_init__(self) -> None:
+        self.accounts = AccountServiceStub(self.channel)
+        self.keys = KeyServiceStub(self.channel)
+        self.models = ModelServiceStub(self.channel)
+        self.usage = UsageServiceStub(self.channel)
+
+
+@asynccontextmanager
+async def run_control(settings: ControlSettings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Control]:
+    """The real service in this event loop; leaving stops it and fails when it failed."""
+    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(common.lifecycle, "announce_ready", lambda name, address="": ready.set_result(address))
+    stop = asyncio.Event()
+    service = asyncio.create_task(main(settings, stop))
+    try:
+        done, _ = await asyncio.wait({service, ready}, timeout=_START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        if service in done:
+            service.result()
+        async with grpc.aio.insecure_channel(ready.result()) as channel:
+            yield Control(ready.result(), channel)
+    finally:
+        stop.set()
+        await service
+
+
+@pytest.fixture
+def settings(postgres_database: str, nats_url: str) -> ControlSettings:
+    return ControlSettings(postgres_url=postgres_database, nats_url=nats_url, pepper=PEPPER, grace_seconds=1.0)
+
+
+@pytest.fixture
+async def control(settings: ControlSettings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Control]:
+    async with run_control(settings, monkeypatch) as running:
+        yield running
+
+
+@pytest.fixture
+def start_control(monkeypatch: pytest.MonkeyPatch) -> Callable[[ControlSettings], AbstractAsyncContextManager[Control]]:
+    """Runs control with settings of the test's own."""
+    return lambda settings: run_control(settings, monkeypatch)
+
+
+@pytest.fixture
+async def database(settings: ControlSettings) -> "AsyncIterator[asyncpg.Connection[asyncpg.Record]]":
+    connection = await asyncpg.connect(settings.postgres_url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def bus(nats_url: str) -> AsyncIterator[Bus]:
+    async with connect_bus(nats_url, "test") as connected:
+        yield connected

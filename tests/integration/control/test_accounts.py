@@ -1,0 +1,100 @@
+"""Accounts over the real admin API, and what holds for every method of it."""
+
+import asyncio
+import uuid
+
+import pytest
+
+from common import names
+from common.errors import Reason
+from uplion.control.v1 import account_pb2, key_pb2, model_pb2, usage_pb2
+from uplion.control.v1.account_pb2 import (
+    CreateAccountRequest,
+    Limits,
+    ListAccountsRequest,
+    ResourceState,
+    UpdateAccountRequest,
+)
+
+SERVICES = {"accounts": account_pb2, "keys": key_pb2, "models": model_pb2, "usage": usage_pb2}
+
+
+async def test_a_retried_creation_returns_the_first_account(control):
+    request = CreateAccountRequest(name="Team", request_id=str(uuid.uuid4()), limits=Limits(token_budget=5))
+    answers = await asyncio.gather(*(control.call(control.accounts.CreateAccount, request) for _ in range(5)))
+    assert len({answer.account.id for answer in answers}) == 1
+    account = answers[0].account
+    assert (account.name, account.state) == ("Team", ResourceState.RESOURCE_STATE_ACTIVE)
+    assert account.limits.token_budget == 5
+    assert not account.limits.HasField("requests_per_minute")
+
+
+async def test_pages_hold_every_account_once_oldest_first(control):
+    made = [
+        (await control.call(control.accounts.CreateAccount, CreateAccountRequest(name=f"a{number}"))).account.id
+        for number in range(4)
+    ]
+    first = await control.call(control.accounts.ListAccounts, ListAccountsRequest(page_size=3))
+    second = await control.call(
+        control.accounts.ListAccounts, ListAccountsRequest(page_size=3, page_token=first.next_page_token)
+    )
+    assert [account.id for account in [*first.accounts, *second.accounts]] == made
+    assert not second.next_page_token
+
+
+async def test_an_update_changes_what_it_names_and_is_announced(control, bus):
+    made = await control.call(
+        control.accounts.CreateAccount, CreateAccountRequest(name="Team", limits=Limits(requests_per_minute=7))
+    )
+    heard = await bus.nc.subscribe(names.SUBJECT_INVALIDATE)
+    await bus.nc.flush()
+    suspended = await control.call(
+        control.accounts.UpdateAccount,
+        UpdateAccountRequest(id=made.account.id, state=ResourceState.RESOURCE_STATE_SUSPENDED),
+    )
+    assert suspended.account.state == ResourceState.RESOURCE_STATE_SUSPENDED
+    assert suspended.account.limits.requests_per_minute == 7
+    assert (await heard.next_msg(2)).data == f"account:{made.account.id}".encode()
+    unlimited = await control.call(
+        control.accounts.UpdateAccount, UpdateAccountRequest(id=made.account.id, limits=Limits())
+    )
+    assert unlimited.account.state == ResourceState.RESOURCE_STATE_SUSPENDED
+    assert not unlimited.account.HasField("limits")
+
+
+async def test_every_wrong_field_is_named(control):
+    revoked = UpdateAccountRequest(id="x", state=ResourceState.RESOURCE_STATE_REVOKED)
+    unknown = UpdateAccountRequest(id="x", state=99)  # type: ignore[arg-type]
+    cases = [
+        (control.accounts.CreateAccount, CreateAccountRequest(), Reason.INVALID_REQUEST, "name"),
+        (control.accounts.CreateAccount, CreateAccountRequest(name="x" * 101), Reason.INVALID_REQUEST, "name"),
+        (control.accounts.CreateAccount, CreateAccountRequest(name="a\x07b"), Reason.INVALID_REQUEST, "name"),
+        (control.accounts.UpdateAccount, UpdateAccountRequest(), Reason.INVALID_REQUEST, "id"),
+        (control.accounts.UpdateAccount, UpdateAccountRequest(id="nobody"), Reason.NOT_FOUND, "id"),
+        (control.accounts.UpdateAccount, revoked, Reason.INVALID_REQUEST, "state"),
+        (control.accounts.UpdateAccount, unknown, Reason.INVALID_REQUEST, "state"),
+        (control.accounts.ListAccounts, ListAccountsRequest(page_token="x"), Reason.INVALID_REQUEST, "page_token"),
+    ]
+    for method, request, reason, param in cases:
+        refused = await control.refusal(method, request)
+        assert (refused.reason, refused.param) == (reason, param)
+
+
+def every_method():
+    """(service, method, request class), enumerated from the contract."""
+    for area in ("account", "key", "model", "usage"):
+        service = __import__(
+            f"uplion.control.v1.{area}_service_pb2", fromlist=["DESCRIPTOR"]
+        ).DESCRIPTOR.services_by_name[f"{area.capitalize()}Service"]
+        stub = "usage" if area == "usage" else f"{area}s"
+        for method in service.methods:
+            yield stub, method.name, getattr(SERVICES[stub], method.input_type.name)
+
+
+@pytest.mark.parametrize("metadata", [(), ((names.HEADER_ACCOUNT, "default"),), ((names.HEADER_KEY, "k"),)])
+async def test_no_method_answers_a_call_that_did_not_pass_the_gateway(control, metadata):
+    methods = list(every_method())
+    assert len(methods) == 10
+    for stub, method, request in methods:
+        refused = await control.refusal(getattr(getattr(control, stub), method), request(), metadata)
+        assert refused.reason is Reason.PERMISSION_DENIED, method
