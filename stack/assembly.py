@@ -70,7 +70,7 @@ class Assembly:
     def _services(self, process: ServicesProcess) -> Part:
         program = Program(
             name=process.name,
-            argv=[python(), "-m", "stack.services", *process.services],
+            argv=python("stack.services", *process.services),
             log=self._state.log(process.name),
             env=process.environment,
         )

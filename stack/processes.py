@@ -191,6 +191,6 @@ def last_lines(path: Path, count: int) -> str:
     return " | ".join(line.strip() for line in lines[-count:])
 
 
-def python() -> str:
-    """The interpreter that runs us, for children of the same code."""
-    return sys.executable
+def python(module: str, *arguments: str) -> list[str]:
+    """The command that runs a module of ours, whatever the working folder holds."""
+    return [sys.executable, "-P", "-m", module, *arguments]

@@ -41,7 +41,7 @@ class Proxy:
         process = spawn(
             Program(
                 name="edge",
-                argv=[python(), "-m", "edge"],
+                argv=python("edge"),
                 log=self._log,
                 output=fresh,
                 env={**base_environment(), **environment},

@@ -68,8 +68,8 @@ class Readiness:
     def _hear(self, pid: int, text: str) -> None:
         lines = dict(line.partition("=")[::2] for line in text.splitlines())
         if lines.get("READY") == "1" and pid in self._said:
-            service, _, address = lines.get("STATUS", "").partition(" ")
-            self._said[pid][service] = address
+            words = lines.get("STATUS", "").split() or [""]  # the service, perhaps what it serves, its address
+            self._said[pid][words[0]] = words[-1] if len(words) > 1 else ""
             self._news[pid].set()
 
 

@@ -22,6 +22,7 @@ _EXIT_SETTINGS = 2
 
 def _authz(environment: Mapping[str, str]) -> Service:
     from authz.app import main
+
     from authz.settings import AuthzSettings
 
     return partial(main, load(AuthzSettings, environment))
@@ -43,7 +44,6 @@ def _billing(environment: Mapping[str, str]) -> Service:
 
 def _control(environment: Mapping[str, str]) -> Service:
     from control.app import main
-
     from control.settings import ControlSettings
 
     return partial(main, load(ControlSettings, environment))

@@ -1,6 +1,5 @@
 """The state folder of a stack: who holds it, its secrets and ports, its logs, and what runs now."""
 
-import errno
 import fcntl
 import json
 import os
@@ -63,6 +62,9 @@ class State:
                             f" `uplion down --state {self.folder}`, or choose another --state and --port"
                         ) from None
                     time.sleep(0.05)
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
             yield
 
     def secrets(self) -> dict[str, str]:
@@ -76,6 +78,13 @@ class State:
         if fresh:
             self.write("secrets.json", known | fresh)
         return known | fresh
+
+    def first_key(self, name: str) -> str:
+        """A key that control wrote at the first start: "api_key" or "admin_key"."""
+        try:
+            return str(json.loads(self.keys_file.read_text(encoding="utf-8"))[name])
+        except (OSError, ValueError, KeyError) as error:
+            raise StackError(f"the first keys cannot be read from {self.keys_file}: {error}") from error
 
     def ports(self) -> dict[str, int]:
         """The ports of the run before."""
@@ -100,18 +109,17 @@ class State:
         except OSError as error:
             raise StackError(f"{self.folder / name} cannot be written: {error.strerror}") from error
 
-    def is_held(self) -> bool:
-        """Whether a supervisor lives."""
+    def holder(self) -> int | None:
+        """The pid of the supervisor that holds the folder; None when there is none."""
         try:
-            with open(self.folder / "lock", "a+", encoding="ascii") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.EACCES, errno.EROFS, errno.ENOTDIR):
-                return False
-            raise
-        return False
+            with open(self.folder / "lock", "r+", encoding="ascii") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return int(lock.read() or 0)
+        except OSError:
+            return None
+        return None
 
     def bound_logs(self) -> None:
         """Keeps every log under its bound; writers append, so they go on at the start of the emptied file."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -121,7 +120,7 @@ class Supervisor:
     async def _answering(self, assembly: Assembly, models: Sequence[AIModel]) -> None:
         for part in assembly.fixed:
             await part.ready.wait()
-        headers = {"authorization": f"Bearer {self.keys()['api_key']}"}
+        headers = {"authorization": f"Bearer {self.state.first_key('api_key')}"}
         deadline = time.monotonic() + _ANSWER_TIMEOUT_SECONDS
         while True:
             status, body = await http.request(self.public_address, "GET", "/v1/models", headers)
@@ -169,14 +168,6 @@ class Supervisor:
             await asyncio.sleep(_LOGS_EVERY_SECONDS)
             with contextlib.suppress(OSError):  # a full disk must not end what still runs
                 self.state.bound_logs()
-
-    def keys(self) -> dict[str, str]:
-        """The first keys, as control wrote them."""
-        try:
-            found = json.loads(self.state.keys_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise StackError(f"the first keys cannot be read from {self.state.keys_file}: {error}") from error
-        return dict(found)
 
     @property
     def public_address(self) -> str:

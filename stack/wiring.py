@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from authz.settings import AuthzSettings
-
 from billing.settings import BillingSettings
 from common import settings
 from control.settings import ControlSettings
@@ -19,6 +18,7 @@ from stack.state import State
 
 SECRETS = ("postgres", "valkey", "nats", "pepper")
 _ENVOY_SOCKET_BYTES_MAX = 100  # of a unix socket's path, with room to the kernel's 108
+_PEPPER_ID = "1"
 _PASSED_ON = ("OTEL_EXPORTER_OTLP_ENDPOINT",)
 
 
@@ -67,7 +67,7 @@ class Wiring:
         return self._address("admin")
 
     def edge(self) -> EdgeSettings:
-        """What Envoy is made from. Its own admin page is a socket in the state folder where the path is short enough."""
+        """What Envoy is made from. Its admin page is a socket in the state folder where the path is short enough."""
         socket = f"{self._state.folder}/envoy.sock"
         return EdgeSettings(
             public_address=self.public_address,
@@ -87,11 +87,11 @@ class Wiring:
     def _services(self, index: int, urls: Urls, notify_socket: str) -> ServicesProcess:
         grace_seconds = self._settings.grace_seconds
         authz = AuthzSettings(
-            address=self._address(f"authz-{index}"),
+            listen=self._address(f"authz-{index}"),
             postgres_url=urls.postgres,
             redis_url=urls.redis,
             nats_url=urls.nats,
-            pepper=self.secrets["pepper"],
+            peppers=(f"{_PEPPER_ID}:{self.secrets['pepper']}",),
         )
         router = RouterSettings(
             listen=self._address(f"router-{index}"),
@@ -103,10 +103,11 @@ class Wiring:
         if index == 0:
             billing = BillingSettings(postgres_url=urls.postgres, redis_url=urls.redis, nats_url=urls.nats)
             control = ControlSettings(
-                address=self._address("control"),
+                listen=self._address("control"),
                 postgres_url=urls.postgres,
                 nats_url=urls.nats,
                 pepper=self.secrets["pepper"],
+                pepper_id=_PEPPER_ID,
                 bootstrap_file=self._state.keys_file,
             )
             environment |= settings.dump(billing) | settings.dump(control)

@@ -70,7 +70,7 @@ class LocalWorkplace:
         ours = self._wiring.process_environment(self._readiness.address, f"{HOST}:{free_port()}")
         return Program(
             name=name,
-            argv=[python(), "-m", "inference"],
+            argv=python("inference"),
             log=self._state.log(name),
             env={**outer, **ours, **model.spec.env, **settings.dump(inference)},
         )

@@ -1,0 +1,211 @@
+"""The admin API as the commands use it: gRPC through Envoy's admin listener, with the first admin key."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+from uplion.control.v1 import (
+    key_pb2,
+    key_service_pb2_grpc,
+    model_pb2,
+    model_service_pb2_grpc,
+    usage_pb2,
+    usage_service_pb2_grpc,
+)
+
+from cli.options import running
+from cli.output import CommandError
+from common.manifest import AIModel
+from stack.state import State
+
+R = TypeVar("R")
+
+_TIMEOUT_SECONDS = 10.0
+_PAGE_SIZE = 1000
+_GROUPINGS = {
+    None: usage_pb2.USAGE_GROUPING_UNSPECIFIED,
+    "model": usage_pb2.USAGE_GROUPING_MODEL,
+    "key": usage_pb2.USAGE_GROUPING_KEY,
+    "hour": usage_pb2.USAGE_GROUPING_HOUR,
+    "day": usage_pb2.USAGE_GROUPING_DAY,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """What to create."""
+
+    name: str = ""
+    account: str = ""
+    scopes: tuple[str, ...] = ()
+    requests_per_minute: int | None = None
+    token_budget: int | None = None
+    expire_time: datetime | None = None
+
+
+class Admin:
+    """One connection to the admin API."""
+
+    def __init__(self, channel: grpc.Channel, key: str) -> None:
+        self._channel = channel
+        self._metadata = (("authorization", f"Bearer {key}"),)
+
+    def create_key(self, wanted: NewKey) -> dict[str, Any]:
+        """The new key; the only time that it is shown."""
+        request = key_pb2.CreateKeyRequest(name=wanted.name, account=wanted.account, scopes=wanted.scopes)
+        if wanted.requests_per_minute is not None:
+            request.limits.requests_per_minute = wanted.requests_per_minute
+        if wanted.token_budget is not None:
+            request.limits.token_budget = wanted.token_budget
+        if wanted.expire_time is not None:
+            request.expire_time.FromDatetime(wanted.expire_time.astimezone(UTC))
+        response = self._call(key_service_pb2_grpc.KeyServiceStub(self._channel).CreateKey, request)
+        return {**_key(response.key), "key": response.secret}
+
+    def keys(self, account: str = "") -> Iterator[dict[str, Any]]:
+        """All keys, oldest first."""
+        stub = key_service_pb2_grpc.KeyServiceStub(self._channel)
+        page_token = ""
+        while True:
+            request = key_pb2.ListKeysRequest(account=account, page_size=_PAGE_SIZE, page_token=page_token)
+            response = self._call(stub.ListKeys, request)
+            yield from (_key(key) for key in response.keys)
+            if not (page_token := response.next_page_token):
+                return
+
+    def revoke_key(self, key_id: str) -> dict[str, Any]:
+        """The revoked key."""
+        stub = key_service_pb2_grpc.KeyServiceStub(self._channel)
+        return _key(self._call(stub.RevokeKey, key_pb2.RevokeKeyRequest(id=key_id)).key)
+
+    def models(self) -> Iterator[dict[str, Any]]:
+        """All models, by name."""
+        stub = model_service_pb2_grpc.ModelServiceStub(self._channel)
+        page_token = ""
+        while True:
+            request = model_pb2.ListModelsRequest(page_size=_PAGE_SIZE, page_token=page_token)
+            response = self._call(stub.ListModels, request)
+            yield from (_model(model) for model in response.models)
+            if not (page_token := response.next_page_token):
+                return
+
+    def apply_model(self, model: AIModel) -> dict[str, Any]:
+        """The model as applied."""
+        stub = model_service_pb2_grpc.ModelServiceStub(self._channel)
+        manifest = ParseDict(json.loads(model.to_json()), Struct())
+        return _model(self._call(stub.ApplyModel, model_pb2.ApplyModelRequest(manifest=manifest)).model)
+
+    def delete_model(self, name: str) -> None:
+        """Removes a model."""
+        stub = model_service_pb2_grpc.ModelServiceStub(self._channel)
+        self._call(stub.DeleteModel, model_pb2.DeleteModelRequest(name=name))
+
+    def usage(self, by: str | None, account: str, start_time: datetime | None) -> list[dict[str, Any]]:
+        """Counted and billed usage."""
+        request = usage_pb2.QueryUsageRequest(grouping=_GROUPINGS[by], account=account)
+        if start_time is not None:
+            request.start_time.FromDatetime(start_time.astimezone(UTC))
+        response = self._call(usage_service_pb2_grpc.UsageServiceStub(self._channel).QueryUsage, request)
+        return [_usage(row) for row in response.rows]
+
+    def _call(self, method: Callable[..., R], request: Message) -> R:
+        try:
+            return method(request, metadata=self._metadata, timeout=_TIMEOUT_SECONDS)
+        except grpc.RpcError as problem:
+            raise CommandError(_sentence(problem)) from problem
+
+
+@contextmanager
+def admin(state: State) -> Iterator[Admin]:
+    """A connection to the running stack's admin API."""
+    address = running(state)["admin_address"]
+    key = state.first_key("admin_key")
+    with grpc.insecure_channel(address) as channel:
+        yield Admin(channel, key)
+
+
+def _sentence(problem: grpc.RpcError) -> str:
+    if not isinstance(problem, grpc.Call):
+        return str(problem)
+    code, details = problem.code(), problem.details()
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return f"the admin API does not answer now ({details}); look at: uplion status"
+    return details or code.name.lower()
+
+
+def _key(key: key_pb2.Key) -> dict[str, Any]:
+    limits = key.limits
+    return {
+        "id": key.id,
+        "account": key.account,
+        "name": key.name,
+        "state": _enum(key_pb2.Key.DESCRIPTOR, "state", key.state),
+        "scopes": list(key.scopes),
+        "requests_per_minute": limits.requests_per_minute if limits.HasField("requests_per_minute") else None,
+        "token_budget": limits.token_budget if limits.HasField("token_budget") else None,
+        "create_time": _time(key, "create_time"),
+        "expire_time": _time(key, "expire_time"),
+        "last_four": key.last_four,
+    }
+
+
+def _model(model: model_pb2.Model) -> dict[str, Any]:
+    manifest = MessageToDict(model.manifest)
+    spec = manifest.get("spec", {})
+    workers = [
+        {
+            "id": worker.id,
+            "address": worker.address,
+            "pid": worker.pid or None,
+            "slots_total": worker.slots_total,
+            "slots_free": worker.slots_free,
+        }
+        for worker in model.workers
+    ]
+    return {
+        "name": model.name,
+        "phase": _enum(model_pb2.Model.DESCRIPTOR, "phase", model.phase),
+        "message": model.message,
+        "type": spec.get("type"),
+        "model": spec.get("model"),
+        "replicas": int(spec.get("replicas", 1)),
+        "revision": model.revision,
+        "queued": model.queued,
+        "workers": workers,
+        "update_time": _time(model, "update_time"),
+        "manifest": manifest,
+    }
+
+
+def _usage(row: usage_pb2.UsageRow) -> dict[str, Any]:
+    return {
+        "group": row.group,
+        "requests": row.requests,
+        "input_tokens": row.input_tokens,
+        "cached_tokens": row.cached_tokens,
+        "output_tokens": row.output_tokens,
+        "cost_micros": row.cost_micros,
+        "currency": row.currency,
+    }
+
+
+def _enum(descriptor: Any, field: str, value: int) -> str:
+    """RESOURCE_STATE_ACTIVE -> active."""
+    enum = descriptor.fields_by_name[field].enum_type
+    prefix = enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
+    return str(enum.values_by_number[value].name).removeprefix(prefix).lower()
+
+
+def _time(message: Message, field: str) -> str | None:
+    if not message.HasField(field):
+        return None
+    timestamp: Timestamp = getattr(message, field)
+    return timestamp.ToJsonString()

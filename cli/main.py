@@ -1,0 +1,343 @@
+"""The `uplion` command. What a command needs is imported when it runs, so that `uplion --help` is quick."""
+
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.options import EXIT_NOT_RUNNING, JsonOption, StateOption, running, state_of
+from cli.output import CommandError, command, print_json, print_table
+from stack.settings import PORT_DEFAULT, StackSettings, default_state
+
+app = typer.Typer(
+    name="uplion",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="One OpenAI-compatible endpoint and one native gRPC API in front of every model you run or rent.",
+)
+keys_app = typer.Typer(no_args_is_help=True, help="Create, list and revoke keys.")
+models_app = typer.Typer(no_args_is_help=True, help="List, apply and delete models.")
+app.add_typer(keys_app, name="keys")
+app.add_typer(models_app, name="models")
+
+
+class Grouping(str, Enum):
+    """What rows of usage are made from."""
+
+    model = "model"
+    key = "key"
+    hour = "hour"
+    day = "day"
+
+
+@app.command()
+@command
+def up(
+    state: StateOption = None,
+    port: Annotated[int, typer.Option(help="Port on loopback; 0 takes a free one.", min=0, max=65535)] = PORT_DEFAULT,
+    manifests: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--file", "-f", metavar="MANIFEST", help="AIModel to serve (repeatable).", show_default="demo model"
+        ),
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return once it is ready; it runs on.")] = False,
+    postgres_url: Annotated[str | None, typer.Option(help="Use this Postgres, not an embedded one.")] = None,
+    redis_url: Annotated[str | None, typer.Option(help="Use this Redis or Valkey, not an embedded one.")] = None,
+    nats_url: Annotated[str | None, typer.Option(help="Use this NATS, not an embedded one.")] = None,
+    processes: Annotated[int, typer.Option(help="Processes for the services.", min=1, max=32)] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Start everything and wait until it answers; Ctrl-C ends it."""
+    from cli import starting
+
+    settings = StackSettings(
+        state=(state or default_state()).expanduser().absolute(),
+        port=port,
+        manifests=tuple(path.absolute() for path in manifests or ()),
+        postgres_url=postgres_url,
+        redis_url=redis_url,
+        nats_url=nats_url,
+        processes=processes,
+    )
+    starting.up(settings, detach=detach, as_json=as_json)
+
+
+@app.command()
+@command
+def down(state: StateOption = None, as_json: JsonOption = False) -> None:
+    """Stop what `uplion up` started; what is running may finish, and data stays."""
+    from cli import starting
+
+    folder = state_of(state)
+    ran = starting.down(folder)
+    if as_json:
+        print_json({"stopped": ran, "state_dir": str(folder.folder)})
+    else:
+        typer.echo("stopped" if ran else f"nothing was running with the state folder {folder.folder}")
+
+
+@app.command()
+@command
+def status(state: StateOption = None, as_json: JsonOption = False) -> None:
+    """Show every part: health, process, memory, address. Exits with 1 when one is not healthy, 3 when nothing runs."""
+    from cli import inspecting
+
+    found = inspecting.status(state_of(state))
+    if as_json:
+        print_json(found)
+    else:
+        typer.echo(f"{found['status']}  {found['base_url'] or ''}  {found['message']}".rstrip())
+        rows = [
+            (
+                part["name"],
+                "yes" if part["healthy"] else "NO",
+                part["status"],
+                part["pid"],
+                None if part["memory_bytes"] is None else round(part["memory_bytes"] / (1 << 20)),
+                part["address"],
+                part["restarts"],
+                part["message"],
+            )
+            for part in found["parts"]
+        ]
+        if rows:
+            print_table(("part", "healthy", "status", "pid", "memory MB", "address", "restarts", "message"), rows)
+    if not found["healthy"]:
+        raise typer.Exit(1 if found["parts"] else EXIT_NOT_RUNNING)
+
+
+@app.command()
+@command
+def logs(
+    part: Annotated[
+        str | None, typer.Argument(help="One part, as `uplion status` names it; all when left out.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines.")] = False,
+    last: Annotated[int, typer.Option("--last", "-n", help="Lines of each log to begin with.", min=0)] = 50,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the logs of the parts."""
+    from cli import inspecting
+
+    for name, line in inspecting.log_lines(state_of(state), part, last=last, follow=follow):
+        inspecting.print_log(name, line, as_json=as_json, named=part is None)
+
+
+@keys_app.command("create")
+@command
+def keys_create(
+    name: Annotated[str, typer.Option(help="For people, to know it by.")] = "",
+    account: Annotated[str, typer.Option(help="Who pays.", show_default="default")] = "",
+    scopes: Annotated[
+        list[str] | None, typer.Option("--scope", help="inference or admin (repeatable).", show_default="inference")
+    ] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(min=0, help="Most requests in a minute.")] = None,
+    token_budget: Annotated[int | None, typer.Option(min=0, help="Most tokens over its whole life.")] = None,
+    expires_in_days: Annotated[float | None, typer.Option(min=0, help="From then on it is refused.")] = None,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Create a key and show it, once."""
+    from cli.admin import NewKey, admin
+
+    wanted = NewKey(
+        name=name,
+        account=account,
+        scopes=tuple(scopes or ()),
+        requests_per_minute=requests_per_minute,
+        token_budget=token_budget,
+        expire_time=None if expires_in_days is None else datetime.now(UTC) + timedelta(days=expires_in_days),
+    )
+    with admin(state_of(state)) as api:
+        created = api.create_key(wanted)
+    if as_json:
+        print_json(created)
+    else:
+        typer.echo(created["key"])
+        typer.echo(f"id {created['id']}; this is the only time that the key is shown", err=True)
+
+
+@keys_app.command("list")
+@command
+def keys_list(
+    account: Annotated[str, typer.Option(help="Only this account's.", show_default="all")] = "",
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List keys, without their secrets."""
+    from cli.admin import admin
+
+    with admin(state_of(state)) as api:
+        keys = list(api.keys(account))
+    if as_json:
+        print_json({"keys": keys})
+        return
+    columns = ("id", "name", "account", "state", "scopes", "last four", "created", "expires")
+    fields = ("id", "name", "account", "state", "scopes", "last_four", "create_time", "expire_time")
+    rows = [[",".join(key[name]) if name == "scopes" else key[name] for name in fields] for key in keys]
+    print_table(columns, rows)
+
+
+@keys_app.command("revoke")
+@command
+def keys_revoke(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's public id.")],
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """End a key everywhere, at once and for ever."""
+    from cli.admin import admin
+
+    with admin(state_of(state)) as api:
+        revoked = api.revoke_key(key_id)
+    if as_json:
+        print_json(revoked)
+    else:
+        typer.echo(f"revoked {revoked['id']}")
+
+
+@models_app.command("list")
+@command
+def models_list(state: StateOption = None, as_json: JsonOption = False) -> None:
+    """List models and how they fare."""
+    from cli.admin import admin
+
+    with admin(state_of(state)) as api:
+        models = list(api.models())
+    if as_json:
+        print_json({"models": models})
+        return
+    columns = ("name", "phase", "workers", "slots free", "queued", "type", "model", "message")
+    rows = [
+        (
+            model["name"],
+            model["phase"],
+            f"{len(model['workers'])}/{model['replicas']}",
+            sum(worker["slots_free"] for worker in model["workers"]),
+            model["queued"],
+            model["type"],
+            model["model"],
+            model["message"],
+        )
+        for model in models
+    ]
+    print_table(columns, rows)
+
+
+@models_app.command("apply")
+@command
+def models_apply(
+    manifests: Annotated[
+        list[Path], typer.Option("--file", "-f", metavar="MANIFEST", help="AIModel file (repeatable).")
+    ],
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Create or change models; their workers start in the background."""
+    from cli.admin import admin
+    from common import manifest
+
+    try:
+        wanted = [model for path in manifests for model in manifest.load(path)]
+    except manifest.ManifestError as problem:
+        raise CommandError(str(problem)) from problem
+    with admin(state_of(state)) as api:
+        applied = [api.apply_model(model) for model in wanted]
+    if as_json:
+        print_json({"models": applied})
+    else:
+        for model in applied:
+            typer.echo(f"applied {model['name']}, revision {model['revision']}")
+
+
+@models_app.command("delete")
+@command
+def models_delete(
+    name: Annotated[str, typer.Argument(help="metadata.name of its manifest.")],
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove a model; its workers finish what they hold."""
+    from cli.admin import admin
+
+    with admin(state_of(state)) as api:
+        api.delete_model(name)
+    if as_json:
+        print_json({"deleted": name})
+    else:
+        typer.echo(f"deleted {name}")
+
+
+@app.command()
+@command
+def usage(
+    by: Annotated[Grouping | None, typer.Option(help="A row for each.", show_default="one row")] = None,
+    account: Annotated[str, typer.Option(help="Only this account's.", show_default="all")] = "",
+    since: Annotated[datetime | None, typer.Option(help="From this hour on.", show_default="the beginning")] = None,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show counted and billed usage; it is about a second old."""
+    from cli.admin import admin
+
+    with admin(state_of(state)) as api:
+        rows = api.usage(by.value if by else None, account, since)
+    if as_json:
+        print_json({"rows": rows})
+        return
+    cells = [
+        (
+            row["group"],
+            row["requests"],
+            row["input_tokens"],
+            row["cached_tokens"],
+            row["output_tokens"],
+            f"{row['cost_micros'] / 1e6:.6f} {row['currency']}" if row["currency"] else None,
+        )
+        for row in rows
+    ]
+    print_table((by.value if by else "usage", "requests", "input", "cached", "output", "cost"), cells)
+
+
+@app.command()
+@command
+def chat(
+    message: Annotated[str | None, typer.Argument(help="Ask once; left out: a conversation.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Whom to talk to.", show_default="the first")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="What the model is told first.")] = None,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Talk to a model in the terminal; the answer streams."""
+    from cli import chatting
+
+    folder = state_of(state)
+    address = running(folder)["grpc_address"]
+    key = folder.first_key("api_key")
+    if model is None:
+        models = chatting.available_models(address, key)
+        if not models:
+            raise CommandError("no model is there; apply one: uplion models apply -f MANIFEST")
+        model = models[0]
+    conversation = chatting.Conversation(address, key, model, system)
+    if message is None:
+        chatting.talk(conversation, as_json=as_json)
+    else:
+        chatting.say(conversation, message, as_json=as_json)
+
+
+def main() -> None:
+    """The entry point."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""What commands print: tables and sentences for people, JSON for programs."""
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import typer
+
+from stack.errors import StackError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+EXIT_FAILED = 1
+
+
+class CommandError(Exception):
+    """A command cannot do what it was asked: one sentence and an exit code."""
+
+    def __init__(self, sentence: str, exit_code: int = EXIT_FAILED) -> None:
+        super().__init__(sentence)
+        self.exit_code = exit_code
+
+
+def command(function: Callable[P, R]) -> Callable[P, R]:
+    """Turns expected failures into one sentence on stderr (and an object on stdout with --json) and an exit code."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except (CommandError, StackError) as problem:
+            if kwargs.get("as_json"):
+                print_json({"error": str(problem)})
+            typer.echo(f"uplion: {problem}", err=True)
+            raise typer.Exit(problem.exit_code if isinstance(problem, CommandError) else EXIT_FAILED) from problem
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+        except BrokenPipeError:  # `uplion logs | head`
+            sys.stderr.close()
+            raise typer.Exit(0) from None
+
+    return wrapped
+
+
+def print_json(value: object) -> None:
+    """One object, on one line for programs and indented for a terminal."""
+    print(json.dumps(value, indent=2 if sys.stdout.isatty() else None), flush=True)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A table: drawn in a terminal, tab-separated in a pipe."""
+    texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        for line in ([column.upper() for column in columns], *texts):
+            print("\t".join(line))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[index], int | float) or row[index] is None for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for line in texts:
+        table.add_row(*(Text(cell) for cell in line))
+    Console().print(table)
