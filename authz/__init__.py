@@ -1,0 +1,1 @@
+"""authz: Envoy's external authorisation: who calls, may it, how much is left, and the reservation."""

@@ -1,0 +1,83 @@
+"""Decisions in Envoy's words: CheckResponse for an admission and for a denial, to HTTP and to gRPC clients."""
+
+from base64 import b64encode
+
+from envoy.config.core.v3 import base_pb2
+from envoy.service.auth.v3 import external_auth_pb2 as auth
+
+from authz.credentials import HEADERS
+from authz.deciding import Admission
+from authz.standing import Standing
+from common.errors import STATUS_DETAILS_METADATA, UplionError, grpc_status, openai_body, openai_headers
+
+_OVERWRITE = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+_OK = 0
+
+
+def admitted(admission: Admission) -> auth.CheckResponse:
+    """Every identity header is overwritten, the empty ones too; the credential goes no further."""
+    response = auth.CheckResponse()
+    response.status.code = _OK
+    ok = response.ok_response
+    for name, value in admission.identity.to_headers():
+        option = ok.headers.add()
+        option.header.key = name
+        option.header.value = value
+        option.append_action = _OVERWRITE
+        option.keep_empty_value = True
+    ok.headers_to_remove.extend(HEADERS)
+    for name, value in standing_headers(admission.standing):
+        option = ok.response_headers_to_add.add()
+        option.header.key = name
+        option.header.value = value
+        option.append_action = _OVERWRITE
+    return response
+
+
+def denied(error: UplionError, *, grpc: bool) -> auth.CheckResponse:
+    """For gRPC, Envoy maps the HTTP status (429 would be UNAVAILABLE) unless `grpc-status` says otherwise."""
+    status = grpc_status(error)
+    response = auth.CheckResponse()
+    response.status.code = status.code
+    denial = response.denied_response
+    denial.status.code = error.reason.http_status
+    if grpc:
+        denial.body = error.message
+        headers = {
+            "grpc-status": str(status.code),
+            STATUS_DETAILS_METADATA: b64encode(status.SerializeToString()).decode().rstrip("="),
+        }
+    else:
+        denial.body = openai_body(error).decode()
+        headers = {"content-type": "application/json", **openai_headers(error)}
+    for name, value in headers.items():
+        option = denial.headers.add()
+        option.header.key = name
+        option.header.value = value
+        option.append_action = _OVERWRITE
+    return response
+
+
+def standing_headers(standing: Standing) -> list[tuple[str, str]]:
+    """OpenAI's x-ratelimit-* for the tightest limit of each kind. A token budget is for life, so it has no reset."""
+    headers: list[tuple[str, str]] = []
+    if standing.requests_limit is not None:
+        headers.append(("x-ratelimit-limit-requests", str(standing.requests_limit)))
+        headers.append(("x-ratelimit-remaining-requests", str(standing.requests_remaining)))
+        if standing.requests_reset_seconds is not None:
+            headers.append(("x-ratelimit-reset-requests", duration(standing.requests_reset_seconds)))
+    if standing.tokens_limit is not None:
+        headers.append(("x-ratelimit-limit-tokens", str(standing.tokens_limit)))
+        headers.append(("x-ratelimit-remaining-tokens", str(standing.tokens_remaining)))
+    return headers
+
+
+def duration(seconds: float) -> str:
+    """As OpenAI writes it: `12ms`, `1.5s`, `6m0s`."""
+    milliseconds = max(0, round(seconds * 1000))
+    if milliseconds < 1000:
+        return f"{milliseconds}ms"
+    if milliseconds < 60_000:
+        return f"{milliseconds / 1000:g}s"
+    minutes, rest = divmod(milliseconds, 60_000)
+    return f"{minutes}m{rest / 1000:g}s"

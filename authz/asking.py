@@ -1,0 +1,93 @@
+"""What a check asks: the facts of one request, in our own words. Pure, and without Envoy's types."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from common import names
+from common.errors import Reason, UplionError
+
+_NATIVE = "/uplion.inference.v1.InferenceService/"
+_MODEL_CHARACTERS = 256
+_MOST_CHOICES = 128
+_BYTES_PER_TOKEN = 3  # of JSON; low enough that an estimate is seldom under the truth
+
+
+class Kind(Enum):
+    """What a request costs."""
+
+    GENERATION = "generation"  # input and output tokens
+    EMBEDDING = "embedding"  # input tokens
+    READING = "reading"  # nothing: lists, the admin API
+
+
+_KINDS = {
+    "/v1/chat/completions": Kind.GENERATION,
+    "/v1/completions": Kind.GENERATION,
+    "/v1/embeddings": Kind.EMBEDDING,
+    f"{_NATIVE}Chat": Kind.GENERATION,
+    f"{_NATIVE}ChatStream": Kind.GENERATION,
+    f"{_NATIVE}Completion": Kind.GENERATION,
+    f"{_NATIVE}CompletionStream": Kind.GENERATION,
+    f"{_NATIVE}Embed": Kind.EMBEDDING,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One request as authz sees it."""
+
+    listener: str
+    key_text: str
+    kind: Kind
+    model: str
+    input_tokens: int  # an estimate; 0 where nothing is generated
+    output_tokens: int | None  # of one choice, as the request says; None: it does not
+    choices: int
+    request_id: str
+
+
+def kind_of(method: str, path: str) -> Kind:
+    if method != "POST":
+        return Kind.READING
+    return _KINDS.get(path.partition("?")[0], Kind.READING)
+
+
+def scope_for(listener: str) -> str:
+    """The scope a key needs at this door; raises PERMISSION_DENIED for a door we do not know."""
+    if listener == names.LISTENER_PUBLIC:
+        return names.SCOPE_INFERENCE
+    if listener == names.LISTENER_ADMIN:
+        return names.SCOPE_ADMIN
+    raise UplionError(Reason.PERMISSION_DENIED, "This call did not come through the gateway.")
+
+
+def checked_model(model: str) -> str:
+    """The model's name as it may travel in a header; raises INVALID_REQUEST."""
+    if model and (len(model) > _MODEL_CHARACTERS or not (model.isascii() and model.isprintable())):
+        raise UplionError(
+            Reason.INVALID_REQUEST,
+            f"A model's name has at most {_MODEL_CHARACTERS} printable characters.",
+            param="model",
+        )
+    return model
+
+
+def estimated_input_tokens(content_length: str | None, size_bytes: int) -> int:
+    """At least 1: from the declared length, or what Envoy counted."""
+    if content_length is not None and content_length.isdigit() and len(content_length) < 12:
+        size_bytes = int(content_length)
+    return max(1, size_bytes // _BYTES_PER_TOKEN)
+
+
+def wanted_output_tokens(facts: dict[str, float], most: int) -> int | None:
+    """`max_completion_tokens`, or the older `max_tokens`; what is no sensible number is left for the router to refuse."""
+    for name in ("max_completion_tokens", "max_tokens"):
+        value = facts.get(name)
+        if value is not None and value >= 1:
+            return int(min(value, most))
+    return None
+
+
+def wanted_choices(facts: dict[str, float]) -> int:
+    value = facts.get("n", 1.0)
+    return int(min(max(value, 1.0), _MOST_CHOICES)) if value == value else 1

@@ -1,0 +1,36 @@
+"""Revocations as they are announced on NATS: a key or an account that must be asked for again, at once."""
+
+import asyncio
+import logging
+
+from authz.keys import KeyRing
+from common import names
+from common.bus import Bus
+
+logger = logging.getLogger(__name__)
+_LOOK_SECONDS = 1.0
+
+
+async def follow(bus: Bus, keys: KeyRing, ready: asyncio.Event) -> None:
+    """Runs until cancelled. Announcements are not stored: after a gap in the connection everything is asked again."""
+    subscription = await bus.nc.subscribe(names.SUBJECT_INVALIDATE)
+    await bus.nc.flush(timeout=5)
+    ready.set()
+    seen = bus.reconnects
+    while True:
+        message = None
+        try:
+            message = await subscription.next_msg(timeout=_LOOK_SECONDS)
+        except TimeoutError:
+            pass
+        if bus.reconnects != seen:
+            seen = bus.reconnects
+            keys.expire_all()
+        if message is None:
+            continue
+        kind, _, name = message.data.decode("utf-8", "replace").partition(":")
+        if kind not in {"key", "account"} or not name:
+            logger.warning("an invalidation makes no sense", extra={"bytes": len(message.data)})
+            continue
+        await keys.invalidate(kind, name)
+        logger.info("keys invalidated", extra={"kind": kind})

@@ -1,0 +1,49 @@
+"""Settings of authz."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from common.settings import setting
+
+
+@dataclass(frozen=True, slots=True)
+class AuthzSettings:
+    """UPLION_AUTHZ_*. Every wait below must end well inside the edge's own timeout for a check (0.25 s)."""
+
+    PREFIX: ClassVar[str] = "AUTHZ"
+
+    listen: str = setting("127.0.0.1:0", doc="host:port of the gRPC server that Envoy calls")
+    postgres_url: str = setting(
+        doc="where keys, accounts and balances are read on a cold key", env="DATABASE_URL", secret=True
+    )
+    redis_url: str = setting(doc="where limits and reservations are kept", env="REDIS_URL", secret=True)
+    nats_url: str = setting(doc="where revocations are announced", env="NATS_URL", secret=True)
+    peppers: tuple[str, ...] = setting(
+        doc="<id>:<secret> of each pepper in use, comma separated", env="UPLION_PEPPERS", secret=True
+    )
+
+    limits_seconds: float = setting(0.08, doc="seconds for Valkey to answer one check; then the local share decides")
+    lookup_seconds: float = setting(0.12, doc="seconds for Postgres to answer for a cold key; then 503")
+    key_ttl_seconds: float = setting(
+        60.0, doc="seconds a key is believed without asking again; the worst-case revocation"
+    )
+    stale_seconds: float = setting(
+        600.0, doc="seconds a known key still works while Postgres is down (nothing can be revoked then)"
+    )
+    unknown_ttl_seconds: float = setting(5.0, doc="seconds an unknown key is refused without asking again")
+    keys: int = setting(100_000, doc="known keys kept in memory, about 1 kB each")
+    unknown_keys: int = setting(50_000, doc="unknown key ids kept in memory, about 150 bytes each")
+    lookups: int = setting(64, doc="cold keys looked up at once; more are answered with 503")
+    postgres_connections: int = setting(4, doc="most connections to Postgres")
+
+    default_output_tokens: int = setting(1024, doc="tokens reserved for an answer whose length the request leaves open")
+    most_output_tokens: int = setting(131_072, doc="tokens reserved at most for one answer, whatever the request says")
+    reservation_seconds: float = setting(7200.0, doc="seconds after which a reservation nobody settled is given back")
+    outage_seconds: float = setting(60.0, doc="seconds known keys are served without Valkey; then 503")
+    local_share: float = setting(
+        0.25, doc="part of a limit one authz may spend alone while Valkey is down: 1 / replicas"
+    )
+
+    drain_seconds: float = setting(0.0, doc="seconds NOT_SERVING before refusing calls, for balancers to notice")
+    grace_seconds: float = setting(5.0, doc="seconds for running checks to finish at the end")
+    schema_seconds: float = setting(60.0, doc="seconds to wait at start for control to migrate the database")

@@ -1,0 +1,144 @@
+"""One connection to Valkey that sends what many checks ask in one write.
+
+A redis-py call awaited alone costs 45 us of CPU; here commands of one loop turn share one write and one read, which is
+4 to 6 us each under load. One connection only, so Valkey runs our calls in the order they were made.
+"""
+
+import asyncio
+import logging
+import ssl
+from collections import deque
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import hiredis
+
+logger = logging.getLogger(__name__)
+_DEFAULT_PORT = 6379
+
+
+class ValkeyError(Exception):
+    """Valkey did not answer, or answered with an error of its own."""
+
+
+class ScriptMissingError(ValkeyError):
+    """EVALSHA named a script that this Valkey does not have (NOSCRIPT): it is fresh."""
+
+
+class Valkey:
+    """Connects on the first call, and again after a loss. Close it with `close`."""
+
+    def __init__(self, url: str, *, call_seconds: float, connect_seconds: float | None = None) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in {"redis", "rediss", "valkey", "valkeys"} or not parts.hostname:
+            raise ValueError("the Valkey URL must be redis://[user:password@]host[:port][/database]")
+        self._host, self._port = parts.hostname, parts.port or _DEFAULT_PORT
+        self._ssl = ssl.create_default_context() if parts.scheme in {"rediss", "valkeys"} else None
+        self._greeting: list[tuple[str, ...]] = []
+        if parts.password is not None:
+            user = (unquote(parts.username),) if parts.username else ()
+            self._greeting.append(("AUTH", *user, unquote(parts.password)))
+        database = parts.path.strip("/")
+        if database not in {"", "0"}:
+            self._greeting.append(("SELECT", database))
+        self._call_seconds = call_seconds
+        self._connect_seconds = connect_seconds if connect_seconds is not None else call_seconds
+        self._connection: _Connection | None = None
+        self._connecting = asyncio.Lock()
+
+    async def call(self, *command: str | bytes | int) -> Any:
+        """One command's reply; raises ValkeyError. It may have been run even when no reply came."""
+        connection = self._connection
+        if connection is None or connection.lost:
+            connection = await self._connect()
+        reply = connection.send(command)
+        try:
+            async with asyncio.timeout(self._call_seconds):
+                found = await reply
+        except TimeoutError:
+            raise ValkeyError("no answer in time") from None
+        if isinstance(found, hiredis.ReplyError):
+            text = str(found)
+            raise ScriptMissingError(text) if text.startswith("NOSCRIPT") else ValkeyError(text)
+        return found
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            self._connection.end()
+            self._connection = None
+
+    async def _connect(self) -> "_Connection":
+        try:
+            async with asyncio.timeout(self._connect_seconds), self._connecting:
+                if self._connection is not None and not self._connection.lost:
+                    return self._connection
+                _, connection = await asyncio.get_running_loop().create_connection(
+                    _Connection, self._host, self._port, ssl=self._ssl
+                )
+                try:
+                    for command in self._greeting:
+                        reply = await connection.send(command)
+                        if isinstance(reply, hiredis.ReplyError):
+                            raise ValkeyError(str(reply))
+                except BaseException:
+                    connection.end()
+                    raise
+                self._connection = connection
+                return connection
+        except (OSError, TimeoutError) as problem:
+            raise ValkeyError(f"cannot connect: {problem!r}") from problem
+
+
+class _Connection(asyncio.Protocol):
+    """Replies come in the order of the commands; a reply nobody waits for any more is dropped."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._reader = hiredis.Reader(protocolError=ValkeyError, replyError=hiredis.ReplyError)
+        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._outgoing: list[bytes] = []
+        self._transport: asyncio.Transport | None = None
+        self.lost = False
+
+    def send(self, command: tuple[str | bytes | int, ...]) -> "asyncio.Future[Any]":
+        if self.lost:
+            raise ValkeyError("the connection is lost")
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)  # after every check that is ready in this turn has added its own
+        self._outgoing.append(hiredis.pack_command(command))
+        reply = self._loop.create_future()
+        self._waiting.append(reply)
+        return reply
+
+    def end(self) -> None:
+        self.lost = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        try:
+            while (reply := self._reader.gets()) is not False:
+                future = self._waiting.popleft()
+                if not future.done():
+                    future.set_result(reply)
+        except (ValkeyError, IndexError) as problem:
+            logger.warning("Valkey broke the protocol", extra={"problem": repr(problem)})
+            self.end()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_exception(ValkeyError(f"the connection was lost: {exc!r}"))
+                future.exception()  # read: whoever waited may be gone
+
+    def _flush(self) -> None:
+        if self._transport is not None and not self.lost:
+            self._transport.write(b"".join(self._outgoing))
+        self._outgoing.clear()
