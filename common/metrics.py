@@ -57,3 +57,7 @@ ROUTER_QUEUE = Histogram(
 ROUTER_IN_FLIGHT = Gauge("uplion_router_requests_in_flight", "Requests that have not ended")
 ROUTER_ATTEMPTS_LOST = Counter("uplion_router_attempts_lost", "Attempts whose worker vanished or gave up", ["model"])
 ROUTER_USAGE_LOST = Counter("uplion_router_usage_events_lost", "Usage events dropped while JetStream was away")
+
+# --- authz ----------------------------------------------------------------------------------------------
+AUTHZ_CHECKS = Counter("uplion_authz_checks", "Checks by outcome: ADMITTED, or the reason of the refusal", ["outcome"])
+AUTHZ_LOCAL_GRANTS = Counter("uplion_authz_local_grants", "Requests admitted on a local share while Valkey was down")

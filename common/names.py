@@ -89,3 +89,13 @@ def reservation_amounts_key(account: str) -> str:
 def rate_key(account: str, key: str | None = None) -> str:
     """Sliding-window request counts of an account, or of one of its keys."""
     return f"{{{account}}}:rate:{key}" if key else f"{{{account}}}:rate"
+
+
+def key_record_key(key_id: str) -> str:
+    """What authz processes share of a key they looked up; its account is not known yet, so it is in no slot of one."""
+    return f"authz:key:{key_id}"
+
+
+def account_keys_key(account: str) -> str:
+    """Set: the ids of the account's keys that `key_record_key` may hold."""
+    return f"{{{account}}}:authz:keys"
