@@ -12,7 +12,6 @@ class AuthzSettings:
 
     PREFIX: ClassVar[str] = "AUTHZ"
 
-    listen: str = setting("127.0.0.1:0", doc="host:port of the gRPC server that Envoy calls")
     postgres_url: str = setting(
         doc="where keys, accounts and balances are read on a cold key", env="DATABASE_URL", secret=True
     )
@@ -21,6 +20,7 @@ class AuthzSettings:
     peppers: tuple[str, ...] = setting(
         doc="<id>:<secret> of each pepper in use, comma separated", env="UPLION_PEPPERS", secret=True
     )
+    listen: str = setting("127.0.0.1:0", doc="host:port of the gRPC server that Envoy calls")
 
     limits_seconds: float = setting(0.08, doc="seconds for Valkey to answer one check; then the local share decides")
     lookup_seconds: float = setting(0.12, doc="seconds for Postgres to answer for a cold key; then 503")
