@@ -114,15 +114,20 @@ def lua_table() -> str:
 
 def local_replies(*, admin: bool) -> LocalReplyConfig:
     """First match wins: native gRPC keeps plain text (it becomes grpc-message); authz's own denials pass unchanged."""
-    mappers = [_for_grpc(reply) for reply in _REPLIES]
-    mappers.append(ResponseMapper(filter=_is_grpc(), body_format_override=_text("%LOCAL_REPLY_BODY%", "text/plain")))
-    mappers += [_for_http(reply) for reply in _REPLIES]
-    mappers.append(_for_http(_BAD_ADMIN_REQUEST if admin else _BAD_REQUEST))
+    down, *others = _REPLIES
     denied = AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=["UAEX"]))
-    mappers.insert(
-        len(_REPLIES) + 2,
-        ResponseMapper(filter=denied, body_format_override=_text("%LOCAL_REPLY_BODY%", _JSON)),
-    )
+    unchanged = "%LOCAL_REPLY_BODY%"
+    grpc_denied = AccessLogFilter(and_filter=AndFilter(filters=[_is_grpc(), denied]))
+    mappers = [
+        _for_grpc(down),
+        ResponseMapper(filter=grpc_denied, body_format_override=_text(unchanged, "text/plain")),
+        *(_for_grpc(reply) for reply in others),
+        ResponseMapper(filter=_is_grpc(), body_format_override=_text(unchanged, "text/plain")),
+        _for_http(down),
+        ResponseMapper(filter=denied, body_format_override=_text(unchanged, _JSON)),
+        *(_for_http(reply) for reply in others),
+        _for_http(_BAD_ADMIN_REQUEST if admin else _BAD_REQUEST),
+    ]
     other = _Reply(0, "invalid_request_error", "request_refused", "The request was refused.", retry=False)
     return LocalReplyConfig(mappers=mappers, body_format=_error_object(other))
 

@@ -1,0 +1,197 @@
+"""authz as it really runs, with real Postgres, Valkey and NATS, and a gRPC client in Envoy's place."""
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import asyncpg
+import grpc.aio
+import nats
+import pytest
+from envoy.service.auth.v3 import external_auth_pb2 as auth
+
+from authz.app import main
+from authz.settings import AuthzSettings
+from common import keys, lifecycle, names
+from control.schema import migrate
+
+PEPPER = b"test pepper"
+CHECK = "/envoy.service.auth.v3.Authorization/Check"
+
+
+@dataclass
+class Answer:
+    """A CheckResponse, or the RPC error in its place."""
+
+    response: auth.CheckResponse | None
+    error: grpc.StatusCode | None = None
+
+    @property
+    def status(self) -> int:
+        """The HTTP status the client will see."""
+        if self.response is None:
+            return 503
+        return int(self.response.denied_response.status.code) or 200
+
+    @property
+    def headers(self) -> dict[str, str]:
+        assert self.response is not None
+        options = self.response.denied_response.headers or self.response.ok_response.headers
+        return {option.header.key: option.header.value for option in options}
+
+    @property
+    def told(self) -> dict[str, str]:
+        assert self.response is not None
+        return {each.header.key: each.header.value for each in self.response.ok_response.response_headers_to_add}
+
+    @property
+    def code(self) -> str:
+        assert self.response is not None
+        return str(json.loads(self.response.denied_response.body)["error"]["code"])
+
+
+@dataclass
+class Authz:
+    """The running service, and the database behind it."""
+
+    address: str
+    channel: grpc.aio.Channel
+    database: asyncpg.Connection
+    account: str = field(default_factory=lambda: f"a-{uuid.uuid4().hex[:10]}")
+
+    async def check(
+        self,
+        key: str | None = None,
+        *,
+        path: str = "/v1/chat/completions",
+        method: str = "POST",
+        listener: str | None = names.LISTENER_PUBLIC,
+        size: int = 300,
+        model: str = "m",
+        facts: dict[str, float] | None = None,
+        headers: dict[str, str] | None = None,
+        seconds: float = 5.0,
+    ) -> Answer:
+        request = auth.CheckRequest()
+        http = request.attributes.request.http
+        http.method, http.path, http.size = method, path, size
+        http.headers["content-type"] = "application/json"
+        http.headers["x-uplion-model"] = model
+        http.headers["x-request-id"] = "r-1"
+        if key is not None:
+            http.headers["authorization"] = f"Bearer {key}"
+        for name, value in (headers or {}).items():
+            http.headers[name] = value
+        for name, number in (facts or {}).items():
+            request.attributes.metadata_context.filter_metadata["uplion.request"].fields[name].number_value = number
+        call: Any = self.channel.unary_unary(
+            CHECK, auth.CheckRequest.SerializeToString, auth.CheckResponse.FromString
+        )
+        metadata = () if listener is None else ((names.HEADER_LISTENER, listener),)
+        try:
+            return Answer(await call(request, metadata=metadata, timeout=seconds))
+        except grpc.aio.AioRpcError as error:
+            return Answer(None, error.code())
+
+    async def add_account(self, *, requests_per_minute: int | None = None, token_budget: int | None = None) -> None:
+        await self.database.execute(
+            "INSERT INTO accounts (id, name, requests_per_minute, token_budget) VALUES ($1, $1, $2, $3)",
+            self.account,
+            requests_per_minute,
+            token_budget,
+        )
+
+    async def add_key(
+        self,
+        *,
+        scopes: tuple[str, ...] = ("inference",),
+        requests_per_minute: int | None = None,
+        token_budget: int | None = None,
+        expires_in: float | None = None,
+    ) -> keys.ApiKey:
+        key = keys.generate()
+        await self.database.execute(
+            "INSERT INTO keys (id, account, scopes, requests_per_minute, token_budget, digest, pepper_id, last_four,"
+            " expire_time) VALUES ($1, $2, $3, $4, $5, $6, 'p1', 'abcd', now() + make_interval(secs => $7))",
+            key.id,
+            self.account,
+            list(scopes),
+            requests_per_minute,
+            token_budget,
+            keys.digest(key.secret, PEPPER),
+            expires_in,
+        )
+        return key
+
+
+@pytest.fixture
+async def database(postgres_database: str) -> AsyncIterator[tuple[str, asyncpg.Connection]]:
+    connection = await asyncpg.connect(postgres_database)
+    await migrate(connection)
+    yield postgres_database, connection
+    await connection.close()
+
+
+@asynccontextmanager
+async def running(settings: AuthzSettings, connection: asyncpg.Connection) -> AsyncIterator[Authz]:
+    """Starts main() and learns its port from its own announcement."""
+    addresses: asyncio.Queue[str] = asyncio.Queue()
+    original = lifecycle.announce_ready
+
+    def announced(name: str, address: str = "") -> None:
+        addresses.put_nowait(address)
+
+    lifecycle.announce_ready = announced
+    stop = asyncio.Event()
+    service = asyncio.create_task(main(settings, stop))
+    try:
+        waiting = asyncio.create_task(addresses.get())
+        await asyncio.wait({waiting, service}, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+        if service.done():
+            service.result()
+        address = waiting.result()
+    finally:
+        lifecycle.announce_ready = original
+    try:
+        async with grpc.aio.insecure_channel(address) as channel:
+            yield Authz(address, channel, connection)
+    finally:
+        stop.set()
+        await asyncio.wait_for(service, 20)
+
+
+@pytest.fixture
+def settings(database: tuple[str, asyncpg.Connection], redis_url: str, nats_url: str) -> AuthzSettings:
+    return AuthzSettings(
+        postgres_url=database[0], redis_url=redis_url, nats_url=nats_url, peppers=(f"p1:{PEPPER.decode()}",),
+        limits_seconds=1.0, lookup_seconds=1.0,
+    )
+
+
+@pytest.fixture
+async def authz(settings: AuthzSettings, database: tuple[str, asyncpg.Connection]) -> AsyncIterator[Authz]:
+    async with running(settings, database[1]) as found:
+        yield found
+
+
+@pytest.fixture
+async def announce(nats_url: str) -> AsyncIterator[Callable[[str], Awaitable[None]]]:
+    """Publishes an invalidation as control does."""
+    connection = await nats.connect(nats_url)
+
+    async def publish(what: str) -> None:
+        await connection.publish(names.SUBJECT_INVALIDATE, what.encode())
+        await connection.flush()
+
+    yield publish
+    await connection.close()
+
+
+@pytest.fixture
+def start(database: tuple[str, asyncpg.Connection]) -> Callable[..., Any]:
+    """Another authz with other settings: `async with start(settings) as authz`."""
+    return lambda settings, **changes: running(replace(settings, **changes), database[1])
