@@ -1,10 +1,12 @@
 """The wiring of the router."""
 
 import asyncio
+import logging
 
 import grpc.aio
+import nats.errors
 
-from common.bus import connect_bus
+from common.bus import Bus, connect_bus
 from common.lifecycle import grpc_server
 from router.dispatching import Dispatcher
 from router.front import Front
@@ -16,6 +18,9 @@ from router.tickets import Tickets
 from router.usage import UsageReporter
 from router.workers import Workers
 
+logger = logging.getLogger(__name__)
+
+_MEND_SECONDS = 0.25
 _USAGE_DRAIN_SECONDS = 5.0
 _REQUEST_MARGIN_BYTES = 1 << 20  # above it gRPC itself refuses, without the form clients expect
 
@@ -33,6 +38,7 @@ async def main(settings: RouterSettings, stop: asyncio.Event) -> None:
             eternal = [
                 tasks.create_task(usage.run(), name="publish usage"),
                 tasks.create_task(models.run(), name="watch models"),
+                tasks.create_task(_mend(bus, tickets), name="mend the queue"),
                 tasks.create_task(_sweep(models, workers), name="close idle channels"),
             ]
             await models.ready.wait()
@@ -57,6 +63,21 @@ async def main(settings: RouterSettings, stop: asyncio.Event) -> None:
             await usage.drain(_USAGE_DRAIN_SECONDS)
             for task in eternal:
                 task.cancel()
+
+
+async def _mend(bus: Bus, tickets: Tickets) -> None:
+    """After every reconnect, makes sure that the queue exists and holds what waits in it."""
+    seen = bus.reconnects
+    while True:
+        await asyncio.sleep(_MEND_SECONDS)
+        if seen == (now := bus.reconnects):
+            continue
+        try:
+            await bus.ensure_streams()
+            await tickets.publish_again()
+            seen = now
+        except (nats.errors.Error, TimeoutError) as problem:
+            logger.warning("queue cannot be mended yet", extra={"problem": repr(problem)})
 
 
 async def _sweep(models: Models, workers: Workers) -> None:

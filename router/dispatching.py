@@ -101,7 +101,7 @@ class _Progress:
 class _Run:
     """One open run on a worker. Says lost where its worker vanished, or has been silent for too long."""
 
-    __slots__ = ("_call", "_heard_at", "_idle_seconds", "_loop", "_silent", "_timer")
+    __slots__ = ("_call", "_complete", "_heard_at", "_idle_seconds", "_loop", "_silent", "_timer")
 
     def __init__(self, call: RunCall, idle_seconds: float) -> None:
         self._loop = asyncio.get_running_loop()
@@ -109,6 +109,7 @@ class _Run:
         self._idle_seconds = idle_seconds
         self._heard_at = self._loop.time()
         self._silent = False
+        self._complete = False
         self._timer = self._loop.call_later(idle_seconds, self._look)  # one for the run, moved only when it fires
 
     def _look(self) -> None:
@@ -133,12 +134,14 @@ class _Run:
         if not isinstance(event, RunEvent):  # grpc.aio.EOF
             raise _LostError("the stream ended without usage", owed=True)
         self._heard_at = self._loop.time()
+        self._complete = event.HasField("usage")
         return event
 
     def close(self) -> None:
-        """Cancels what still runs; idempotent."""
+        """Cancels the run, unless it is complete: its worker is then busy with the ledger and must not be disturbed."""
         self._timer.cancel()
-        self._call.cancel()
+        if not self._complete:
+            self._call.cancel()
 
 
 def _verdict(problem: grpc.aio.AioRpcError) -> Exception:
@@ -203,7 +206,6 @@ class Dispatcher:
                     return
             finally:
                 run.close()
-                self._workers.done(accepted.address)
 
     def _start(self, job: Job, record: Record, accepted: Accepted, progress: _Progress, deadline: float) -> _Run:
         request = job.run  # one attempt at a time: no copy of a large prompt is needed

@@ -19,6 +19,7 @@ from common.identity import Identity
 from router.answers import Answer, Piece, Unwritten
 from router.dispatching import Dispatcher
 from router.jobs import Job
+from router.measures import Measures
 from router.records import Record
 from router.settings import RouterSettings
 from router.usage import UsageReporter
@@ -65,6 +66,7 @@ class Front:
         self._dispatcher = dispatcher
         self._usage = usage
         self._settings = settings
+        self._measures = Measures()
 
     def begin(self, record: Record) -> None:
         """A call of a known caller starts; `end` must follow."""
@@ -75,32 +77,11 @@ class Front:
         metrics.ROUTER_IN_FLIGHT.dec()
         if record.owed:
             self._usage.report(record.usage_event(error, last=True))
-        seconds = time.monotonic() - record.begun_at
+        record.ended_at = time.monotonic()
         status = "ok" if error is None else error.reason.name
-        operation, model = record.operation.value, record.model
-        metrics.ROUTER_REQUESTS.labels(record.surface, operation, model, status).inc()
-        metrics.ROUTER_DURATION.labels(operation, model).observe(seconds)
-        facts: dict[str, object] = {
-            "surface": record.surface,
-            "operation": operation,
-            "model": model,
-            "stream": record.stream,
-            "status": status,
-            "attempts": record.attempt,
-            "milliseconds": round(seconds * 1000, 1),
-        }
-        if record.offered_at is not None and record.published_at is not None:
-            queued = record.offered_at - record.published_at
-            metrics.ROUTER_QUEUE.labels(model).observe(queued)
-            facts["queue_milliseconds"] = round(queued * 1000, 1)
-        if record.first_token_at is not None:
-            first = record.first_token_at - record.begun_at
-            metrics.ROUTER_FIRST_TOKEN.labels(operation, model).observe(first)
-            facts["first_token_milliseconds"] = round(first * 1000, 1)
-        if record.usage is not None:
-            facts["input_tokens"] = record.usage.input_tokens
-            facts["output_tokens"] = record.usage.output_tokens
-        logger.info("request", extra=facts)
+        self._measures.observe(record, status)
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("request", extra=record.facts(status))
 
     def seconds(self, identity: Identity, context: Context) -> float:
         """How long the whole request may take: the caller's limit, or less where the call itself says so."""

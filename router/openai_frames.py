@@ -57,7 +57,15 @@ class StreamFrames:
     """Writes the frames of one streamed chat or completion."""
 
     def __init__(
-        self, operation: Operation, request_id: str, model: str, tier: str, created: int, *, include_usage: bool
+        self,
+        operation: Operation,
+        request_id: str,
+        model: str,
+        tier: str,
+        created: int,
+        *,
+        choices: int = 1,
+        include_usage: bool = False,
     ) -> None:
         chat = operation is Operation.CHAT
         kind = "chat.completion.chunk" if chat else "text_completion"
@@ -76,6 +84,7 @@ class StreamFrames:
         self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
         self._include_usage = include_usage
         self._begun: set[int] = set()  # choices whose role was sent
+        self._open = set(range(choices))  # choices without a finish reason
 
     def pieces(self, pieces: Sequence[Piece]) -> bytes:
         """One frame for each piece."""
@@ -92,14 +101,17 @@ class StreamFrames:
                 delta = b',"delta":{},"logprobs":null'
         else:
             delta = b',"text":' + _encode(text) + b',"logprobs":null'
+        if finish:
+            self._open.discard(index)
         end = _FINISH.get(finish, b"null")
         return b"".join((self._prefix, b'{"index":%d' % index, delta, b',"finish_reason":', end, b"}", self._tail))
 
     def end(self, usage: TokenUsage) -> bytes:
-        """The usage frame where it was asked for, then [DONE]."""
+        """The usage frame where it was asked for, then [DONE]. A choice the engine never ended ends here."""
+        rest = self.pieces([(index, "", FINISH_REASON_STOP) for index in sorted(self._open)])
         if not self._include_usage:
-            return DONE
-        return b"".join((self._prefix, b'],"usage":', _encode(usage_object(usage)), b"}\n\n", DONE))
+            return rest + DONE
+        return b"".join((rest, self._prefix, b'],"usage":', _encode(usage_object(usage)), b"}\n\n", DONE))
 
 
 def usage_object(usage: TokenUsage) -> dict[str, object]:

@@ -22,6 +22,9 @@ _MAX_DEPTH: Final = 64  # of values inside fields we do not know; chat clients s
 _MAX_MESSAGES: Final = 4096
 _MAX_PARTS: Final = 4096
 _MAX_INPUTS: Final = 2048  # OpenAI's own bound for embeddings
+_MAX_INPUT_TOKENS: Final = 1 << 18  # given as token arrays; OpenAI allows 300,000
+_MAX_VALUES: Final = 100_000  # anywhere in a body: what it takes to walk them must stay well under 100 ms
+_MANY_BYTES: Final = 1 << 18
 _MAX_CHOICES: Final = 8
 _MAX_STOPS: Final = 4
 _MAX_STOP_CHARACTERS: Final = 1024
@@ -101,6 +104,8 @@ def parse_embedding(data: bytes, identity: Identity) -> OpenAIRequest:
 
 def _object(data: bytes) -> Body:
     """One JSON object; msgspec refuses NaN, lone surrogates, bad UTF-8, trailing text and numbers out of range."""
+    if len(data) > _MANY_BYTES and data.count(b'":') - data.count(b'\\":') > _MAX_VALUES:
+        raise UplionError(Reason.INVALID_REQUEST, f"The body holds more than {_MAX_VALUES} values.")
     try:
         body = _decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as problem:
@@ -120,7 +125,8 @@ def _why(problem: Exception) -> str:
 
 def _check_unknown(body: Body) -> None:
     """Bounds what we do not look at: depth, and integers that no one can mean."""
-    level: list[Any] = [value for value in body.values() if not isinstance(value, str)]
+    # `prompt` and `input` were looked at item by item.
+    level: list[Any] = [value for name, value in body.items() if name not in ("prompt", "input", "model")]
     for _ in range(_MAX_DEPTH):
         deeper: list[Any] = []
         for value in level:
@@ -132,6 +138,8 @@ def _check_unknown(body: Body) -> None:
                 raise UplionError(Reason.INVALID_REQUEST, "The body holds an integer beyond 64 bits.")
         if not deeper:
             return
+        if len(deeper) > _MAX_VALUES:
+            raise UplionError(Reason.INVALID_REQUEST, f"The body holds more than {_MAX_VALUES} values.")
         level = deeper
     raise UplionError(Reason.INVALID_REQUEST, f"The body is nested deeper than {_MAX_DEPTH} levels.")
 
@@ -376,6 +384,8 @@ def _text_input(value: Any, param: str) -> tuple[TextInput, int]:
         _invalid(param, "must be a string or an array of token ids")
     if not value:
         _invalid(param, "must not be empty")
+    if len(value) > _MAX_INPUT_TOKENS:
+        _invalid(param, f"may hold at most {_MAX_INPUT_TOKENS} tokens")
     if not all(type(token) is int and 0 <= token <= _MAX_TOKEN_ID for token in value):
         if all(isinstance(item, str | list) for item in value):
             _unsupported(param, "with more than one prompt is not supported")
@@ -399,4 +409,6 @@ def _embedding_items(value: Any) -> tuple[list[TextInput], int]:
         item, characters = _text_input(entry, f"input[{index}]")
         items.append(item)
         total += characters
+        if type(entry) is list and total > 4 * _MAX_INPUT_TOKENS:
+            _invalid("input", f"may hold at most {_MAX_INPUT_TOKENS} tokens")
     return items, total

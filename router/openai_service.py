@@ -178,6 +178,7 @@ def _stream_frames(request: OpenAIRequest) -> frames.StreamFrames:
         job.model,
         job.identity.tier,
         int(time.time()),
+        choices=job.choices,
         include_usage=request.include_usage,
     )
 

@@ -26,6 +26,7 @@ class Record:
         "attempt",
         "begun_at",
         "delivered_tokens",
+        "ended_at",
         "finish_reason",
         "first_token_at",
         "identity",
@@ -53,6 +54,7 @@ class Record:
         self.attempt = 1
         self.owed = bool(identity.reservation)  # the current attempt's usage event is the router's to publish
         self.begun_at = time.monotonic()
+        self.ended_at = self.begun_at
         self.published_at: float | None = None
         self.offered_at: float | None = None
         self.first_token_at: float | None = None
@@ -62,6 +64,43 @@ class Record:
         self.delivered_tokens = 0  # by the current attempt
         self.usage: TokenUsage | None = None  # of the whole request, once it is complete
         self.finish_reason: FinishReason.ValueType = 0  # type: ignore[assignment]  # unspecified
+
+    @property
+    def seconds(self) -> float:
+        """From arrival to end."""
+        return self.ended_at - self.begun_at
+
+    @property
+    def queue_seconds(self) -> float | None:
+        """From the last ticket to the offer that was taken."""
+        if self.offered_at is None or self.published_at is None:
+            return None
+        return self.offered_at - self.published_at
+
+    @property
+    def first_token_seconds(self) -> float | None:
+        """From arrival to the first token."""
+        return None if self.first_token_at is None else self.first_token_at - self.begun_at
+
+    def facts(self, status: str) -> dict[str, object]:
+        """The log line: counts and times, never text."""
+        facts: dict[str, object] = {
+            "surface": self.surface,
+            "operation": self.operation.value,
+            "model": self.model,
+            "stream": self.stream,
+            "status": status,
+            "attempts": self.attempt,
+            "milliseconds": round(self.seconds * 1000, 1),
+        }
+        if (queued := self.queue_seconds) is not None:
+            facts["queue_milliseconds"] = round(queued * 1000, 1)
+        if (first := self.first_token_seconds) is not None:
+            facts["first_token_milliseconds"] = round(first * 1000, 1)
+        if self.usage is not None:
+            facts["input_tokens"] = self.usage.input_tokens
+            facts["output_tokens"] = self.usage.output_tokens
+        return facts
 
     def next_attempt(self) -> None:
         """The attempt is over and accounted for; what follows is another one."""
@@ -96,8 +135,8 @@ class Record:
         event.duration.FromNanoseconds(int((now - started) * 1e9))
         if self.ticket_time_ns is not None:
             event.ticket_time.FromNanoseconds(self.ticket_time_ns)
-        if self.offered_at is not None and self.published_at is not None:
-            event.queue_duration.FromNanoseconds(int((self.offered_at - self.published_at) * 1e9))
+        if (queued := self.queue_seconds) is not None:
+            event.queue_duration.FromNanoseconds(int(queued * 1e9))
         if self.delivered_tokens:
             event.model_served = self.model
             event.usage.output_tokens = self.delivered_tokens

@@ -146,6 +146,15 @@ class Tickets:
         except (nats.errors.Error, ConnectionError) as problem:
             raise _broker_away() from problem
 
+    async def publish_again(self) -> None:
+        """After a reconnect: a queue in memory may have died with its server. The id keeps it from holding two."""
+        for number, waiting in list(self._waiting.items()):
+            if waiting.acknowledged and not waiting.accepted.done():
+                try:
+                    await self._publish(waiting.ticket, number)
+                except UplionError as error:
+                    waiting.fail(error)
+
     async def _take_back(self, waiting: _Waiting) -> None:
         """Refuses an offer that nobody will use any more; else removes the ticket, so that no backlog counts it."""
         if not self._client.is_connected:
@@ -203,8 +212,10 @@ class Tickets:
             logger.error("JetStream refused a ticket", extra={"answer": message.data[:300].decode("utf-8", "replace")})
             waiting.fail(_broker_away())
             return
-        waiting.acknowledged = True
-        if answer.get("duplicate"):  # this id was queued before, with another reply subject: no offer will reach us
+        known, waiting.acknowledged = waiting.acknowledged, True
+        if (
+            answer.get("duplicate") and not known
+        ):  # this id was queued before, with another reply subject: no offer will reach us
             waiting.sequence = 0
             waiting.fail(UplionError(Reason.ALREADY_EXISTS, "A request with this id is already running."))
 

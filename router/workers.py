@@ -22,7 +22,7 @@ RunCall: TypeAlias = "grpc.aio.UnaryStreamCall[RunRequest, RunEvent]"  # generic
 class _Line:
     channel: grpc.aio.Channel
     stub: "WorkerServiceAsyncStub"
-    running: int = field(default=0)
+    calls: "set[RunCall]" = field(default_factory=set)  # held until they are done: grpc.aio cancels a dropped call
 
 
 class Workers:
@@ -56,21 +56,18 @@ class Workers:
                 await line.channel.close()
 
     def run(self, address: str, request: RunRequest, timeout_seconds: float, metadata: dict[str, str]) -> RunCall:
-        """Starts a run on a worker; `done` must follow."""
+        """Starts a run on a worker. It ends by itself after its last event, or when it is cancelled."""
         line = self._lines.get(address)
         if line is None:
             channel = grpc.aio.insecure_channel(address, options=self._options)
             line = self._lines[address] = _Line(channel, WorkerServiceStub(channel))
-        line.running += 1
-        return line.stub.Run(request, timeout=timeout_seconds, metadata=tuple(metadata.items()))
-
-    def done(self, address: str) -> None:
-        """One run on the address has ended."""
-        self._lines[address].running -= 1
+        call = line.stub.Run(request, timeout=timeout_seconds, metadata=tuple(metadata.items()))
+        line.calls.add(call)
+        call.add_done_callback(line.calls.discard)
+        return call
 
     async def forget_all_but(self, addresses: frozenset[str]) -> None:
-        """Closes idle channels to workers that are gone; the next call takes those that are busy now."""
-        for address in [
-            address for address, line in self._lines.items() if address not in addresses and not line.running
-        ]:
+        """Closes idle channels to workers that are gone; a later call takes those that are busy now."""
+        idle = [address for address, line in self._lines.items() if address not in addresses and not line.calls]
+        for address in idle:
             await self._lines.pop(address).channel.close()
