@@ -22,6 +22,9 @@ _provider: "TracerProvider | None" = None  # one per process, as OpenTelemetry h
 _PLAIN_FIELDS = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime", "taskName"}
 
 
+_encode = json.JSONEncoder(default=str, ensure_ascii=False).encode  # json.dumps would build an encoder each time
+
+
 class _JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger, event, request and trace id, and the facts of `extra`."""
 
@@ -39,7 +42,7 @@ class _JsonFormatter(logging.Formatter):
         line.update({name: value for name, value in vars(record).items() if name not in _PLAIN_FIELDS})
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return _encode(line)
 
 
 def configure_logging(level: str) -> None:
