@@ -27,7 +27,9 @@ _SOURCES = (
     "gen/uplion/control/v1/*_pb2.py",
 )
 _PLACEHOLDER_HOST = "192.0.2.0"  # a documentation address: numeric, and never a real endpoint
-_PLACEHOLDER_PATH = "/access-log"
+_PLACEHOLDER_LOG = "/access-log"
+_PLACEHOLDER_SOCKET = "/envoy-admin"
+_UNIX = "unix:"
 _ADDRESS_FIELDS = ("public_address", "admin_address", "envoy_admin_address", "otlp_endpoint")
 _ENDPOINT_FIELDS = ("authz_endpoints", "router_endpoints", "control_endpoints")
 
@@ -43,7 +45,11 @@ def fill(settings: EdgeSettings, folder: Path, render: Callable[[EdgeSettings], 
     except OSError:
         template = render(blank)
         _keep(file, template)
-    return json.dumps(_filled(json.loads(template), addresses, settings.access_log_path), indent=1)
+    paths = {
+        _PLACEHOLDER_LOG: settings.access_log_path,
+        _PLACEHOLDER_SOCKET: settings.envoy_admin_address.removeprefix(_UNIX),
+    }
+    return json.dumps(_filled(json.loads(template), addresses, paths), indent=1)
 
 
 def _numeric(settings: EdgeSettings) -> bool:
@@ -51,7 +57,7 @@ def _numeric(settings: EdgeSettings) -> bool:
     texts = [getattr(settings, name) for name in _ADDRESS_FIELDS]
     texts += [each for name in _ENDPOINT_FIELDS for each in getattr(settings, name)]
     for text in texts:
-        if text is None:
+        if text is None or text.startswith(_UNIX):
             continue
         try:
             ip_address(text.rpartition(":")[0].strip("[]"))
@@ -65,6 +71,8 @@ def _blank(settings: EdgeSettings) -> tuple[EdgeSettings, dict[int, tuple[str, i
     addresses: dict[int, tuple[str, int]] = {}
 
     def placeholder(text: str) -> str:
+        if text.startswith(_UNIX):
+            return text
         host, _, port = text.rpartition(":")
         number = len(addresses) + 1
         addresses[number] = (host.strip("[]"), int(port))
@@ -74,10 +82,12 @@ def _blank(settings: EdgeSettings) -> tuple[EdgeSettings, dict[int, tuple[str, i
     for name in _ADDRESS_FIELDS:
         value = getattr(settings, name)
         changes[name] = None if value is None else placeholder(value)
+    if settings.envoy_admin_address.startswith(_UNIX):
+        changes["envoy_admin_address"] = f"{_UNIX}{_PLACEHOLDER_SOCKET}"
     for name in _ENDPOINT_FIELDS:
         changes[name] = tuple(placeholder(each) for each in getattr(settings, name))
     if settings.access_log_path is not None:
-        changes["access_log_path"] = _PLACEHOLDER_PATH
+        changes["access_log_path"] = _PLACEHOLDER_LOG
     return dataclasses.replace(settings, **changes), addresses
 
 
@@ -90,17 +100,17 @@ def _digest(settings: EdgeSettings) -> str:
     return digest.hexdigest()[:32]
 
 
-def _filled(node: Any, addresses: dict[int, tuple[str, int]], log_path: str | None) -> Any:
+def _filled(node: Any, addresses: dict[int, tuple[str, int]], paths: dict[str, str | None]) -> Any:
     if isinstance(node, list):
-        return [_filled(each, addresses, log_path) for each in node]
+        return [_filled(each, addresses, paths) for each in node]
     if not isinstance(node, dict):
         return node
     if node.get("address") == _PLACEHOLDER_HOST:
         host, port = addresses[node["portValue"]]
         return {**node, "address": host, "portValue": port}
-    if node.get("path") == _PLACEHOLDER_PATH:
-        return {**node, "path": log_path}
-    return {name: _filled(value, addresses, log_path) for name, value in node.items()}
+    if node.get("path") in (_PLACEHOLDER_LOG, _PLACEHOLDER_SOCKET):
+        return {**node, "path": paths[node["path"]]}
+    return {name: _filled(value, addresses, paths) for name, value in node.items()}
 
 
 def _keep(file: Path, text: str) -> None:

@@ -9,8 +9,17 @@ PORT_DEFAULT = 8080
 
 def default_state() -> Path:
     """Where a user's stack lives unless told otherwise: under the XDG state folder."""
-    base = os.environ.get("XDG_STATE_HOME") or ""
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".local/state") / "uplion"
+    return _user_folder("XDG_STATE_HOME", ".local/state")
+
+
+def default_cache() -> Path:
+    """What a user's stacks share and may lose: under the XDG cache folder."""
+    return _user_folder("XDG_CACHE_HOME", ".cache")
+
+
+def _user_folder(variable: str, beneath_home: str) -> Path:
+    base = os.environ.get(variable, "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / beneath_home) / "uplion"
 
 
 def default_manifest() -> Path:
