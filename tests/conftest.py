@@ -18,6 +18,9 @@ from stack.errors import StackError
 from stack.ports import free_port
 from stack.processes import Process
 
+# Otherwise gRPC starts threads in every forked child, which then may not enter the namespace that Postgres needs.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 _STOP_SECONDS = 10.0
 
 
