@@ -11,4 +11,16 @@ def engine_for(model: AIModel, settings: InferenceSettings) -> Engine:
         from inference.synthetic import SyntheticEngine
 
         return SyntheticEngine(model.spec.synthetic, model.spec.contextLength)
+    if model.engine == "transformers":
+        from inference.paging import Limits
+        from inference.transformers_engine import TransformersEngine
+
+        limits = Limits(
+            slots=model.spec.maxProcessNum,
+            context_tokens=model.spec.contextLength,
+            cache_bytes=settings.cache_bytes,
+            threads=settings.threads,
+            device=settings.device,
+        )
+        return TransformersEngine(model.spec.model, limits)
     raise NotImplementedError(model.engine)

@@ -39,7 +39,7 @@ class RunService(WorkerServiceServicer):
         self._desk = desk
         self._usage = usage
 
-    async def Run(  # noqa: N802  # the proto's name
+    async def Run(  # the proto's name
         self, request: RunRequest, context: Context
     ) -> AsyncIterator[RunEvent]:
         held = self._desk.claim(request.ticket.request_id, request.ticket.attempt)

@@ -1,0 +1,153 @@
+"""Loads a model and sets up the library's continuous batching manager for it, within a stated amount of memory."""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+from transformers.generation.configuration_utils import ContinuousBatchingConfig
+from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from inference import attention
+from inference.model_files import ModelFilesError
+from inference.sampler import Sampler
+
+logger = logging.getLogger(__name__)
+
+_PAGE_TOKENS = 16  # short, so that short prompts share their beginnings too
+_PROMPT_TOKENS_PER_STEP = 256  # a longer prompt is read in parts, so that it does not hold up the others' tokens
+_CPU_CACHE_BYTES = 256 * 1024 * 1024  # unless a setting says otherwise
+_TOKENS_PER_SLOT = 128  # what a slot's share of the cache holds by default; more is taken from idle ones
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the worker allows an engine."""
+
+    slots: int
+    context_tokens: int | None
+    cache_bytes: int  # 0: by default
+    threads: int  # 0: by default
+    device: str
+
+
+@dataclass(slots=True)
+class Loaded:
+    """A model ready to start."""
+
+    model: Any
+    tokenizer: Any
+    manager: ContinuousBatchingManager
+    sampler: Sampler
+    context_tokens: int
+    vocabulary_size: int
+    end_tokens: frozenset[int]
+
+
+def load(folder: Path, limits: Limits) -> Loaded:
+    """Reads weights and tokenizer, and allocates the cache's bookkeeping. Takes seconds: call it in a thread."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("ContinuousBatchingLogger").setLevel(logging.WARNING)
+    device = _device(limits.device)
+    threads = limits.threads or max(1, (os.cpu_count() or 2) - 1)
+    torch.set_num_threads(threads)
+    tokenizer = _tokenizer(folder)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32 if device == "cpu" else torch.bfloat16,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+    except (ValueError, OSError, RuntimeError) as problem:
+        raise ModelFilesError(f"The model in {folder} cannot be loaded: {_first_line(problem)}") from problem
+    model = model.to(device).eval()
+    config = model.config.get_text_config()
+    end_tokens = _end_tokens(model, tokenizer)
+    context_tokens = int(getattr(config, "max_position_embeddings", 0) or limits.context_tokens or 2048)
+    if limits.context_tokens is not None:
+        context_tokens = min(context_tokens, limits.context_tokens)
+    sampler = Sampler()
+    generation = GenerationConfig(do_sample=False, eos_token_id=sorted(end_tokens) or -1, pad_token_id=0)
+    manager = model.init_continuous_batching(
+        generation_config=generation,
+        continuous_batching_config=_batching(config, limits, context_tokens, on_cpu=device == "cpu"),
+    )
+    manager.logit_processor = sampler
+    if device == "cpu" and attention.suits(config):
+        attention.register()
+        model.set_attn_implementation(attention.NAME)
+    logger.info(
+        "model loaded",
+        extra={"folder": str(folder), "device": device, "threads": threads, "context_tokens": context_tokens},
+    )
+    return Loaded(model, tokenizer, manager, sampler, context_tokens, int(config.vocab_size), end_tokens)
+
+
+def _batching(config: Any, limits: Limits, context_tokens: int, *, on_cpu: bool) -> ContinuousBatchingConfig:
+    """On an accelerator the library sizes the cache by free memory; on a CPU that would be the whole machine's."""
+    if not on_cpu:
+        return ContinuousBatchingConfig(
+            max_requests_per_batch=limits.slots, use_cuda_graph=False, use_async_batching=False
+        )
+    token_bytes = _cache_bytes_per_token(config)
+    wanted_bytes = limits.cache_bytes or min(limits.slots * _TOKENS_PER_SLOT * token_bytes, _CPU_CACHE_BYTES)
+    cache_tokens = max(wanted_bytes // token_bytes, context_tokens + _PAGE_TOKENS)
+    return ContinuousBatchingConfig(
+        page_size=_PAGE_TOKENS,
+        num_blocks=-(-cache_tokens // _PAGE_TOKENS),
+        max_batch_tokens=limits.slots + _PROMPT_TOKENS_PER_STEP,
+        max_requests_per_batch=limits.slots,
+        max_blocks_per_request=0,
+        use_cuda_graph=False,
+        use_async_batching=False,
+        auto_switch_to_flash=False,
+    )
+
+
+def _cache_bytes_per_token(config: Any) -> int:
+    """Keys and values of one token in float32."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * size * 4)
+
+
+def _tokenizer(folder: Path) -> Any:
+    """The fast tokenizer; its own file is read directly, which spares the import of every other kind."""
+    try:
+        if (folder / "tokenizer.json").exists():
+            from transformers.tokenization_utils_tokenizers import TokenizersBackend
+
+            return TokenizersBackend.from_pretrained(folder, local_files_only=True)
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (ValueError, OSError, ImportError) as problem:
+        raise ModelFilesError(f"The tokenizer in {folder} cannot be loaded: {_first_line(problem)}") from problem
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise ModelFilesError(f"The tokenizer in {folder} has no fast form (tokenizer.json).")
+    return tokenizer
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    stated = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ends = set(stated) if isinstance(stated, list) else {stated}
+    return frozenset(int(token) for token in ends | {tokenizer.eos_token_id} if token is not None and token >= 0)
+
+
+def _device(wanted: str) -> str:
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _first_line(problem: BaseException) -> str:
+    return str(problem).strip().partition("\n")[0] or type(problem).__name__

@@ -1,0 +1,188 @@
+"""The engine `transformers`: the library's own continuous batching manager behind our seam."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from common.errors import Reason, UplionError
+from inference import embedding
+from inference.detokenizer import Detokenizer
+from inference.engine import (
+    Capability,
+    EngineStats,
+    Finish,
+    Generation,
+    Output,
+    Piece,
+    Sampling,
+    Text,
+    Tokens,
+    Vectors,
+    output_limit,
+)
+from inference.model_files import model_folder
+from inference.paging import Limits, Loaded, load
+from inference.prompts import Prompts
+from inference.sampler import Draw
+from inference.steps import Choice, News, Request, StepRouter, engine_error
+from inference.stopping import StopScanner
+
+logger = logging.getLogger(__name__)
+
+_CONTEXT_FOR_TEXT = 8  # tokens before the answer that its first piece of text may depend on
+_WATCH_SECONDS = 0.25
+_STOP_SECONDS = 2.0
+_WARM_UP_TOKENS = 2
+
+
+class TransformersEngine:
+    """Generation steps run in the library's thread; everything else here runs on the event loop."""
+
+    provider = "transformers"
+    capabilities = frozenset(Capability)
+
+    def __init__(self, source: str, limits: Limits) -> None:
+        self._source = source
+        self._limits = limits
+        self.context_tokens = 0
+        self._requests: dict[str, Request] = {}
+        self._embeddings = ThreadPoolExecutor(1, thread_name_prefix="embeddings")
+
+    async def start(self) -> None:
+        folder = await asyncio.to_thread(model_folder, self._source)
+        self._loaded: Loaded = await asyncio.to_thread(load, folder, self._limits)
+        self.context_tokens = self._loaded.context_tokens
+        self._manager = self._loaded.manager
+        self._sampler = self._loaded.sampler
+        self._prompts = Prompts(self._loaded.tokenizer, self._loaded.vocabulary_size)
+        loop = asyncio.get_running_loop()
+        self._router = StepRouter(loop, self._manager.cancel_request, self._arrived)
+        self._manager.output_router = self._router
+        self._manager.start()
+        await self._warm_up()
+
+    async def failure(self) -> Exception:
+        while self._manager.is_running():  # noqa: ASYNC110  # the library sets no event when its thread ends
+            await asyncio.sleep(_WATCH_SECONDS)
+        return self._manager.background_thread_status.fatal_error or RuntimeError("the engine's thread ended")
+
+    async def generate(self, generation: Generation, output: Output) -> None:
+        prompt = await self._prompts.encode(generation.prompt)
+        limit = output_limit(generation.sampling, len(prompt), self.context_tokens)
+        resumed = generation.resume or ((),) * generation.sampling.choices
+        request = Request(generation.id, output, len(prompt), {})
+        output.begin(len(prompt))
+        starting: list[tuple[Choice, list[int], int]] = []
+        for index, tokens in enumerate(resumed):
+            if len(tokens) >= limit or (tokens and tokens[-1] in self._loaded.end_tokens):
+                ended = bool(tokens) and tokens[-1] in self._loaded.end_tokens
+                output.add(Piece(index, "", [], Finish.STOP if ended else Finish.LENGTH))
+                continue
+            choice = self._choice(request, generation, index, prompt, tokens)
+            request.running[choice.engine_id] = choice
+            starting.append((choice, [*prompt, *tokens], limit - len(tokens)))
+        if not starting:
+            output.end()
+            return
+        self._requests[generation.id] = request
+        for choice, tokens_so_far, new_tokens in starting:
+            self._submit(choice, tokens_so_far, new_tokens)
+
+    async def embed(self, attempt_id: str, inputs: Sequence[Text | Tokens]) -> Vectors:
+        encoded = [await self._prompts.encode(item) for item in inputs]
+        for index, tokens in enumerate(encoded):
+            if len(tokens) > self.context_tokens:
+                raise UplionError(
+                    Reason.CONTEXT_LENGTH_EXCEEDED,
+                    f"This model's context holds {self.context_tokens} tokens; input {index} has {len(tokens)}.",
+                    param=f"input[{index}]",
+                )
+        values: list[bytes] = []
+        loop = asyncio.get_running_loop()
+        for batch in embedding.batches(encoded):  # between them generation goes on, and a cancelled call ends
+            values += await loop.run_in_executor(self._embeddings, embedding.embed, self._loaded, batch)
+        return Vectors(values, sum(map(len, encoded)))
+
+    def cancel(self, attempt_id: str) -> None:
+        request = self._requests.pop(attempt_id, None)
+        if request is not None:
+            for engine_id in request.running:
+                self._manager.cancel_request(engine_id)
+                self._forget(engine_id)
+
+    def stats(self) -> EngineStats:
+        processor = self._manager.batch_processor
+        if processor is None:
+            return EngineStats()
+        scheduler = processor.scheduler
+        return EngineStats(
+            queued=len(scheduler.waiting_requests) + self._manager.input_queue.qsize(),
+            running=len(scheduler.active_requests),
+            cache_use=1.0 - float(processor.cache.compute_free_capacity()),
+        )
+
+    async def close(self) -> None:
+        self._requests.clear()
+        self._embeddings.shutdown(wait=False, cancel_futures=True)
+        if hasattr(self, "_manager") and self._manager.is_running():
+            await asyncio.to_thread(self._manager.stop, timeout=_STOP_SECONDS, hard_stop=True)
+
+    async def _warm_up(self) -> None:
+        """The first step allocates the cache; nobody should wait for that."""
+        output = Output()
+        sampling = Sampling(max_output_tokens=_WARM_UP_TOKENS, temperature=0.0)
+        await self.generate(Generation("warm-up", Text("Hello"), sampling), output)
+        while not output.drained:
+            await output.take()
+
+    def _choice(
+        self, request: Request, generation: Generation, index: int, prompt: list[int], resumed: Sequence[int]
+    ) -> Choice:
+        detokenizer = Detokenizer(self._loaded.tokenizer.backend_tokenizer, prompt[-_CONTEXT_FOR_TEXT:])
+        for token in resumed:
+            detokenizer.push(token)
+        stop = generation.sampling.stop
+        return Choice(
+            request=request,
+            index=index,
+            engine_id=f"{generation.id}#{index}",
+            draw=Draw.after(generation.sampling, index, resumed),
+            detokenizer=detokenizer,
+            scanner=StopScanner(stop) if stop else None,
+            end_tokens=self._loaded.end_tokens,
+        )
+
+    def _submit(self, choice: Choice, tokens: list[int], new_tokens: int) -> None:
+        self._router.add(choice)
+        self._sampler.add(choice.engine_id, choice.draw)
+        accepted = self._manager.add_request(
+            tokens, request_id=choice.engine_id, max_new_tokens=new_tokens, streaming=True
+        )
+        if accepted is None:
+            raise engine_error(self._manager.background_thread_status.can_accept_new_requests())
+
+    def _arrived(self, news: list[News]) -> None:
+        """What a step made, on the event loop."""
+        for item in news:
+            request = item.choice.request
+            if self._requests.get(request.attempt_id) is not request:
+                continue  # cancelled in the meantime
+            if item.piece is None:
+                self.cancel(request.attempt_id)
+                request.output.fail(engine_error(item.error))
+                continue
+            draw = item.choice.draw
+            if item.choice.index == 0 and draw.cached_tokens:
+                request.output.begin(request.input_tokens, min(draw.cached_tokens, request.input_tokens))
+            request.output.add(item.piece)
+            if item.piece.finish is not None:
+                self._forget(item.choice.engine_id)
+                del request.running[item.choice.engine_id]
+                if not request.running:
+                    del self._requests[request.attempt_id]
+                    request.output.end()
+
+    def _forget(self, engine_id: str) -> None:
+        self._router.remove(engine_id)
+        self._sampler.remove(engine_id)
