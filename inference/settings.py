@@ -21,7 +21,7 @@ class InferenceSettings:
     threads: int = setting(0, doc="threads of the engine's arithmetic; 0: one less than the CPUs, at least one")
     device: str = setting("auto", doc="cpu, cuda or auto; auto takes an accelerator where there is one")
     cache_bytes: int = setting(
-        0, doc="bytes of the key-value cache on a CPU; 0: 128 tokens for each slot, at most 256 MiB, at least one context"
+        0, doc="bytes of the key-value cache on a CPU; 0: 128 tokens a slot, at most 256 MiB, at least one context"
     )
     drain_grace_seconds: float = setting(30.0, doc="on SIGTERM, how long running requests may take to finish")
     upstream_url: str = setting("", doc="base URL of an OpenAI-compatible upstream", env="UPLION_UPSTREAM_URL")
