@@ -1,7 +1,7 @@
 """The `uplion` command. What a command needs is imported when it runs, so that `uplion --help` is quick."""
 
 from datetime import UTC, datetime, timedelta
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +25,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(models_app, name="models")
 
 
-class Grouping(str, Enum):
+class Grouping(StrEnum):
     """What rows of usage are made from."""
 
     model = "model"
