@@ -15,6 +15,7 @@ from uplion.control.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to
 
 from common.bus import Bus, connect_bus
 from common.database import connect_pool
+from common.errors import UplionError
 from common.lifecycle import grpc_server
 from control.accounts import AccountService
 from control.bootstrap import bootstrap
@@ -43,7 +44,8 @@ async def main(settings: ControlSettings, stop: asyncio.Event) -> None:
         connect_bus(settings.nats_url, "control") as bus,
         connect_pool(settings.postgres_url, least=0, command_seconds=QUERY_SECONDS) as pool,
     ):
-        await bus.ensure_streams()
+        catalog = Catalog(bus)
+        await catalog.restore()
         async with _first_connection(settings.postgres_url, settings.database_seconds) as connection:
             await migrate(connection)
             if settings.bootstrap_file is not None:
@@ -54,18 +56,39 @@ async def main(settings: ControlSettings, stop: asyncio.Event) -> None:
                     pepper_id=settings.pepper_id,
                     environment=settings.key_environment,
                 )
-        async with grpc_server(
-            "control",
-            settings.listen,
-            lambda server: _register(server, bus, Store(pool), settings),
-            drain_seconds=settings.drain_seconds,
-            grace_seconds=settings.grace_seconds,
+        async with (
+            grpc_server(
+                "control",
+                settings.listen,
+                lambda server: _register(server, Store(pool), catalog, Invalidations(bus), settings),
+                drain_seconds=settings.drain_seconds,
+                grace_seconds=settings.grace_seconds,
+            ),
+            asyncio.TaskGroup() as tasks,
         ):
+            keeper = tasks.create_task(_keep(catalog, bus), name="queues after a broker's restart")
             await stop.wait()
+            keeper.cancel()
 
 
-def _register(server: grpc.aio.Server, bus: Bus, store: Store, settings: ControlSettings) -> None:
-    invalidations = Invalidations(bus)
+async def _keep(catalog: Catalog, bus: Bus) -> None:
+    """Restores what a restarted broker forgot, within a moment of its return; for ever."""
+    restored = bus.reconnects
+    while True:
+        await asyncio.sleep(_RETRY_SECONDS)
+        seen = bus.reconnects
+        if seen == restored:
+            continue
+        try:
+            await catalog.restore()
+            restored = seen
+        except UplionError as problem:
+            logger.warning("queues are not restored yet", extra={"problem": problem.message})
+
+
+def _register(
+    server: grpc.aio.Server, store: Store, catalog: Catalog, invalidations: Invalidations, settings: ControlSettings
+) -> None:
     key_service = KeyService(
         store,
         invalidations,
@@ -75,7 +98,7 @@ def _register(server: grpc.aio.Server, bus: Bus, store: Store, settings: Control
     )
     add_AccountServiceServicer_to_server(AccountService(store, invalidations), server)
     add_KeyServiceServicer_to_server(key_service, server)
-    add_ModelServiceServicer_to_server(ModelService(Catalog(bus)), server)
+    add_ModelServiceServicer_to_server(ModelService(catalog), server)
     add_UsageServiceServicer_to_server(UsageService(store), server)
 
 

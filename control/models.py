@@ -1,6 +1,5 @@
 """ModelService: which models the platform serves, and how they fare."""
 
-import asyncio
 import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -50,10 +49,8 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         requests.caller(context)
         size = requests.page_size(request.page_size)
         after = requests.read_name(request.page_token)
-        async with asyncio.TaskGroup() as tasks:
-            models = tasks.create_task(self._catalog.models(), name="list models")
-            state = tasks.create_task(self._state(), name="list their state")
-        every = [_model(token, applied, *state.result()) for token, applied in models.result().items()]
+        models, state = await self._catalog.models(), await self._state()
+        every = [_model(token, applied, *state) for token, applied in models.items()]
         rest = sorted((model for model in every if model.name > after), key=lambda model: model.name)
         response = model_pb2.ListModelsResponse(models=rest[:size])
         if len(rest) > size:
@@ -68,11 +65,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         return model_pb2.DeleteModelResponse()
 
     async def _state(self) -> tuple[dict[str, list[WorkerState]], dict[str, bytes], dict[str, int]]:
-        async with asyncio.TaskGroup() as tasks:
-            workers = tasks.create_task(self._catalog.workers(), name="read workers")
-            verdicts = tasks.create_task(self._catalog.verdicts(), name="read fleet")
-            queued = tasks.create_task(self._catalog.queued(), name="read queues")
-        return workers.result(), verdicts.result(), queued.result()
+        return await self._catalog.workers(), await self._catalog.verdicts(), await self._catalog.queued()
 
 
 def read_manifest(value: Struct) -> manifest.AIModel:

@@ -9,6 +9,10 @@ from typing import Any
 import asyncpg
 import grpc.aio
 import pytest
+from uplion.control.v1.account_service_pb2_grpc import AccountServiceStub
+from uplion.control.v1.key_service_pb2_grpc import KeyServiceStub
+from uplion.control.v1.model_service_pb2_grpc import ModelServiceStub
+from uplion.control.v1.usage_service_pb2_grpc import UsageServiceStub
 
 import common.lifecycle
 from common.bus import Bus, connect_bus
@@ -16,10 +20,6 @@ from common.errors import UplionError, from_rpc_error
 from common.names import HEADER_ACCOUNT, HEADER_KEY
 from control.app import main
 from control.settings import ControlSettings
-from uplion.control.v1.account_service_pb2_grpc import AccountServiceStub
-from uplion.control.v1.key_service_pb2_grpc import KeyServiceStub
-from uplion.control.v1.model_service_pb2_grpc import ModelServiceStub
-from uplion.control.v1.usage_service_pb2_grpc import UsageServiceStub
 
 PEPPER = "pepper of the tests"
 CALLER = ((HEADER_ACCOUNT, "default"), (HEADER_KEY, "0123456789ab"))

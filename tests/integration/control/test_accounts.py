@@ -4,9 +4,6 @@ import asyncio
 import uuid
 
 import pytest
-
-from common import names
-from common.errors import Reason
 from uplion.control.v1 import account_pb2, key_pb2, model_pb2, usage_pb2
 from uplion.control.v1.account_pb2 import (
     CreateAccountRequest,
@@ -15,6 +12,9 @@ from uplion.control.v1.account_pb2 import (
     ResourceState,
     UpdateAccountRequest,
 )
+
+from common import names
+from common.errors import Reason
 
 SERVICES = {"accounts": account_pb2, "keys": key_pb2, "models": model_pb2, "usage": usage_pb2}
 
@@ -55,6 +55,7 @@ async def test_an_update_changes_what_it_names_and_is_announced(control, bus):
     assert suspended.account.state == ResourceState.RESOURCE_STATE_SUSPENDED
     assert suspended.account.limits.requests_per_minute == 7
     assert (await heard.next_msg(2)).data == f"account:{made.account.id}".encode()
+    await heard.unsubscribe()
     unlimited = await control.call(
         control.accounts.UpdateAccount, UpdateAccountRequest(id=made.account.id, limits=Limits())
     )

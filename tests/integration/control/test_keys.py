@@ -3,10 +3,11 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 
-from common import keys, names
-from common.errors import Reason
 from uplion.control.v1.account_pb2 import CreateAccountRequest, Limits, ResourceState
 from uplion.control.v1.key_pb2 import CreateKeyRequest, ListKeysRequest, RevokeKeyRequest
+
+from common import keys, names
+from common.errors import Reason
 
 
 async def new_account(control, name="Team"):
@@ -55,6 +56,7 @@ async def test_a_revoked_key_is_announced_and_stays_revoked(control, bus):
     first = await control.call(control.keys.RevokeKey, RevokeKeyRequest(id=made.key.id))
     second = await control.call(control.keys.RevokeKey, RevokeKeyRequest(id=made.key.id))
     assert (await heard.next_msg(2)).data == f"key:{made.key.id}".encode()
+    await heard.unsubscribe()
     assert first.key.state == second.key.state == ResourceState.RESOURCE_STATE_REVOKED
 
 

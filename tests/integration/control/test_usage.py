@@ -3,9 +3,9 @@
 from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from uplion.control.v1.usage_pb2 import QueryUsageRequest, UsageGrouping
 
 from common.errors import Reason
-from uplion.control.v1.usage_pb2 import QueryUsageRequest, UsageGrouping
 
 ROWS = [
     # hour, account, key, model, currency, requests, input, cached, output, reasoning, cost
