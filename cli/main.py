@@ -176,7 +176,7 @@ def keys_list(
     with admin(state_of(state)) as api:
         keys = list(api.keys(account))
     if as_json:
-        print_json({"keys": keys})
+        print_json(keys)
         return
     columns = ("id", "name", "account", "state", "scopes", "last four", "created", "expires")
     fields = ("id", "name", "account", "state", "scopes", "last_four", "create_time", "expire_time")
@@ -211,7 +211,7 @@ def models_list(state: StateOption = None, as_json: JsonOption = False) -> None:
     with admin(state_of(state)) as api:
         models = list(api.models())
     if as_json:
-        print_json({"models": models})
+        print_json(models)
         return
     columns = ("name", "phase", "workers", "slots free", "queued", "type", "model", "message")
     rows = [
@@ -250,7 +250,7 @@ def models_apply(
     with admin(state_of(state)) as api:
         applied = [api.apply_model(model) for model in wanted]
     if as_json:
-        print_json({"models": applied})
+        print_json(applied)
     else:
         for model in applied:
             typer.echo(f"applied {model['name']}, revision {model['revision']}")
@@ -289,7 +289,7 @@ def usage(
     with admin(state_of(state)) as api:
         rows = api.usage(by.value if by else None, account, since)
     if as_json:
-        print_json({"rows": rows})
+        print_json(rows)
         return
     cells = [
         (

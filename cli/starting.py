@@ -105,7 +105,11 @@ def _start_detached(settings: StackSettings, shown: Progress) -> dict[str, Any]:
 
 def summary(state: State, run: Mapping[str, Any]) -> dict[str, Any]:
     """What `uplion up --json` prints."""
-    pids = {"supervisor": run["pid"]} | {part["name"]: part["pid"] for part in run["parts"] if part["pid"]}
+    pids = {"supervisor": run["pid"]}
+    for part in run["parts"]:
+        # Services that share a process have one pid; a second process of the same services goes by its own name.
+        for name in [name for name in part["services"] if name not in pids] or [part["name"]]:
+            pids[name] = part["pid"]
     copied = ("base_url", "grpc_address", "admin_url", "admin_address", "state_dir")
     servers = ("postgres_url", "nats_url", "redis_url")
     return {

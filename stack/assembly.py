@@ -84,7 +84,7 @@ class Assembly:
                 running.kill()
                 raise
 
-        return Part(process.name, launch, self._on_change, address=process.address)
+        return Part(process.name, launch, self._on_change, address=process.address, services=process.services)
 
     async def _launch_envoy(self, on_spawn: Callable[[Process], None]) -> None:
         await self.proxy.render()

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from typing import Any
 
@@ -39,10 +39,18 @@ class Part:
     """A child by name. `keep` runs for its whole life; `stop` ends it."""
 
     def __init__(
-        self, name: str, launch: Launch, on_change: Callable[[], None], *, address: str = "", must_start: bool = True
+        self,
+        name: str,
+        launch: Launch,
+        on_change: Callable[[], None],
+        *,
+        address: str = "",
+        services: Sequence[str] = (),
+        must_start: bool = True,
     ) -> None:
         self.name = name
         self.address = address
+        self.services = services  # that share the process; empty where it is one thing
         self.status = PartStatus.WAITING
         self.message = ""
         self.restarts = 0
@@ -69,7 +77,7 @@ class Part:
             since = time.monotonic()
             try:
                 await self._launch(self._on_spawn)
-            except StackError as error:
+            except (StackError, OSError) as error:
                 if self._stopping.is_set():
                     break
                 self._set(PartStatus.FAILING, str(error))
@@ -113,6 +121,7 @@ class Part:
         alive = self.process is not None and self.process.returncode is None
         return {
             "name": self.name,
+            "services": list(self.services),
             "status": self.status.value,
             "pid": self.process.pid if self.process is not None and alive else None,
             "address": self.address,
