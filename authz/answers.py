@@ -9,23 +9,35 @@ from authz.credentials import HEADERS
 from authz.deciding import Admission
 from authz.standing import Standing
 from common.errors import STATUS_DETAILS_METADATA, UplionError, grpc_status, openai_body, openai_headers
+from common.identity import Identity
 
 _OVERWRITE = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 _OK = 0
 
 
-def admitted(admission: Admission) -> auth.CheckResponse:
-    """Every identity header is overwritten, the empty ones too; the credential goes no further."""
+def _template() -> bytes:
+    """An admission with every value empty: parsing it and filling it in costs half of building it (7 of 13 us)."""
     response = auth.CheckResponse()
     response.status.code = _OK
-    ok = response.ok_response
-    for name, value in admission.identity.to_headers():
-        option = ok.headers.add()
+    for name, _ in _NOBODY.to_headers():
+        option = response.ok_response.headers.add()
         option.header.key = name
-        option.header.value = value
         option.append_action = _OVERWRITE
         option.keep_empty_value = True
-    ok.headers_to_remove.extend(HEADERS)
+    response.ok_response.headers_to_remove.extend(HEADERS)
+    return bytes(response.SerializeToString())
+
+
+_NOBODY = Identity("", "", "", "", "", None, None, "")
+_TEMPLATE = _template()
+
+
+def admitted(admission: Admission) -> auth.CheckResponse:
+    """Every identity header is overwritten, the empty ones too; the credential goes no further."""
+    response = auth.CheckResponse.FromString(_TEMPLATE)
+    ok = response.ok_response
+    for option, (_, value) in zip(ok.headers, admission.identity.to_headers(), strict=True):
+        option.header.value = value
     for name, value in standing_headers(admission.standing):
         option = ok.response_headers_to_add.add()
         option.header.key = name

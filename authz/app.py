@@ -1,8 +1,8 @@
 """The service: connects everything in order, serves checks until told to stop."""
 
 import asyncio
-from contextlib import asynccontextmanager
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from itertools import count
 from secrets import token_hex
 

@@ -80,7 +80,7 @@ def estimated_input_tokens(content_length: str | None, size_bytes: int) -> int:
 
 
 def wanted_output_tokens(facts: dict[str, float], most: int) -> int | None:
-    """`max_completion_tokens`, or the older `max_tokens`; what is no sensible number is left for the router to refuse."""
+    """`max_completion_tokens`, or the older `max_tokens`; what makes no sense is left for the router to refuse."""
     for name in ("max_completion_tokens", "max_tokens"):
         value = facts.get(name)
         if value is not None and value >= 1:

@@ -1,6 +1,7 @@
 """Revocations as they are announced on NATS: a key or an account that must be asked for again, at once."""
 
 import asyncio
+import contextlib
 import logging
 
 from authz.keys import KeyRing
@@ -19,10 +20,8 @@ async def follow(bus: Bus, keys: KeyRing, ready: asyncio.Event) -> None:
     seen = bus.reconnects
     while True:
         message = None
-        try:
+        with contextlib.suppress(TimeoutError):
             message = await subscription.next_msg(timeout=_LOOK_SECONDS)
-        except TimeoutError:
-            pass
         if bus.reconnects != seen:
             seen = bus.reconnects
             keys.expire_all()

@@ -42,7 +42,7 @@ FILTER_JSON = "envoy.filters.http.json_to_metadata"
 METADATA_NAMESPACE = "uplion.request"  # authz reads it; the names below are its keys
 BODY_FACTS = ("model", "max_tokens", "max_completion_tokens", "n")
 
-# What authz needs to decide. A short list halves the cost of a check's parse and keeps prompts and cookies away from it.
+# What authz needs to decide. A short list halves a check's parse and keeps a client's cookies away from it.
 _AUTHZ_HEADERS = ("authorization", "x-api-key", "api-key", "content-type", "content-length", "x-request-id")
 _PROTOBUF_OVERHEAD_BYTES = 4096
 

@@ -88,9 +88,7 @@ class Authz:
             http.headers[name] = value
         for name, number in (facts or {}).items():
             request.attributes.metadata_context.filter_metadata["uplion.request"].fields[name].number_value = number
-        call: Any = self.channel.unary_unary(
-            CHECK, auth.CheckRequest.SerializeToString, auth.CheckResponse.FromString
-        )
+        call: Any = self.channel.unary_unary(CHECK, auth.CheckRequest.SerializeToString, auth.CheckResponse.FromString)
         metadata = () if listener is None else ((names.HEADER_LISTENER, listener),)
         try:
             return Answer(await call(request, metadata=metadata, timeout=seconds))
@@ -167,8 +165,12 @@ async def running(settings: AuthzSettings, connection: asyncpg.Connection) -> As
 @pytest.fixture
 def settings(database: tuple[str, asyncpg.Connection], redis_url: str, nats_url: str) -> AuthzSettings:
     return AuthzSettings(
-        postgres_url=database[0], redis_url=redis_url, nats_url=nats_url, peppers=(f"p1:{PEPPER.decode()}",),
-        limits_seconds=1.0, lookup_seconds=1.0,
+        postgres_url=database[0],
+        redis_url=redis_url,
+        nats_url=nats_url,
+        peppers=(f"p1:{PEPPER.decode()}",),
+        limits_seconds=1.0,
+        lookup_seconds=1.0,
     )
 
 

@@ -136,9 +136,7 @@ async def test_what_was_used_before_is_loaded_from_the_ledger(authz: Any) -> Non
 async def test_a_quota_race_never_overspends(authz: Any) -> None:
     await authz.add_account(token_budget=100 * 110)
     key = await authz.add_key()
-    answers = await asyncio.gather(
-        *(authz.check(key.text, size=300, facts={"max_tokens": 10}) for _ in range(500))
-    )
+    answers = await asyncio.gather(*(authz.check(key.text, size=300, facts={"max_tokens": 10}) for _ in range(500)))
     assert sum(answer.status == 200 for answer in answers) == 100
     assert {answer.status for answer in answers} == {200, 429}
 
