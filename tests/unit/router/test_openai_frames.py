@@ -1,0 +1,130 @@
+"""The bytes of OpenAI answers."""
+
+import json
+import struct
+from base64 import b64decode
+from typing import Any
+
+import pytest
+from google.api.httpbody_pb2 import HttpBody
+from uplion.dispatch.v1.run_pb2 import Delta, RunEvent, Vector
+from uplion.inference.v1.sampling_pb2 import (
+    FINISH_REASON_LENGTH,
+    FINISH_REASON_STOP,
+    FINISH_REASON_UNSPECIFIED,
+    TokenUsage,
+)
+
+from common.errors import Reason, UplionError
+from router import openai_frames as frames
+from router.answers import Answer
+from router.jobs import Operation
+
+OPEN = FINISH_REASON_UNSPECIFIED
+USAGE = TokenUsage(input_tokens=5, cached_tokens=2, output_tokens=3, reasoning_tokens=1)
+USAGE_JSON = {
+    "prompt_tokens": 5,
+    "completion_tokens": 3,
+    "total_tokens": 8,
+    "prompt_tokens_details": {"cached_tokens": 2},
+    "completion_tokens_details": {"reasoning_tokens": 1},
+}
+
+
+def stream(operation: Operation = Operation.CHAT, **options: Any) -> frames.StreamFrames:
+    return frames.StreamFrames(operation, "r1", 'm"x', "default", 1700000000, **options)
+
+
+def decoded(data: bytes) -> list[Any]:
+    parts = data.decode().split("\n\n")
+    assert parts.pop() == ""
+    return [part if part == "data: [DONE]" else json.loads(part.removeprefix("data: ")) for part in parts]
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 300, 16_384, 3_000_000])
+@pytest.mark.parametrize("kind", ["", "text/event-stream"])
+def test_http_body_is_what_protobuf_would_write(size: int, kind: str) -> None:
+    data = b"x" * size
+    body = HttpBody.FromString(frames.http_body(data, kind))
+    assert (body.content_type, body.data) == (kind, data)
+
+
+def test_the_first_delta_carries_the_role_and_the_last_the_reason() -> None:
+    written = stream()
+    data = written.pieces([(0, 'a"\n\u2028é😀', OPEN)]) + written.pieces([(0, "b", OPEN)])
+    data += written.pieces([(0, "", FINISH_REASON_LENGTH)]) + written.end(USAGE)
+    first, second, third, done = decoded(data)
+    assert first["id"] == "chatcmpl-r1"
+    assert first["object"] == "chat.completion.chunk"
+    assert first["model"] == 'm"x'
+    assert first["created"] == 1700000000
+    assert first["system_fingerprint"] is None
+    assert first["choices"][0]["delta"] == {"role": "assistant", "content": 'a"\n\u2028é😀'}
+    assert first["choices"][0]["finish_reason"] is None
+    assert second["choices"][0]["delta"] == {"content": "b"}
+    assert third["choices"][0] == {"index": 0, "delta": {}, "logprobs": None, "finish_reason": "length"}
+    assert done == "data: [DONE]"
+    assert "usage" not in first
+
+
+def test_usage_is_null_until_its_own_chunk_when_asked_for() -> None:
+    written = stream(include_usage=True)
+    data = written.pieces([(0, "a", FINISH_REASON_STOP)]) + written.end(USAGE)
+    chunk, usage, done = decoded(data)
+    assert chunk["usage"] is None
+    assert usage["choices"] == []
+    assert usage["usage"] == USAGE_JSON
+    assert done == "data: [DONE]"
+
+
+def test_an_answer_without_any_token_still_has_a_chunk_for_each_choice() -> None:
+    *chunks, done = decoded(stream(choices=2).end(TokenUsage()))
+    assert [chunk["choices"][0]["index"] for chunk in chunks] == [0, 1]
+    assert all(chunk["choices"][0]["finish_reason"] == "stop" for chunk in chunks)
+    assert done == "data: [DONE]"
+
+
+def test_each_choice_has_its_own_role_and_frame() -> None:
+    chunks = decoded(stream(choices=2).pieces([(0, "a", OPEN), (1, "b", OPEN)]))
+    assert [(c["choices"][0]["index"], c["choices"][0]["delta"]["role"]) for c in chunks] == [
+        (0, "assistant"),
+        (1, "assistant"),
+    ]
+
+
+def test_legacy_chunks_carry_text() -> None:
+    chunk, *_ = decoded(stream(Operation.COMPLETION).pieces([(0, "a", FINISH_REASON_STOP)]))
+    assert chunk["object"] == "text_completion"
+    assert chunk["id"] == "cmpl-r1"
+    assert chunk["choices"] == [{"index": 0, "text": "a", "logprobs": None, "finish_reason": "stop"}]
+
+
+def test_an_error_after_the_headers_is_a_frame_and_then_done() -> None:
+    body, done = decoded(frames.error_frame(UplionError(Reason.WORKER_LOST, "gone")))
+    assert body["error"] == {"message": "gone", "type": "server_error", "param": None, "code": "worker_lost"}
+    assert done == "data: [DONE]"
+
+
+def test_whole_answers() -> None:
+    answer = Answer(2)
+    answer.add(RunEvent(deltas=[Delta(index=0, text="a"), Delta(index=1, text="c"), Delta(index=9, text="?")]))
+    answer.add(RunEvent(deltas=[Delta(index=0, text="b", finish_reason=FINISH_REASON_STOP)]))
+    answer.add(RunEvent(deltas=[Delta(index=1, finish_reason=FINISH_REASON_LENGTH)], usage=USAGE))
+    body = json.loads(frames.whole_generation(Operation.CHAT, "r1", "m", "default", 1, answer))
+    assert [choice["message"]["content"] for choice in body["choices"]] == ["ab", "c"]
+    assert [choice["finish_reason"] for choice in body["choices"]] == ["stop", "length"]
+    assert body["usage"] == USAGE_JSON
+    legacy = json.loads(frames.whole_generation(Operation.COMPLETION, "r1", "m", "default", 1, answer))
+    assert [choice["text"] for choice in legacy["choices"]] == ["ab", "c"]
+    assert legacy["object"] == "text_completion"
+
+
+def test_embeddings_as_floats_and_as_base64() -> None:
+    raw = struct.pack("<3f", 0.5, -1.0, 0.25)
+    answer = Answer(0)
+    answer.add(RunEvent(vectors=[Vector(values=raw)], usage=TokenUsage(input_tokens=4)))
+    plain = json.loads(frames.embedding_list("m", answer, base64=False))
+    assert plain["data"] == [{"object": "embedding", "index": 0, "embedding": [0.5, -1.0, 0.25]}]
+    assert plain["usage"] == {"prompt_tokens": 4, "total_tokens": 4}
+    packed = json.loads(frames.embedding_list("m", answer, base64=True))
+    assert b64decode(packed["data"][0]["embedding"]) == raw
