@@ -89,7 +89,8 @@ def _start_detached(settings: StackSettings, shown: Progress) -> dict[str, Any]:
         while True:
             run = state.read_run()
             if run.get("pid") == child.pid:
-                shown.show(run)
+                if run["status"] == "starting":
+                    shown.show(run)
                 if run["status"] == "ready":
                     return run
             if child.poll() is not None:

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stack.errors import StackError
+from stack.words import last_words
 
 _PR_SET_PDEATHSIG = 1
 _CLONE_NEWUSER = 0x10000000
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _INNER_USER_ID = 1000  # any id but 0: what root is called inside the namespace
-_STDERR_LINES_KEPT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +48,12 @@ def base_environment() -> dict[str, str]:
 class Process:
     """One running child."""
 
-    def __init__(self, program: Program, popen: subprocess.Popen[bytes]) -> None:
+    def __init__(self, program: Program, popen: subprocess.Popen[bytes], log_start_bytes: int) -> None:
         self.program = program
         self.pid = popen.pid
         self.started_at = time.time()
         self._popen = popen
+        self._log_start_bytes = log_start_bytes
 
     @property
     def returncode(self) -> int | None:
@@ -107,7 +108,7 @@ class Process:
         """Its exit code and last words."""
         code = self.returncode
         how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        words = last_lines(self.program.log, _STDERR_LINES_KEPT)
+        words = last_words(self.program.log, self._log_start_bytes)
         return f"{how}: {words}" if words else how
 
 
@@ -118,6 +119,7 @@ def spawn(program: Program) -> Process:
     try:
         with contextlib.ExitStack() as files:
             log = files.enter_context(open(program.log, "ab", buffering=0))
+            log_start_bytes = os.fstat(log.fileno()).st_size
             popen = subprocess.Popen(  # noqa: S603 - our own programs
                 program.argv,
                 env=dict(program.env) or base_environment(),
@@ -135,7 +137,7 @@ def spawn(program: Program) -> Process:
         raise StackError(
             f"{program.name} cannot start: {error.strerror or error}: {error.filename or binary}"
         ) from error
-    return Process(program, popen)
+    return Process(program, popen, log_start_bytes)
 
 
 def _before_exec(program: Program) -> Callable[[], None]:
@@ -178,17 +180,6 @@ def _not_permitted(program: Program, error: PermissionError) -> str:
             " run uplion as the owner of that folder, or give --postgres-url"
         )
     return f"{program.name} cannot start: no permission for {error.filename or program.argv[0]}"
-
-
-def last_lines(path: Path, count: int) -> str:
-    """The last lines of a log in one line; empty when there are none."""
-    try:
-        with open(path, "rb") as log:
-            log.seek(max(0, os.fstat(log.fileno()).st_size - 4096))
-            lines = log.read().decode(errors="replace").strip().splitlines()
-    except FileNotFoundError:
-        return ""
-    return " | ".join(line.strip() for line in lines[-count:])
 
 
 def python(module: str, *arguments: str) -> list[str]:

@@ -12,7 +12,7 @@ from edge.settings import EdgeSettings
 from stack import binaries, http
 from stack.errors import StackError
 from stack.ports import is_free
-from stack.processes import Process, Program, base_environment, last_lines, python, spawn
+from stack.processes import Process, Program, base_environment, python, spawn
 from stack.settings import default_cache
 
 _RENDER_TIMEOUT_SECONDS = 30.0
@@ -46,7 +46,7 @@ class Proxy:
         finally:
             process.kill()
         if code != 0:
-            raise StackError(f"Envoy's configuration cannot be made: {last_lines(self._log, 2)}")
+            raise StackError(f"Envoy's configuration cannot be made: {process.why_it_ended()}")
         fresh.rename(self._bootstrap)
 
     async def launch(self, on_spawn: Callable[[Process], None]) -> None:
