@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -45,9 +46,9 @@ class _JsonFormatter(logging.Formatter):
         return _encode(line)
 
 
-def configure_logging(level: str) -> None:
-    """Every logger of the process writes JSON lines to stdout from now on."""
-    handler = logging.StreamHandler(sys.stdout)
+def configure_logging(level: str, file: Path | None = None) -> None:
+    """Every logger of the process writes JSON lines to stdout, or to the end of a file, from now on."""
+    handler = logging.StreamHandler(sys.stdout) if file is None else logging.FileHandler(file, delay=True)
     handler.setFormatter(_JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
@@ -9,6 +10,8 @@ from typing import Any
 
 from stack.errors import StackError
 from stack.processes import Process
+
+logger = logging.getLogger(__name__)
 
 _HEALTHY_AFTER_SECONDS = 30.0  # a run of this length forgives the crashes before it
 _BACKOFF_FIRST_SECONDS = 0.2
@@ -138,4 +141,7 @@ class Part:
 
     def _set(self, status: PartStatus, message: str) -> None:
         self.status, self.message = status, message
+        level = logging.WARNING if status is PartStatus.FAILING else logging.INFO
+        pid = self.process.pid if self.process else None
+        logger.log(level, "part", extra={"part": self.name, "status": status.value, "pid": pid, "why": message})
         self._on_change()

@@ -4,7 +4,9 @@ import asyncio
 import signal
 from collections.abc import Callable
 
+from common import telemetry
 from stack.settings import StackSettings
+from stack.state import State
 from stack.supervisor import Supervisor
 
 
@@ -22,4 +24,5 @@ def run(settings: StackSettings, on_change: Callable[[Supervisor], None] | None 
             loop.add_signal_handler(number, on_signal)
         await Supervisor(settings, on_change).run(stop, now)
 
+    telemetry.configure_logging(settings.log_level, State(settings.state).log("supervisor"))
     asyncio.run(main())
