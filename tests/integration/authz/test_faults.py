@@ -1,0 +1,157 @@
+"""What authz answers when what it stands on fails: never a free pass, and no error where none is needed."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import asyncpg
+import grpc.aio
+import pytest
+from redis.asyncio import Redis
+
+from authz.settings import AuthzSettings
+from authz.valkey import Valkey, ValkeyError
+from common.settings import dump
+from control.schema import migrate
+
+
+@pytest.fixture
+def own_valkey(start_server: Callable[[str], Any]) -> Any:
+    return start_server("valkey")
+
+
+@pytest.fixture
+def own_postgres(start_server: Callable[[str], Any]) -> Any:
+    return start_server("postgres")
+
+
+async def _until(authz: Any, key: str, status: int, seconds: float = 5.0) -> None:
+    async with asyncio.timeout(seconds):
+        while (await authz.check(key)).status != status:
+            await asyncio.sleep(0.05)
+
+
+async def test_valkey_killed_known_keys_have_a_share_strangers_503_and_it_recovers_alone(
+    start: Any, settings: AuthzSettings, own_valkey: Any
+) -> None:
+    valkey = own_valkey
+    async with start(settings, redis_url=valkey.url, limits_seconds=0.3, outage_seconds=3.0) as authz:
+        await authz.add_account(requests_per_minute=20)
+        known, stranger = await authz.add_key(), await authz.add_key()
+        assert (await authz.check(known.text)).status == 200
+        await valkey.kill()
+        statuses = [(await authz.check(known.text, seconds=1.0)).status for _ in range(8)]
+        assert statuses == [200] * 4 + [503] * 4  # a quarter of the 19 that were left
+        assert (await authz.check(stranger.text)).status == 503
+        await asyncio.sleep(3.1)
+        assert (await authz.check(known.text)).status == 503
+        await valkey.start()
+        await _until(authz, known.text, 200)
+        await _until(authz, stranger.text, 200)
+
+
+async def test_a_flushed_valkey_is_refilled_from_the_ledger_without_an_error(
+    start: Any, settings: AuthzSettings, own_valkey: Any
+) -> None:
+    valkey = own_valkey
+    async with start(settings, redis_url=valkey.url) as authz:
+        await authz.add_account(token_budget=1000)
+        key = await authz.add_key()
+        assert (await authz.check(key.text, facts={"max_tokens": 10.0})).status == 200
+        await authz.database.execute(
+            "INSERT INTO balances (account, key, tokens, requests) VALUES ($1, '', 600, 1)", authz.account
+        )
+        redis = Redis.from_url(valkey.url)
+        await redis.flushall()
+        await redis.script_flush()
+        await redis.aclose()
+        answer = await authz.check(key.text, facts={"max_tokens": 10.0})
+        assert answer.told["x-ratelimit-remaining-tokens"] == str(1000 - 600 - 110)
+
+
+async def test_postgres_killed_known_keys_work_and_strangers_get_503_in_time(
+    start: Any, settings: AuthzSettings, own_postgres: Any
+) -> None:
+    postgres = own_postgres
+    connection = await asyncpg.connect(postgres.url)
+    await migrate(connection)
+    async with start(settings, postgres_url=postgres.url, key_ttl_seconds=0.2, lookup_seconds=0.1) as authz:
+        authz.database = connection
+        await authz.add_account()
+        known, stranger = await authz.add_key(), await authz.add_key()
+        await _until(authz, known.text, 200)
+        await connection.close()
+        await postgres.kill()
+        await asyncio.sleep(0.3)
+        for _ in range(5):
+            assert (await authz.check(known.text)).status == 200
+        assert (await authz.check(stranger.text, seconds=1.0)).status == 503
+        await postgres.start()
+        await _until(authz, stranger.text, 200, seconds=10)
+
+
+async def test_a_wrong_valkey_password_is_an_outage_and_no_free_pass(
+    start: Any, settings: AuthzSettings, redis_url: str
+) -> None:
+    wrong = redis_url.replace("://:", "://:wrong")
+    async with start(settings, redis_url=wrong) as authz:
+        await authz.add_account()
+        key = await authz.add_key()
+        assert (await authz.check(key.text)).error is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_calls_of_one_turn_share_a_write_and_keep_their_order(redis_url: str) -> None:
+    valkey = Valkey(redis_url, call_seconds=2.0)
+    try:
+        await asyncio.gather(*(valkey.call("RPUSH", "authz-order", number) for number in range(500)))
+        found = await valkey.call("LRANGE", "authz-order", 0, -1)
+        assert [int(each) for each in found] == list(range(500))
+        await valkey.call("DEL", "authz-order")
+        with pytest.raises(ValkeyError, match="wrong number of arguments"):
+            await valkey.call("GET")
+        assert await valkey.call("PING") == b"PONG"
+    finally:
+        await valkey.close()
+
+
+async def test_the_process_serves_under_uvloop_and_drains_on_sigterm(
+    settings: AuthzSettings, database: Any, authz: Any
+) -> None:
+    """As it is deployed: `python -m authz`, told by environment, ended by a signal, exit code 0."""
+    await authz.add_account()
+    key = await authz.add_key()
+    environment = {**os.environ, **dump(settings), "UPLION_AUTHZ_LISTEN": "127.0.0.1:0"}
+    process = subprocess.Popen(  # noqa: ASYNC220  its output is read in a thread
+        [sys.executable, "-m", "authz"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    try:
+        address = ""
+        while not address:
+            line = await asyncio.to_thread(process.stdout.readline)
+            assert line, "authz ended before it was ready"
+            if '"ready"' in line:
+                address = line.partition('"address": "')[2].partition('"')[0]
+        async with grpc.aio.insecure_channel(address) as channel:
+            authz.channel = channel
+            answers = await asyncio.gather(*(authz.check(key.text) for _ in range(50)))
+        assert {answer.status for answer in answers} == {200}
+        process.terminate()
+        assert await asyncio.to_thread(process.wait, 15) == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+async def test_a_missing_secret_refuses_to_start_and_says_which() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("UPLION_")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "authz", env=environment, stderr=asyncio.subprocess.PIPE
+    )
+    _, errors = await process.communicate()
+    assert process.returncode == 1
+    assert b"UPLION_AUTHZ_PEPPERS is missing" in errors
