@@ -36,15 +36,17 @@ async def connect_pool(
 async def wait_for_schema(pool: "asyncpg.Pool[asyncpg.Record]", version: int, *, seconds: float = 60.0) -> None:
     """Returns once control has migrated the database to `version` or later; raises TimeoutError naming both."""
     found: int | None = None
+    problem: Exception | None = None
     try:
         async with asyncio.timeout(seconds):
             while True:
                 try:
                     found = await pool.fetchval("SELECT max(version) FROM schema_version")
-                except (asyncpg.UndefinedTableError, asyncpg.CannotConnectNowError, OSError):
-                    found = None
+                except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as caught:
+                    found, problem = None, caught
                 if found is not None and found >= version:
                     return
                 await asyncio.sleep(0.05)
     except TimeoutError:
-        raise TimeoutError(f"the database is at schema {found}, {version} is needed: is control running?") from None
+        message = f"the database is at schema {found}, {version} is needed: is control running?"
+        raise TimeoutError(message) from (problem if found is None else None)
