@@ -12,8 +12,11 @@ def engine_for(model: AIModel, settings: InferenceSettings) -> Engine:
 
         return SyntheticEngine(model.spec.synthetic, model.spec.contextLength)
     if model.engine == "transformers":
-        from inference.paging import Limits
-        from inference.transformers_engine import TransformersEngine
+        from inference.lean_imports import lean_imports
+
+        with lean_imports():
+            from inference.paging import Limits
+            from inference.transformers_engine import TransformersEngine
 
         limits = Limits(
             slots=model.spec.maxProcessNum,

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
-from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager
+from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager, OutputRouter
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from inference import attention
+from inference.lean_imports import lean_imports
 from inference.model_files import ModelFilesError
 from inference.sampler import Sampler
 
@@ -50,26 +51,16 @@ class Loaded:
 
 
 def load(folder: Path, limits: Limits) -> Loaded:
-    """Reads weights and tokenizer, and allocates the cache's bookkeeping. Takes seconds: call it in a thread."""
+    """Reads weights and tokenizer. Takes seconds: call it in a thread."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     logging.getLogger("ContinuousBatchingLogger").setLevel(logging.WARNING)
     device = _device(limits.device)
     threads = limits.threads or max(1, (os.cpu_count() or 2) - 1)
     torch.set_num_threads(threads)
-    tokenizer = _tokenizer(folder)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=torch.float32 if device == "cpu" else torch.bfloat16,
-            attn_implementation="sdpa",
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-        )
-    except (ValueError, OSError, RuntimeError) as problem:
-        raise ModelFilesError(f"The model in {folder} cannot be loaded: {_first_line(problem)}") from problem
-    model = model.to(device).eval()
+    with lean_imports():
+        tokenizer = _tokenizer(folder)
+        model = _model(folder, device)
     config = model.config.get_text_config()
     end_tokens = _end_tokens(model, tokenizer)
     context_tokens = int(getattr(config, "max_position_embeddings", 0) or limits.context_tokens or 2048)
@@ -90,6 +81,28 @@ def load(folder: Path, limits: Limits) -> Loaded:
         extra={"folder": str(folder), "device": device, "threads": threads, "context_tokens": context_tokens},
     )
     return Loaded(model, tokenizer, manager, sampler, context_tokens, int(config.vocab_size), end_tokens)
+
+
+def prepare(loaded: Loaded, router: OutputRouter) -> None:
+    """Allocates the cache and everything else a step needs; outputs go to `router` from then on."""
+    loaded.manager.output_router = router
+    with lean_imports():
+        loaded.manager.warmup()
+
+
+def _model(folder: Path, device: str) -> Any:
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32 if device == "cpu" else torch.bfloat16,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+    except (ValueError, OSError, RuntimeError) as problem:
+        raise ModelFilesError(f"The model in {folder} cannot be loaded: {_first_line(problem)}") from problem
+    return model.to(device).eval()
 
 
 def _batching(config: Any, limits: Limits, context_tokens: int, *, on_cpu: bool) -> ContinuousBatchingConfig:

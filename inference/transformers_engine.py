@@ -22,7 +22,7 @@ from inference.engine import (
     output_limit,
 )
 from inference.model_files import model_folder
-from inference.paging import Limits, Loaded, load
+from inference.paging import Limits, Loaded, load, prepare
 from inference.prompts import Prompts
 from inference.sampler import Draw
 from inference.steps import Choice, News, Request, StepRouter, engine_error
@@ -58,7 +58,7 @@ class TransformersEngine:
         self._prompts = Prompts(self._loaded.tokenizer, self._loaded.vocabulary_size)
         loop = asyncio.get_running_loop()
         self._router = StepRouter(loop, self._manager.cancel_request, self._arrived)
-        self._manager.output_router = self._router
+        await asyncio.to_thread(prepare, self._loaded, self._router)
         self._manager.start()
         await self._warm_up()
 

@@ -1,0 +1,64 @@
+"""Imports transformers without torch's compiler and without its distributed tensors, which a CPU worker never uses.
+
+transformers 5.23 marks functions for torch._dynamo and names DTensor in type tests; importing the two was 5 s of 12 s
+until a model is loaded (on two busy cores) and 38 MB of memory. Their places are held while transformers is imported,
+and given back afterwards.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+_COMPILER = "torch._dynamo"
+_VMAP = "torch._dynamo._trace_wrapped_higher_order_op"
+
+
+class _Unmarked(ModuleType):
+    """Holds the place of the compiler: its decorators leave functions as they are."""
+
+    __path__: list[str] = []  # noqa: RUF012  # what makes a module a package
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _plain
+
+
+def _plain(function: Callable[..., Any] | None = None, *_: Any, **__: Any) -> Any:
+    return _plain if function is None else function
+
+
+def _real_vmap_context(*arguments: Any) -> Any:
+    """What masking asks of the compiler's package when a mask has to be built after all."""
+    return importlib.import_module(_VMAP).TransformGetItemToIndex(*arguments)
+
+
+@contextmanager
+def lean_imports() -> Iterator[None]:
+    """Whatever of transformers is imported inside the block is imported leanly, unless there is an accelerator."""
+    import torch
+
+    if _COMPILER in sys.modules or torch.cuda.is_available():
+        yield
+        return
+    from transformers import utils
+    from transformers.utils import import_utils
+
+    compiler, vmap = _Unmarked(_COMPILER), ModuleType(_VMAP)
+    vmap.TransformGetItemToIndex = _real_vmap_context  # type: ignore[attr-defined]
+    disable = torch.compiler.disable
+    distributed = import_utils.is_torch_distributed_available
+    sys.modules[_COMPILER], sys.modules[_VMAP] = compiler, vmap
+    torch.compiler.disable = _plain  # type: ignore[assignment]  # a stand-in
+    import_utils.is_torch_distributed_available = utils.is_torch_distributed_available = lambda: False
+    try:
+        yield
+    finally:
+        import_utils.is_torch_distributed_available = utils.is_torch_distributed_available = distributed
+        torch.compiler.disable = disable
+        for name, held in ((_COMPILER, compiler), (_VMAP, vmap)):
+            if sys.modules.get(name) is held:
+                del sys.modules[name]
