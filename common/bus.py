@@ -321,4 +321,5 @@ async def connect_bus(url: str, name: str, *, connect_seconds: float = 10.0) -> 
                 if nc.is_connected:
                     await nc.drain()
         if not nc.is_closed:
-            await nc.close()
+            with suppress(nats.errors.Error, OSError):  # a broken connection cannot say goodbye
+                await nc.close()
