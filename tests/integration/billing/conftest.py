@@ -1,0 +1,174 @@
+"""Billing with real servers: a clean stream, a migrated ledger, and the means to fill one and read the other."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import asyncpg
+import pytest
+from nats.js.errors import NotFoundError
+from redis.asyncio import Redis
+from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
+
+from billing.app import main
+from billing.settings import BillingSettings
+from common import names
+from common.bus import Bus, connect_bus
+from control.schema import migrate
+
+_WAIT_SECONDS = 25.0
+
+
+@dataclass
+class Books:
+    """What a test publishes, and what became of it."""
+
+    settings: BillingSettings
+    bus: Bus
+    database: Any
+    redis: Redis
+    account: str
+
+    def event(self, number: int = 0, **fields: Any) -> UsageEvent:
+        """A complete event of this test's account; `fields` replace what it says."""
+        event = UsageEvent(
+            request_id=f"{self.account}-{number}",
+            attempt=1,
+            account=self.account,
+            key=f"key{number % 3}",
+            model="large",
+            model_served="large",
+            model_revision=3,
+            provider="transformers",
+            lane="default",
+            tier="default",
+            status=AttemptStatus.ATTEMPT_STATUS_COMPLETED,
+            reservation=f"{self.account}-r{number}",
+            last=True,
+            operation="chat",
+        )
+        event.usage.input_tokens, event.usage.output_tokens = 100 + number % 7, 10 + number % 5
+        event.duration.FromMilliseconds(250)
+        event.end_time.GetCurrentTime()
+        event.ticket_time.CopyFrom(event.end_time)
+        for name, value in fields.items():
+            if hasattr(value, "CopyFrom"):
+                getattr(event, name).CopyFrom(value)
+            else:
+                setattr(event, name, value)
+        return event
+
+    async def publish(self, *events: UsageEvent | bytes) -> None:
+        """Into the stream as they are, without its own protection against duplicates."""
+        payloads = [event if isinstance(event, bytes) else event.SerializeToString() for event in events]
+        for start in range(0, len(payloads), 1000):
+            part = payloads[start : start + 1000]
+            await asyncio.gather(*(self.bus.publish(names.usage_subject("large"), payload) for payload in part))
+
+    async def reserve(self, *events: UsageEvent, tokens: int = 1000) -> None:
+        """As authz does when it admits a request."""
+        async with self.redis.pipeline() as pipe:
+            for event in events:
+                pipe.zadd(names.reservations_key(event.account), {event.reservation: 2e12})
+                pipe.hset(names.reservation_amounts_key(event.account), event.reservation, f"{tokens}|{event.key}")
+                for field in ("reserved", f"reserved:{event.key}"):
+                    pipe.hincrby(names.quota_key(event.account), field, tokens)
+            await pipe.execute()
+
+    async def quota(self) -> dict[str, int]:
+        """The account's counters in Valkey."""
+        async with Redis.from_url(self.settings.redis_url) as fresh:
+            found = await fresh.hgetall(names.quota_key(self.account))
+        return {name.decode(): int(value) for name, value in found.items()}
+
+    async def until(self, condition: Callable[[], Awaitable[bool]]) -> None:
+        """Waits for a condition."""
+        async with asyncio.timeout(_WAIT_SECONDS):
+            while not await condition():
+                await asyncio.sleep(0.03)
+
+    async def until_done(self) -> None:
+        """Waits until every published event is acknowledged."""
+
+        async def done() -> bool:
+            try:
+                info = await self.bus.js.consumer_info(names.STREAM_USAGE, names.CONSUMER_BILLING)
+            except NotFoundError:
+                return False
+            return info.num_pending == 0 and info.num_ack_pending == 0
+
+        await self.until(done)
+
+    async def check(self, *events: UsageEvent) -> None:
+        """Ledger, rollups and balances hold exactly these events, each once."""
+        unique = {(event.request_id, event.attempt): event for event in events}
+        tokens = sum(event.usage.input_tokens + event.usage.output_tokens for event in unique.values())
+        rows = await self.database.fetch("SELECT request_id, attempt FROM usage_events")
+        assert sorted(tuple(row) for row in rows) == sorted(unique)
+        sums = "coalesce(sum(requests), 0), coalesce(sum({}), 0)"
+        hourly = await self.database.fetchrow(f"SELECT {sums.format('input_tokens + output_tokens')} FROM usage_hourly")
+        totals = await self.database.fetchrow(f"SELECT {sums.format('tokens')} FROM balances WHERE key = ''")
+        by_key = await self.database.fetchrow(f"SELECT {sums.format('tokens')} FROM balances WHERE key <> ''")
+        assert tuple(hourly) == tuple(totals) == tuple(by_key) == (len(unique), tokens)
+        ledger = await self.database.fetchval("SELECT coalesce(sum(cost), 0) FROM usage_events")
+        rolled = await self.database.fetchval("SELECT coalesce(sum(cost), 0) FROM usage_hourly")
+        spent = await self.database.fetchval("SELECT coalesce(sum(cost), 0) FROM spending WHERE key = ''")
+        assert ledger == rolled == spent
+
+    @asynccontextmanager
+    async def billing(self, **changes: Any) -> AsyncIterator[None]:
+        """The real service in this event loop; leaving stops it and fails when it failed."""
+        stop = asyncio.Event()
+        service = asyncio.create_task(main(replace(self.settings, **changes), stop))
+        try:
+            yield
+        finally:
+            stop.set()
+            async with asyncio.timeout(_WAIT_SECONDS):
+                await service
+
+    async def bill(self, **changes: Any) -> None:
+        """Runs billing until everything published so far is done."""
+        async with self.billing(**changes):
+            await self.until_done()
+
+
+@asynccontextmanager
+async def open_books(settings: BillingSettings) -> AsyncIterator[Books]:
+    async with connect_bus(settings.nats_url, "test") as bus:
+        await bus.ensure_streams()
+        with suppress(NotFoundError):
+            await bus.js.delete_consumer(names.STREAM_USAGE, names.CONSUMER_BILLING)
+        await bus.js.purge_stream(names.STREAM_USAGE)
+        await bus.js.purge_stream(names.STREAM_DEAD)
+        pool = await asyncpg.create_pool(settings.postgres_url, min_size=0, max_size=2)
+        redis = Redis.from_url(settings.redis_url)
+        async with pool.acquire() as connection:
+            await migrate(connection)
+        try:
+            yield Books(settings, bus, pool, redis, f"acc-{uuid.uuid4().hex[:12]}")
+        finally:
+            await redis.aclose()
+            pool.terminate()
+
+
+@pytest.fixture
+def settings(postgres_database: str, redis_url: str, nats_url: str) -> BillingSettings:
+    return BillingSettings(
+        postgres_url=postgres_database, redis_url=redis_url, nats_url=nats_url, idle_seconds=0.05, batch_seconds=0.5
+    )
+
+
+@pytest.fixture
+async def books(settings: BillingSettings) -> AsyncIterator[Books]:
+    async with open_books(settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+def with_servers(settings: BillingSettings) -> Callable[..., Any]:
+    """Books on servers of the test's own."""
+    return lambda **urls: open_books(replace(settings, **urls))

@@ -1,0 +1,145 @@
+"""Billing is killed, and what it needs goes away: nothing is lost, nothing counts twice, nobody has to help."""
+
+import asyncio
+import os
+import sys
+
+import pytest
+
+from common import bus as bus_module
+from common.settings import dump
+
+# A real billing process that dies, as by kill -9, the first time it comes to this point.
+KILLED = """
+import os, runpy, signal, sys
+import common.bus
+common.bus.USAGE_ACK_WAIT_SECONDS = 1.0
+import {module}
+
+def die(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+{module}.{name} = die
+sys.argv = ["billing"]
+runpy.run_module("billing", run_name="__main__")
+"""
+POINTS = {
+    "inside the transaction": ("billing.store", "_read_totals"),
+    "between commit and settlement": ("billing.settlement", "Settlement.settle"),
+    "between settlement and ack": ("billing.consumer", "Consumer._acknowledge"),
+}
+
+
+async def run_killed(settings, module, name):
+    environment = {**os.environ, **dump(settings), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    code = KILLED.format(module=module, name=name)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    try:
+        async with asyncio.timeout(30):
+            output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert process.returncode == -9, output.decode()
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_a_killed_process_loses_and_doubles_nothing(books, monkeypatch, point):
+    """F2: the next process is given the same events again, and all ends as if nothing had happened."""
+    monkeypatch.setattr(bus_module, "USAGE_ACK_WAIT_SECONDS", 1.0)
+    events = [books.event(number) for number in range(50)]
+    await books.reserve(*events)
+    await books.publish(*events)
+    await run_killed(books.settings, *POINTS[point])
+    committed = await books.database.fetchval("SELECT count(*) FROM usage_events")
+    assert committed == (0 if point == "inside the transaction" else 50)
+    await books.bill()
+    await books.check(*events)
+    quota = await books.quota()
+    assert quota["reserved"] == 0
+    assert quota["used"] == sum(event.usage.input_tokens + event.usage.output_tokens for event in events)
+
+
+class Outage:
+    """Publishes and bills all the while; `server` goes away in the middle and comes back."""
+
+    def __init__(self, books, server):
+        self.books, self.server = books, server
+        self.events = []
+
+    async def publish(self, count):
+        events = [self.books.event(len(self.events) + number) for number in range(count)]
+        self.events += events
+        await self.books.reserve(*events[:3])
+        await self.books.publish(*events)
+
+    async def finish(self):
+        await self.books.until_done()
+        await self.books.check(*self.events)
+
+
+async def test_postgres_dies_in_the_middle_and_comes_back(with_servers, start_server):
+    """F5, F6: lag grows and goes away."""
+    server = await asyncio.to_thread(start_server, "postgres")
+    async with with_servers(postgres_url=server.url) as books, books.billing(batch_events=200):
+        outage = Outage(books, server)
+        await outage.publish(300)
+        await books.until_done()
+        await outage.publish(200)
+        await server.kill()
+        await outage.publish(500)
+        await asyncio.sleep(1.0)
+        await server.start()
+        await outage.publish(100)
+        await outage.finish()
+        assert (await books.quota())["reserved"] == 0
+
+
+async def test_a_reset_connection_in_the_middle_of_a_transaction_is_tried_again(books):
+    """F6: connections end while batches run."""
+    events = [books.event(number) for number in range(1500)]
+    async with books.billing(batch_events=100):
+        await books.publish(*events)
+        for _ in range(5):
+            await books.database.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            await asyncio.sleep(0.05)
+        await books.until_done()
+    await books.check(*events)
+
+
+async def test_valkey_dies_in_the_middle_and_comes_back_empty(with_servers, start_server):
+    """F8: the counters are rebuilt from what the ledger says."""
+    server = await asyncio.to_thread(start_server, "valkey")
+    async with with_servers(redis_url=server.url) as books, books.billing(batch_events=200):
+        outage = Outage(books, server)
+        await outage.publish(300)
+        await books.until_done()
+        await server.kill()
+        lost = [books.event(number) for number in range(300, 600)]
+        outage.events += lost
+        await books.publish(*lost)
+        await asyncio.sleep(0.5)
+        await server.start()
+        await outage.finish()
+        total = await books.database.fetchval("SELECT tokens FROM balances WHERE key = ''")
+        assert (await books.quota())["used"] == total
+
+
+async def test_nats_dies_in_the_middle_and_comes_back(with_servers, start_server, monkeypatch):
+    """F3: what was acknowledged to publishers is billed once, whatever was delivered or acked when it died."""
+    monkeypatch.setattr(bus_module, "USAGE_ACK_WAIT_SECONDS", 1.0)
+    server = await asyncio.to_thread(start_server, "nats")
+    async with with_servers(nats_url=server.url) as books, books.billing(batch_events=200):
+        outage = Outage(books, server)
+        await outage.publish(600)
+        await server.kill()
+        await asyncio.sleep(0.3)
+        await server.start()
+        await books.until(lambda: asyncio.sleep(0, books.bus.nc.is_connected))
+        await outage.publish(100)
+        await outage.finish()

@@ -1,0 +1,73 @@
+"""Settling in a real Valkey: repeated, reordered, interrupted, and still right."""
+
+import random
+
+import pytest
+
+from billing.entry import decode
+from billing.settlement import connect_settlement
+from common import names
+
+
+def entries(*events):
+    return [decode(event.SerializeToString(), event.end_time.seconds) for event in events]
+
+
+@pytest.fixture
+async def settlement(redis_url):
+    async with connect_settlement(redis_url) as connected:
+        yield connected
+
+
+async def test_settling_again_and_in_any_order_changes_nothing(books, settlement):
+    """Totals as two billing processes read them, one after the other."""
+    events = [books.event(number, key="k") for number in range(6)]
+    await books.reserve(*events)
+    steps = [
+        (entries(*events[:number]), {(books.account, ""): 10 * number, (books.account, "k"): 10 * number})
+        for number in range(1, 7)
+    ]
+    order = steps * 3
+    random.Random(3).shuffle(order)
+    settled = [await settlement.settle(*step) for step in order]
+    assert sum(settled) == 6
+    assert await books.quota() == {"used": 60, "used:k": 60, "reserved": 0, "reserved:k": 0}
+    assert not await books.redis.exists(names.reservation_amounts_key(books.account))
+    assert not await books.redis.exists(names.reservations_key(books.account))
+
+
+async def test_an_event_that_is_not_the_last_keeps_the_reservation(books, settlement):
+    event = books.event(last=False)
+    await books.reserve(event)
+    assert await settlement.settle(entries(event), {(books.account, ""): 5}) == 0
+    assert (await books.quota())["reserved"] == 1000
+
+
+async def test_an_unknown_reservation_takes_nothing_from_others(books, settlement):
+    mine, other = books.event(1, key="k"), books.event(2, key="k")
+    await books.reserve(other)
+    assert await settlement.settle(entries(mine), {(books.account, ""): 1}) == 0
+    assert (await books.quota())["reserved"] == 1000
+
+
+async def test_a_fresh_valkey_learns_the_script_and_the_totals(books, settlement):
+    await books.redis.script_flush()
+    await settlement.settle(entries(books.event()), {(books.account, ""): 70, (books.account, "key0"): 30})
+    assert await books.quota() == {"used": 70, "used:key0": 30}
+
+
+async def test_large_batches_are_cut_into_short_calls(books, settlement):
+    events = [books.event(number, key=f"k{number}") for number in range(1203)]
+    await books.reserve(*events, tokens=3)
+    totals = {(books.account, event.key): 7 for event in events} | {(books.account, ""): 1 << 50}
+    assert await settlement.settle(entries(*events), totals) == 1203
+    quota = await books.quota()
+    assert (quota["used"], quota["used:k1202"], quota["reserved"], quota["reserved:k77"]) == (1 << 50, 7, 0, 0)
+
+
+async def test_a_reservation_larger_than_what_is_left_never_goes_below_zero(books, settlement):
+    event = books.event()
+    await books.reserve(event)
+    await books.redis.hset(names.quota_key(books.account), "reserved", 10)
+    await settlement.settle(entries(event), {(books.account, ""): 1})
+    assert (await books.quota())["reserved"] == 0
