@@ -1,0 +1,269 @@
+"""The transformers engine with a tiny model on the CPU, against the library's own `generate` as the truth."""
+
+import asyncio
+import struct
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+from common.errors import Reason, UplionError
+from common.manifest import Spec, AIModel, Metadata
+from inference.engine import Chat, Finish, Generation, Output, Sampling, Text, Tokens
+from inference.engines import engine_for
+from inference.settings import InferenceSettings
+
+sys.path.insert(0, str(Path(__file__).parent))
+import tiny_model  # noqa: E402  # beside this file, where no package is
+
+GREEDY = Sampling(max_output_tokens=12, temperature=0.0)
+WAIT_SECONDS = 30.0
+
+
+def model_of(folder: Path, **spec) -> AIModel:
+    return AIModel(
+        "model.youxam.com/v1alpha1", "AIModel", Metadata("tiny"), Spec("local", str(folder), maxProcessNum=32, **spec)
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    # The engine's imports come first, as in a worker: they are the lean ones.
+    engine_for(model_of(Path("none")), InferenceSettings(Path("none"), "none"))
+    return tiny_model.build(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+async def engine(folder):
+    engine = engine_for(model_of(folder), InferenceSettings(Path("none"), "none", threads=1))
+    async with asyncio.timeout(WAIT_SECONDS):
+        await engine.start()
+    yield engine
+    await engine.close()
+
+
+async def collect(engine, prompt, sampling=GREEDY, resume=()):
+    """Texts, token ids and finish of each choice, and the output."""
+    output = Output()
+    await engine.generate(Generation(uuid.uuid4().hex, prompt, sampling, resume), output)
+    pieces = {}
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not output.drained:
+            for piece in await output.take():
+                text, ids, _ = pieces.get(piece.index, ("", [], None))
+                pieces[piece.index] = (text + piece.text, ids + piece.token_ids, piece.finish)
+    return pieces, output
+
+
+def truth(engine, ids, tokens=12):
+    """Greedy decoding by the plain model, one token at a time without any cache."""
+    import torch
+
+    model = engine._loaded.model
+    ids = list(ids)
+    made = []
+    with torch.no_grad():
+        for _ in range(tokens):
+            token = int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
+            made.append(token)
+            ids.append(token)
+            if token in engine._loaded.end_tokens:
+                break
+    return made
+
+
+async def test_greedy_answers_are_those_of_the_plain_model(engine):
+    prompts = [[(7 * i + j) % 300 + 6 for j in range(3 + 5 * i)] for i in range(12)]
+    answers = await asyncio.gather(*(collect(engine, Tokens(prompt)) for prompt in prompts))
+    for prompt, (pieces, output) in zip(prompts, answers, strict=True):
+        assert pieces[0][1] == truth(engine, prompt)
+        assert output.input_tokens == len(prompt)
+        assert output.output_tokens == len(pieces[0][1])
+
+
+async def test_a_prompt_longer_than_a_step_is_read_in_parts(engine):
+    prompt = [i % 300 + 6 for i in range(450)]
+    short, long = await asyncio.gather(collect(engine, Tokens([9, 8, 7])), collect(engine, Tokens(prompt)))
+    assert long[0][0][1] == truth(engine, prompt)
+    assert short[0][0][1] == truth(engine, [9, 8, 7])
+
+
+async def test_a_shared_beginning_comes_from_the_cache(engine):
+    prompt = [i % 300 + 6 for i in range(100)]
+    first, second = await collect(engine, Tokens(prompt)), await collect(engine, Tokens([*prompt, 50]))
+    assert first[1].cached_tokens == 0
+    assert 64 <= second[1].cached_tokens <= 100
+    assert second[0][0][1] == truth(engine, [*prompt, 50])
+
+
+async def test_text_is_the_tokens_decoded(engine):
+    pieces, _ = await collect(engine, Text("Hello there"), Sampling(max_output_tokens=60, seed=3))
+    text, ids, finish = pieces[0]
+    decoded = engine._loaded.tokenizer.decode(ids, skip_special_tokens=True)
+    assert text.rstrip("\ufffd") == decoded.rstrip("\ufffd")
+    assert finish in (Finish.LENGTH, Finish.STOP)
+
+
+async def test_length_and_end_token_finish_differently(engine):
+    pieces, _ = await collect(engine, Tokens([9, 8, 7]), Sampling(max_output_tokens=3, temperature=0.0))
+    assert (len(pieces[0][1]), pieces[0][2]) == (3, Finish.LENGTH)
+    third = pieces[0][1][2]
+    engine._loaded.end_tokens, kept = frozenset({third}), engine._loaded.end_tokens
+    engine._manager.generation_config.eos_token_id = third
+    try:
+        pieces, output = await collect(engine, Tokens([9, 8, 7]))
+    finally:
+        engine._loaded.end_tokens = kept
+        engine._manager.generation_config.eos_token_id = sorted(kept)
+    assert pieces[0][2] == Finish.STOP
+    assert output.output_tokens == len(pieces[0][1]) <= 3, "the end token counts"
+
+
+async def test_a_stop_text_ends_the_answer_and_is_not_part_of_it(engine):
+    whole = (await collect(engine, Text("Hello"), Sampling(max_output_tokens=40, temperature=0.0)))[0][0][0]
+    stop = whole[6:9]
+    at = whole.index(stop)
+    pieces, output = await collect(engine, Text("Hello"), Sampling(max_output_tokens=40, temperature=0.0, stop=(stop,)))
+    assert pieces[0][0] == whole[:at]
+    assert pieces[0][2] == Finish.STOP
+    async with asyncio.timeout(WAIT_SECONDS):
+        while engine.stats().running:
+            await asyncio.sleep(0.01)
+
+
+async def test_an_answer_goes_on_where_an_earlier_attempt_ended(engine):
+    for sampling in (GREEDY, Sampling(max_output_tokens=12, seed=5, frequency_penalty=0.7)):
+        whole = (await collect(engine, Text("Hello"), sampling))[0][0]
+        text = engine._loaded.tokenizer.decode
+        for done in range(1, len(whole[1])):
+            if "\ufffd" in text(whole[1][:done]):
+                continue  # such a border is never delivered
+            pieces, output = await collect(engine, Text("Hello"), sampling, resume=(tuple(whole[1][:done]),))
+            assert pieces[0][1] == whole[1][done:]
+            assert text(whole[1][:done], skip_special_tokens=True) + pieces[0][0] == whole[0]
+            assert output.output_tokens == len(whole[1]) - done, "only what is new is billed"
+            break
+
+
+async def test_the_same_seed_gives_the_same_answer_whatever_runs_beside(engine):
+    seeded = Sampling(max_output_tokens=16, seed=11)
+    alone = (await collect(engine, Text("Hello"), seeded))[0][0][1]
+    beside = await asyncio.gather(
+        collect(engine, Text("Hello"), seeded),
+        collect(engine, Text("Hello"), Sampling(max_output_tokens=16, seed=12)),
+        *(collect(engine, Text("One"), Sampling(max_output_tokens=16)) for _ in range(5)),
+    )
+    assert beside[0][0][0][1] == alone
+    assert beside[1][0][0][1] != alone
+
+
+async def test_choices_are_independent_and_counted_together(engine):
+    pieces, output = await collect(engine, Text("Hello"), Sampling(max_output_tokens=8, seed=1, choices=3))
+    assert sorted(pieces) == [0, 1, 2]
+    assert len({tuple(ids) for _, ids, _ in pieces.values()}) > 1
+    assert output.output_tokens == sum(len(ids) for _, ids, _ in pieces.values())
+
+
+async def test_penalties_push_away_from_what_was_said(engine):
+    plain = (await collect(engine, Text("Hello"), Sampling(max_output_tokens=40, temperature=0.0)))[0][0][1]
+    pushed = Sampling(max_output_tokens=40, temperature=0.0, frequency_penalty=2.0, presence_penalty=2.0)
+    other = (await collect(engine, Text("Hello"), pushed))[0][0][1]
+    assert len(set(other)) >= len(set(plain))
+    assert other != plain or len(set(plain)) == len(plain)
+
+
+async def test_cancel_stops_within_a_step(engine):
+    output = Output()
+    await engine.generate(Generation("c", Text("Hello"), Sampling(max_output_tokens=400, seed=2)), output)
+    await output.take()
+    engine.cancel("c")
+    counted = output.output_tokens
+    async with asyncio.timeout(WAIT_SECONDS):
+        while engine.stats().running or engine.stats().queued:
+            await asyncio.sleep(0.005)
+    await asyncio.sleep(0.05)
+    assert output.output_tokens == counted, "nothing is said of a cancelled request"
+
+
+async def test_many_at_once_with_a_cache_too_small_for_all(folder):
+    settings = InferenceSettings(Path("none"), "none", threads=1, cache_bytes=1)  # one context only
+    engine = engine_for(model_of(folder), settings)
+    await engine.start()
+    try:
+        prompts = [[i + 6, *range(10, 40)] for i in range(24)]
+        answers = await asyncio.gather(*(collect(engine, Tokens(prompt)) for prompt in prompts))
+        for prompt, (pieces, _) in zip(prompts, answers, strict=True):
+            assert pieces[0][1] == truth(engine, prompt)
+    finally:
+        await engine.close()
+
+
+async def test_too_long_a_prompt_is_refused_before_it_is_computed(engine):
+    with pytest.raises(UplionError) as caught:
+        await collect(engine, Tokens([9] * 512))
+    assert caught.value.reason is Reason.CONTEXT_LENGTH_EXCEEDED
+    assert caught.value.facts == {"context_tokens": 512, "input_tokens": 512}
+    pieces, _ = await collect(engine, Tokens([9] * 508), Sampling(temperature=0.0))
+    assert len(pieces[0][1]) <= 4
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reason"),
+    [
+        (Tokens([9, 9999]), Reason.INVALID_REQUEST),
+        (Tokens([]), Reason.INVALID_REQUEST),
+        (Chat([{"role": "tool", "content": "x"}]), Reason.INVALID_REQUEST),
+        (Chat([{"role": "user", "content": [{"type": "image_url"}]}]), Reason.UNSUPPORTED_PARAMETER),
+    ],
+)
+async def test_prompts_it_cannot_read_are_refused(engine, prompt, reason):
+    with pytest.raises(UplionError) as caught:
+        await collect(engine, prompt)
+    assert caught.value.reason is reason
+
+
+async def test_chat_goes_through_the_template(engine):
+    parts = [{"role": "developer", "content": "Be kind."}, {"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
+    _, output = await collect(engine, Chat(parts))
+    tokenizer = engine._loaded.tokenizer
+    expected = tokenizer("<|system|>Be kind.<|end|><|user|>Hi<|end|><|assistant|>", add_special_tokens=False)
+    assert output.input_tokens == len(expected["input_ids"])
+
+
+async def test_embeddings_are_means_of_unit_length_and_do_not_depend_on_neighbours(engine):
+    together = await engine.embed("e", [Text("Hello there"), Text("One two three four five six"), Tokens([9, 8, 7])])
+    alone = await engine.embed("e", [Text("Hello there")])
+    vectors = [struct.unpack(f"<{len(value) // 4}f", value) for value in together.values]
+    assert [len(vector) for vector in vectors] == [64] * 3
+    for vector in vectors:
+        assert sum(x * x for x in vector) == pytest.approx(1.0, abs=1e-5)
+    assert struct.unpack("<64f", alone.values[0]) == pytest.approx(vectors[0], abs=1e-5)
+    assert together.input_tokens == alone.input_tokens + 3 + len(engine._loaded.tokenizer("One two three four five six")["input_ids"])
+
+
+async def test_embeddings_and_answers_share_the_model(engine):
+    answers, _ = await asyncio.gather(
+        asyncio.gather(*(collect(engine, Tokens([9, 8, i + 10])) for i in range(8))),
+        asyncio.gather(*(engine.embed(f"e{i}", [Text("Hello there")] * 20) for i in range(3))),
+    )
+    for i, (pieces, _) in enumerate(answers):
+        assert pieces[0][1] == truth(engine, [9, 8, i + 10])
+
+
+async def test_a_broken_engine_fails_its_requests_and_says_so(engine):
+    def broken(*_):
+        raise RuntimeError("no more memory")
+
+    output = Output()
+    await engine.generate(Generation("b", Text("Hello"), Sampling(max_output_tokens=400)), output)
+    await output.take()
+    engine._manager.batch_processor._generation_step = broken
+    async with asyncio.timeout(WAIT_SECONDS):
+        with pytest.raises(UplionError) as caught:
+            while True:
+                await output.take()
+        problem = await engine.failure()
+    assert caught.value.reason is Reason.INTERNAL
+    assert "memory" not in caught.value.message, "what broke is for the log"
+    assert "no more memory" in str(problem)
