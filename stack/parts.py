@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 _HEALTHY_AFTER_SECONDS = 30.0  # a run of this length forgives the crashes before it
 _BACKOFF_FIRST_SECONDS = 0.2
 _BACKOFF_MAX_SECONDS = 10.0
+_DOUBLINGS_MAX = 16
 
 # Starts it, hands over the process at once, and returns when it serves; raises StackError with nothing left running.
 Launch = Callable[[Callable[[Process], None]], Awaitable[object]]
@@ -35,7 +36,7 @@ def backoff_seconds(failures: int) -> float:
     """How long to wait before the next start: not at all after the first crash, then doubling."""
     if failures <= 1:
         return 0.0
-    return float(min(_BACKOFF_FIRST_SECONDS * 2.0 ** (failures - 2), _BACKOFF_MAX_SECONDS))
+    return min(_BACKOFF_FIRST_SECONDS * (1 << min(failures - 2, _DOUBLINGS_MAX)), _BACKOFF_MAX_SECONDS)
 
 
 class Part:
