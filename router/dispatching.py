@@ -99,13 +99,18 @@ class _Progress:
 
 
 class _Run:
-    """One open run on a worker. Says lost where its worker vanished, or has been silent for too long."""
+    """One open run on a worker. Says lost where its worker vanished, or has been silent for too long.
 
-    __slots__ = ("_call", "_complete", "_heard_at", "_idle_seconds", "_loop", "_silent", "_timer")
+    The attempt's usage event is the worker's to publish from the moment it answers: a run cancelled before may never
+    have reached it.
+    """
 
-    def __init__(self, call: RunCall, idle_seconds: float) -> None:
+    __slots__ = ("_call", "_complete", "_heard_at", "_idle_seconds", "_loop", "_record", "_silent", "_timer")
+
+    def __init__(self, call: RunCall, record: Record, idle_seconds: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._call = call
+        self._record = record
         self._idle_seconds = idle_seconds
         self._heard_at = self._loop.time()
         self._silent = False
@@ -130,36 +135,37 @@ class _Run:
                 raise
             raise _LostError("the worker fell silent" if self._silent else "the call was cut", owed=True) from None
         except grpc.aio.AioRpcError as problem:
-            raise _verdict(problem) from problem
+            raise self._verdict(problem) from problem
         if not isinstance(event, RunEvent):  # grpc.aio.EOF
             raise _LostError("the stream ended without usage", owed=True)
         self._heard_at = self._loop.time()
+        self._record.owed = False
         self._complete = event.HasField("usage")
         return event
+
+    def _verdict(self, problem: grpc.aio.AioRpcError) -> Exception:
+        code = problem.code()
+        if code is grpc.StatusCode.FAILED_PRECONDITION:
+            return _LostError("the worker had taken its offer back", owed=True)
+        if any(name == STATUS_DETAILS_METADATA for name, _ in problem.trailing_metadata() or ()):
+            error = from_rpc_error(problem)
+            self._record.owed = False
+            return _LostError(error.message, owed=False, error=error) if error.reason in _ELSEWHERE else error
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return UplionError(Reason.DEADLINE_EXCEEDED, "The request's time ran out before its answer was complete.")
+        if code in _GONE:
+            return _LostError(f"the connection broke: {code.name}", owed=True)
+        return _LostError(
+            f"the worker could not take it: {code.name}",
+            owed=True,
+            error=UplionError(Reason.UPSTREAM_FAILED, "The worker could not take this request."),
+        )
 
     def close(self) -> None:
         """Cancels the run, unless it is complete: its worker is then busy with the ledger and must not be disturbed."""
         self._timer.cancel()
         if not self._complete:
             self._call.cancel()
-
-
-def _verdict(problem: grpc.aio.AioRpcError) -> Exception:
-    code = problem.code()
-    if code is grpc.StatusCode.FAILED_PRECONDITION:
-        return _LostError("the worker had taken its offer back", owed=True)
-    if any(name == STATUS_DETAILS_METADATA for name, _ in problem.trailing_metadata() or ()):
-        error = from_rpc_error(problem)
-        return _LostError(error.message, owed=False, error=error) if error.reason in _ELSEWHERE else error
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return UplionError(Reason.DEADLINE_EXCEEDED, "The request's time ran out before its answer was complete.")
-    if code in _GONE:
-        return _LostError(f"the connection broke: {code.name}", owed=True)
-    return _LostError(
-        f"the worker could not take it: {code.name}",
-        owed=True,
-        error=UplionError(Reason.UPSTREAM_FAILED, "The worker could not take this request."),
-    )
 
 
 class Dispatcher:
@@ -215,8 +221,7 @@ class Dispatcher:
             request.resume.extend(TokenArray(ids=ids) for ids in progress.token_ids)
         seconds = max(0.001, deadline - asyncio.get_running_loop().time())
         call = self._workers.run(accepted.address, request, seconds, telemetry.outgoing())
-        record.owed = False  # from here on the worker accounts for the attempt
-        return _Run(call, self._settings.worker_idle_seconds)
+        return _Run(call, record, self._settings.worker_idle_seconds)
 
     def _account(self, job: Job, record: Record, progress: _Progress, lost: _LostError) -> None:
         """Settles a lost attempt and makes way for the next; raises when there is none."""

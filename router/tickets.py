@@ -116,7 +116,7 @@ class Tickets:
         self._waiting[number] = waiting
         record.published_at = time.monotonic()
         record.ticket_time_ns = ticket.publish_time.ToNanoseconds()
-        waiting.timer = self._loop.call_at(waiting.publish_until, self._look, waiting)
+        self._look(waiting)
         try:
             await self._publish(ticket, number)
             accepted = await waiting.accepted
@@ -124,7 +124,8 @@ class Tickets:
             await self._take_back(waiting)
             raise
         finally:
-            waiting.timer.cancel()
+            if waiting.timer is not None:
+                waiting.timer.cancel()
             del self._waiting[number]
         record.offered_at = time.monotonic()
         record.worker_id = accepted.worker_id
@@ -183,7 +184,7 @@ class Tickets:
             message = "Every worker of this model is busy."
             waiting.fail(UplionError(Reason.OVERLOADED, message, retry_after_seconds=_OVERLOAD_RETRY_SECONDS))
         else:
-            moments = (waiting.loading_until, waiting.queue_until, waiting.deadline)
+            moments = (waiting.publish_until, waiting.loading_until, waiting.queue_until, waiting.deadline)
             waiting.timer = self._loop.call_at(min(at for at in moments if at > now), self._look, waiting)
 
     def _serving(self, model: str) -> bool:

@@ -57,8 +57,11 @@ class SeamWorker(worker_service_pb2_grpc.WorkerServiceServicer):
     runs: list[run_pb2.RunRequest] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     server: Any = None
+    task: Any = None
 
-    async def Run(self, request: run_pb2.RunRequest, context: Any) -> AsyncIterator[run_pb2.RunEvent]:
+    async def Run(  # noqa: N802  # the RPC's name
+        self, request: run_pb2.RunRequest, context: Any
+    ) -> AsyncIterator[run_pb2.RunEvent]:
         seen = run_pb2.RunRequest()
         seen.CopyFrom(request)
         self.runs.append(seen)
@@ -84,6 +87,13 @@ class SeamWorker(worker_service_pb2_grpc.WorkerServiceServicer):
             provider="worker",
         )
         await self.bus.nc.publish(f"usage.{token(self.model)}", event.SerializeToString())
+
+    async def kill(self) -> None:
+        """Ends it as kill -9 does: no more pulls, every stream broken."""
+        self.task.cancel()
+        await asyncio.wait([self.task])
+        await self.bus.nc.close()
+        await self.server.stop(None)
 
     async def announce(self, *, draining: bool = False) -> None:
         state = worker_state_pb2.WorkerState(
@@ -240,7 +250,8 @@ def start_world(nats_url: str) -> Callable[..., Any]:
             tasks = await stack.enter_async_context(_Background())
 
             async def start_worker(**options: Any) -> SeamWorker:
-                seam = SeamWorker(bus, model, **options)
+                own = await stack.enter_async_context(connect_bus(url, "worker"))
+                seam = SeamWorker(own, model, **options)
                 seam.server = grpc.aio.server()
                 worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(seam, seam.server)  # type: ignore[no-untyped-call]
                 port = seam.server.add_insecure_port("127.0.0.1:0")
@@ -248,7 +259,7 @@ def start_world(nats_url: str) -> Callable[..., Any]:
                 await seam.server.start()
                 stack.push_async_callback(seam.server.stop, None)
                 await seam.announce()
-                tasks.start(seam.take_tickets())
+                seam.task = tasks.start(seam.take_tickets())
                 return seam
 
             if worker:
@@ -267,8 +278,9 @@ class _Background:
     def __init__(self) -> None:
         self._tasks: list[asyncio.Task[None]] = []
 
-    def start(self, work: Any) -> None:
+    def start(self, work: Any) -> "asyncio.Task[None]":
         self._tasks.append(asyncio.create_task(work))
+        return self._tasks[-1]
 
     async def __aenter__(self) -> "_Background":
         return self

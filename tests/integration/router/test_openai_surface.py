@@ -1,7 +1,21 @@
 """The OpenAI surface against a real router, NATS and worker protocol."""
 
+import asyncio
 import json
+import struct
+from base64 import b64decode
+from collections.abc import AsyncIterator
 from typing import Any
+
+import pytest
+from uplion.billing.v1 import usage_event_pb2 as billing
+from uplion.dispatch.v1 import run_pb2
+from uplion.inference.v1 import sampling_pb2
+from uplion.openai.v1.openai_service_pb2 import GetModelRequest
+
+from common.errors import Reason, UplionError, grpc_status
+
+CANARY = "canary-7f3a"
 
 
 def chat(model: str, **fields: Any) -> bytes:
@@ -10,10 +24,10 @@ def chat(model: str, **fields: Any) -> bytes:
 
 def events(data: bytes) -> list[Any]:
     frames = data.decode().split("\n\n")
-    assert frames[-1] == ""
+    assert frames.pop() == ""
     return [
         frame if frame == "data: [DONE]" or frame.startswith(":") else json.loads(frame.removeprefix("data: "))
-        for frame in frames[:-1]
+        for frame in frames
     ]
 
 
@@ -30,16 +44,188 @@ async def test_a_chat_is_answered_as_one_json_object(world: Any) -> None:
     assert body["system_fingerprint"] is None
     event = await world.one_usage()
     assert event.provider == "worker"
+    assert len(world.usage) == 1
 
 
 async def test_a_streamed_chat_ends_with_done_and_hides_usage_unless_asked(world: Any) -> None:
     status, _, data, kind = await world.client.post("CreateChatCompletion", chat(world.model, stream=True))
     assert (status, kind) == (200, "text/event-stream")
-    found = events(data)
-    assert found[-1] == "data: [DONE]"
-    chunks = found[:-1]
+    *chunks, done = events(data)
+    assert done == "data: [DONE]"
     assert all("usage" not in chunk for chunk in chunks)
     assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
     assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == "Hello wörld"
-    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks][-1] == "stop"
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
     assert len({chunk["id"] for chunk in chunks}) == 1
+
+
+async def test_a_streamed_chat_with_usage_and_several_choices(world: Any) -> None:
+    body = chat(world.model, stream=True, n=3, stream_options={"include_usage": True})
+    _, _, data, _ = await world.client.post("CreateChatCompletion", body)
+    *chunks, usage, done = events(data)
+    assert done == "data: [DONE]"
+    assert all(chunk["usage"] is None for chunk in chunks)
+    assert usage["choices"] == []
+    assert usage["usage"]["completion_tokens"] == 6
+    texts = {0: "", 1: "", 2: ""}
+    for chunk in chunks:
+        for choice in chunk["choices"]:
+            texts[choice["index"]] += choice["delta"].get("content", "")
+    assert set(texts.values()) == {"Hello wörld"}
+
+
+async def test_a_legacy_completion_whole_and_streamed(world: Any) -> None:
+    body = {"model": world.model, "prompt": ["say"], "max_tokens": 4}
+    _, _, data, _ = await world.client.post("CreateCompletion", json.dumps(body).encode())
+    answer = json.loads(data)
+    assert answer["object"] == "text_completion"
+    assert answer["choices"][0]["text"] == "Hello wörld"
+    _, _, data, _ = await world.client.post("CreateCompletion", json.dumps({**body, "stream": True}).encode())
+    *chunks, done = events(data)
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == "Hello wörld"
+    assert done == "data: [DONE]"
+
+
+async def vectors(request: run_pb2.RunRequest, context: Any) -> AsyncIterator[run_pb2.RunEvent]:
+    items = request.embedding.items
+    yield run_pb2.RunEvent(
+        input_tokens=3,
+        vectors=[run_pb2.Vector(values=struct.pack("<2f", index, 0.5)) for index in range(len(items))],
+        usage=sampling_pb2.TokenUsage(input_tokens=3),
+    )
+
+
+async def test_embeddings_as_floats_and_base64_from_texts_and_tokens(start_world: Any) -> None:
+    async with start_world(worker=False) as world:
+        await world.start_worker(script=vectors)
+        body = {"model": world.model, "input": ["a", "b"]}
+        _, _, data, _ = await world.client.post("CreateEmbedding", json.dumps(body).encode())
+        assert [entry["embedding"] for entry in json.loads(data)["data"]] == [[0.0, 0.5], [1.0, 0.5]]
+        body = {"model": world.model, "input": [[1, 2]], "encoding_format": "base64"}
+        _, _, data, _ = await world.client.post("CreateEmbedding", json.dumps(body).encode())
+        answer = json.loads(data)
+        assert b64decode(answer["data"][0]["embedding"]) == struct.pack("<2f", 0, 0.5)
+        assert answer["usage"] == {"prompt_tokens": 3, "total_tokens": 3}
+
+
+async def test_models_are_listed_and_shown(world: Any) -> None:
+    _, _, data, _ = await world.client.post("ListModels", b"", reservation="")
+    listed = json.loads(data)
+    assert listed["object"] == "list"
+    mine = next(model for model in listed["data"] if model["id"] == world.model)
+    assert mine["object"] == "model"
+    assert isinstance(mine["created"], int)
+    request = GetModelRequest(model=world.model).SerializeToString()
+    status, _, data, _ = await world.client.post("GetModel", request, reservation="")
+    assert (status, json.loads(data)) == (200, mine)
+    request = GetModelRequest(model="who/is.this").SerializeToString()
+    status, _, data, _ = await world.client.post("GetModel", request, reservation="")
+    assert (status, json.loads(data)["error"]["code"]) == (404, "model_not_found")
+    assert world.usage == []
+
+
+@pytest.mark.parametrize(
+    ("body", "changes", "status", "code"),
+    [
+        (b"{", {}, 400, "invalid_value"),
+        (b'{"model":"MODEL"}', {}, 400, "invalid_value"),
+        (b'{"model":"MODEL","messages":[{"role":"user","content":"\xff"}]}', {}, 400, "invalid_value"),
+        (b'{"model":"MODEL","messages":[{"role":"user","content":"x"}],"model":"other"}', {}, 400, "invalid_value"),
+        (
+            b'{"model":"MODEL","messages":[{"role":"user","content":"x"}],"tools":[{}]}',
+            {},
+            400,
+            "unsupported_parameter",
+        ),
+        (
+            b'{"model":"no-such","messages":[{"role":"user","content":"x"}]}',
+            {"model": "no-such"},
+            404,
+            "model_not_found",
+        ),
+        (b"x" * ((4 << 20) + 1), {}, 413, "payload_too_large"),
+    ],
+    ids=["json", "messages", "utf8", "two-models", "tools", "model", "size"],
+)
+async def test_a_refusal_is_an_openai_error_and_one_usage_event(
+    world: Any, body: bytes, changes: dict[str, str], status: int, code: str
+) -> None:
+    found: list[billing.UsageEvent] = world.usage
+
+    async def on_usage(message: Any) -> None:
+        found.append(billing.UsageEvent.FromString(message.data))
+
+    if changes:
+        await world.bus.nc.subscribe("usage.no-such", cb=on_usage)
+        await world.bus.nc.flush()
+    body = body.replace(b"MODEL", world.model.encode())
+    answered, headers, data, kind = await world.client.post("CreateChatCompletion", body, **changes)
+    assert (answered, kind) == (status, "application/json")
+    error = json.loads(data)["error"]
+    assert error["code"] == code
+    assert set(error) == {"message", "type", "param", "code"}
+    assert headers["x-should-retry"] == "false"
+    event = await world.one_usage()
+    assert (event.status, event.last) == (billing.ATTEMPT_STATUS_REFUSED, True)
+    assert event.error_reason
+    assert event.reservation == "res1"
+    assert len(found) == 1
+
+
+async def test_a_call_that_did_not_pass_authz_is_refused(world: Any) -> None:
+    for method in ("CreateChatCompletion", "ListModels", "GetModel"):
+        status, _, data, _ = await world.client.post(method, b"", account="")
+        assert (status, json.loads(data)["error"]["code"]) == (403, "permission_denied")
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "code"),
+    [
+        (UplionError(Reason.CONTEXT_LENGTH_EXCEEDED, "too long", param="messages"), 400, "context_length_exceeded"),
+        (UplionError(Reason.UPSTREAM_FAILED, "no"), 502, "upstream_failed"),
+        (UplionError(Reason.INTERNAL, "Internal error"), 500, "internal_error"),
+    ],
+)
+async def test_a_workers_own_error_keeps_its_reason(
+    start_world: Any, raised: UplionError, status: int, code: str
+) -> None:
+    async def refuse(request: run_pb2.RunRequest, context: Any) -> AsyncIterator[run_pb2.RunEvent]:
+        details = grpc_status(raised).SerializeToString()
+        await context.abort(raised.reason.grpc_code, raised.message, (("grpc-status-details-bin", details),))
+        yield run_pb2.RunEvent()
+
+    async with start_world(worker=False) as world:
+        worker = await world.start_worker(script=refuse)
+        answered, _, data, _ = await world.client.post("CreateChatCompletion", chat(world.model))
+        assert (answered, json.loads(data)["error"]["code"]) == (status, code)
+        assert len(worker.runs) == 1
+        await asyncio.sleep(0.1)
+        assert world.usage == []  # such an attempt is the worker's to account for
+
+
+async def test_our_own_bug_shows_nothing_but_the_request_id(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError(CANARY)
+
+    monkeypatch.setattr("router.openai_service.frames.whole_generation", broken)
+    status, headers, data, _ = await world.client.post("CreateChatCompletion", chat(world.model), request_id="req-9")
+    assert status == 500
+    assert CANARY not in data.decode() + str(headers)
+    assert "req-9" in json.loads(data)["error"]["message"]
+
+
+async def test_the_prompt_is_in_no_ticket(start_world: Any) -> None:
+    async with start_world(worker=False) as world:
+        worker = await world.start_worker()
+        seen: list[bytes] = []
+
+        async def on_ticket(message: Any) -> None:
+            seen.append(message.data)
+
+        await world.bus.nc.subscribe("tasks.>", cb=on_ticket)
+        await world.bus.nc.flush()
+        body = chat(world.model, messages=[{"role": "user", "content": CANARY}])
+        await world.client.post("CreateChatCompletion", body)
+        assert seen
+        assert CANARY.encode() not in b"".join(seen)
+        assert CANARY.encode() in worker.runs[0].chat.messages_json
