@@ -54,9 +54,11 @@ class Supervisor:
                 self._check()
                 with readiness() as heard:
                     await self._run(heard, models, stop, now)
-            except* (StackError, OSError) as problems:
-                self._say("failed", sentence(problems))
-                raise StackError(sentence(problems)) from problems
+            except Exception as problem:  # the root of all tasks: said in a sentence where it is not our bug
+                self._say("failed", sentence(problem) or repr(problem))
+                if not sentence(problem):
+                    raise
+                raise StackError(sentence(problem)) from problem
             self._say("stopped")
 
     def _check(self) -> None:
@@ -224,10 +226,10 @@ def read_manifests(settings: StackSettings) -> list[AIModel]:
     return models
 
 
-def sentence(problems: BaseException) -> str:
-    """The first cause in a group of problems, in one sentence."""
-    while isinstance(problems, BaseExceptionGroup):
-        problems = problems.exceptions[0]
-    if isinstance(problems, OSError) and problems.strerror:
-        return f"{problems.filename or 'a file'}: {problems.strerror}"
-    return str(problems)
+def sentence(problem: BaseException) -> str:
+    """The first expected problem in a group of problems, or a problem alone; empty when there is none."""
+    if isinstance(problem, BaseExceptionGroup):
+        return next((found for found in map(sentence, problem.exceptions) if found), "")
+    if isinstance(problem, OSError):
+        return f"{problem.filename or 'the system says'}: {problem.strerror or problem}"
+    return str(problem) if isinstance(problem, StackError) else ""

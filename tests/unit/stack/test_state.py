@@ -12,7 +12,7 @@ from stack.__main__ import from_json, to_json
 from stack.errors import StackError
 from stack.settings import StackSettings, default_state
 from stack.state import State
-from stack.supervisor import read_manifests
+from stack.supervisor import read_manifests, sentence
 
 MANIFEST = """apiVersion: model.youxam.com/v1alpha1
 kind: AIModel
@@ -111,3 +111,10 @@ def test_two_manifests_of_one_name_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).write_text(MANIFEST.format(name="m"))
     with pytest.raises(StackError, match="two of them are named m"):
         read_manifests(StackSettings(tmp_path, manifests=(tmp_path / "a", tmp_path / "b")))
+
+
+def test_the_first_expected_problem_of_a_group_is_the_sentence() -> None:
+    inner = ExceptionGroup("inner", [ValueError("a bug"), StackError("the reason.")])
+    assert sentence(ExceptionGroup("outer", [inner, StackError("another")])) == "the reason."
+    assert sentence(OSError(28, "No space left on device", "/x")) == "/x: No space left on device"
+    assert sentence(ExceptionGroup("bugs", [ValueError("a bug")])) == ""
