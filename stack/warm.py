@@ -1,4 +1,7 @@
-"""`python -m stack.warm`: makes in advance what a first start would wait for, the template of Envoy's configuration."""
+"""`python -m stack.warm`: makes in advance what a first start would wait for.
+
+That is the template of Envoy's configuration, and the bytecode of all that our processes import. `make setup` calls it.
+"""
 
 import asyncio
 import sys
@@ -7,12 +10,19 @@ from pathlib import Path
 
 from edge.settings import EdgeSettings
 from stack.errors import StackError
+from stack.processes import Program, base_environment, spawn
 from stack.proxy import Proxy
 
 _ANY = "127.0.0.1:1"  # addresses are filled into the template at each start
+_IMPORTS = (
+    "import authz.app, router.app, billing.app, control.app, stack.services",
+    "import cli.admin, cli.chatting, cli.inspecting, cli.main, cli.starting, fleet.app, stack.running, rich.live",
+    "from inference import app, lean_imports\nwith lean_imports.lean_imports(): import inference.transformers_engine",
+)
+_IMPORT_TIMEOUT_SECONDS = 300.0
 
 
-async def _main() -> None:
+async def _render(folder: Path) -> None:
     settings = EdgeSettings(
         public_address=_ANY,
         admin_address=_ANY,
@@ -21,8 +31,26 @@ async def _main() -> None:
         router_endpoints=(_ANY,),
         control_endpoints=(_ANY,),
     )
-    with tempfile.TemporaryDirectory() as folder:
-        await Proxy(settings, Path(folder), Path(folder) / "log").render()
+    await Proxy(settings, folder, folder / "edge.log").render()
+
+
+async def _import(imports: str, folder: Path) -> None:
+    argv = [sys.executable, "-P", "-c", imports]
+    process = spawn(Program(name="import", argv=argv, log=folder / "import.log", env=base_environment()))
+    try:
+        code = await asyncio.wait_for(process.wait(), _IMPORT_TIMEOUT_SECONDS)
+    except TimeoutError:
+        raise StackError(f"`{imports}` took too long") from None
+    finally:
+        process.kill()
+    if code != 0:
+        raise StackError(f"`{imports}` failed: {process.why_it_ended()}")
+
+
+async def _main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        await asyncio.gather(_render(folder), *(_import(imports, folder) for imports in _IMPORTS))
 
 
 def main() -> int:
