@@ -16,6 +16,7 @@ from envoy_data_plane.envoy.extensions.filters.http.ext_authz.v3 import ExtAuthz
 from envoy_data_plane.envoy.extensions.filters.http.grpc_json_transcoder.v3 import (
     GrpcJsonTranscoder,
     GrpcJsonTranscoderPrintOptions,
+    GrpcJsonTranscoderRequestValidationOptions,
 )
 from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import HeaderMutation
 from envoy_data_plane.envoy.extensions.filters.http.json_to_metadata.v3 import (
@@ -128,6 +129,7 @@ def _transcoder(settings: EdgeSettings, descriptors: bytes, services: tuple[str,
         proto_descriptor_bin=descriptors,
         services=list(services),
         match_incoming_request_route=True,
+        request_validation_options=GrpcJsonTranscoderRequestValidationOptions(reject_unknown_method=True),
         max_request_body_size=settings.max_body_bytes + _PROTOBUF_OVERHEAD_BYTES,
         max_response_body_size=settings.max_response_message_bytes,
     )

@@ -24,7 +24,10 @@ function envoy_on_response(handle)
   local headers = handle:headers()
   local content_type = headers:get("content-type")
   if content_type ~= nil and string.sub(content_type, 1, 16) == "application/grpc" then
-    return -- a native call: its gRPC status is the answer
+    local route = handle:streamInfo():routeName() or ""
+    if route ~= "admin" and string.sub(route, 1, 6) ~= "openai" then
+      return -- a native call: its gRPC status is the answer
+    end
   end
   local status = headers:get("x-uplion-status")
   local code = headers:get("grpc-status")

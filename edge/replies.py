@@ -72,6 +72,7 @@ _REPLIES = (
     _client_error(426, "upgrade_required", "This protocol version is not served here."),
     _client_error(431, "headers_too_large", "The request headers are too large."),
     _reply(Reason.INTERNAL, "The gateway failed. The request id in x-request-id helps to find out why."),
+    _client_error(501, "not_implemented", "This transfer coding is not taken."),
     _reply(Reason.UPSTREAM_FAILED, "The service broke off its answer. Try again.", retry_after_seconds=1),
     _reply(Reason.DEADLINE_EXCEEDED, "The answer took too long."),
 )
@@ -163,10 +164,11 @@ def _conditions(reply: _Reply) -> list[AccessLogFilter]:
 
 
 def _is_grpc() -> AccessLogFilter:
-    matcher = HeaderMatcher(
-        name="content-type", string_match=StringMatcher(prefix="application/grpc", ignore_case=True)
-    )
-    return AccessLogFilter(header_filter=HeaderFilter(header=matcher))
+    """A native call. A transcoded one looks the same by then, but for the header that tells its first path."""
+    grpc = HeaderMatcher(name="content-type", string_match=StringMatcher(prefix="application/grpc", ignore_case=True))
+    transcoded = HeaderMatcher(name="x-envoy-original-path", present_match=True, invert_match=True)
+    both = [AccessLogFilter(header_filter=HeaderFilter(header=matcher)) for matcher in (grpc, transcoded)]
+    return AccessLogFilter(and_filter=AndFilter(filters=both))
 
 
 def _text(text: str, content_type: str) -> SubstitutionFormatString:

@@ -174,6 +174,10 @@ class Edge:
                 pass
             return received
 
+    def page(self, path: str) -> str:
+        """A page of Envoy's own admin."""
+        return self.request("GET", path, port=self.envoy_admin).body.decode()
+
     def channel(self, port: int | None = None) -> grpc.Channel:
         return grpc.insecure_channel(f"127.0.0.1:{port or self.public}", options=[("grpc.enable_retries", 0)])
 
@@ -197,9 +201,9 @@ def envoy_binary() -> str:
 class EdgeProcess:
     """Starts Envoy with the real, rendered bootstrap; ends it by its pid."""
 
-    def __init__(self, settings: EdgeSettings, folder: Path) -> None:
+    def __init__(self, settings: EdgeSettings, folder: Path, cache: Path) -> None:
         rendered = subprocess.run(
-            [sys.executable, "-m", "edge", "--stdin", "--cache", str(folder.parent)],
+            [sys.executable, "-m", "edge", "--stdin", "--cache", str(cache)],
             input=json.dumps(asdict(settings)),
             capture_output=True,
             text=True,
@@ -208,7 +212,16 @@ class EdgeProcess:
         bootstrap, self._log = folder / "bootstrap.json", folder / "envoy.log"
         bootstrap.write_text(rendered.stdout)
         admin_file = folder / "admin"
-        command = [envoy_binary(), "-c", str(bootstrap), "--concurrency", "1", "--disable-hot-restart"]
+        command = [
+            envoy_binary(),
+            "-c",
+            str(bootstrap),
+            "--concurrency",
+            "1",
+            "--disable-hot-restart",
+            "--file-flush-interval-msec",
+            "100",
+        ]
         command += ["--admin-address-path", str(admin_file), "--log-level", "warning", "--log-path", str(self._log)]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.envoy_admin = 0
@@ -277,12 +290,12 @@ def edge_process(backends: tuple[Backend, Authz, int, int], tmp_path_factory: py
         router_endpoints=(f"127.0.0.1:{serving_port}",),
         control_endpoints=(f"127.0.0.1:{serving_port}",),
         max_body_bytes=1 << 20,
-        request_headers_timeout_seconds=1.0,
-        request_timeout_seconds=2.0,
-        stream_idle_timeout_seconds=4.0,
+        request_headers_timeout_seconds=0.5,
+        request_timeout_seconds=1.0,
+        stream_idle_timeout_seconds=2.0,
         access_log_path=str(folder / "access.log"),
     )
-    process = EdgeProcess(settings, folder)
+    process = EdgeProcess(settings, folder, tmp_path_factory.getbasetemp())
     ports = process.ports
     yield Edge(
         ports["public"], ports["admin"], process.envoy_admin, backend, authz, folder / "access.log", process.process.pid
@@ -297,3 +310,9 @@ def edge(edge_process: Edge) -> Edge:
     edge_process.authz.reset()
     edge_process.backend.say(b'{"ok":true}')
     return edge_process
+
+
+@pytest.fixture(scope="session")
+def edge_class() -> type[EdgeProcess]:
+    """For tests that start an Envoy of their own."""
+    return EdgeProcess

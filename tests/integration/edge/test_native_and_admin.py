@@ -1,0 +1,158 @@
+"""Native gRPC on the same port, and the admin listener: each routes its own and nothing else."""
+
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.json_format import MessageToDict
+from uplion.control.v1 import key_pb2, key_service_pb2, usage_pb2
+
+NATIVE = "/uplion.inference.v1.InferenceService/"
+
+
+def refusal(channel: grpc.Channel, method: str, **options: Any) -> grpc.RpcError:
+    with pytest.raises(grpc.RpcError) as found:
+        channel.unary_unary(method)(b"", timeout=5, **options)
+    return found.value
+
+
+def test_native_calls_pass_untouched_with_identity(edge: Any) -> None:
+    edge.backend.frames = lambda: iter([b"raw answer"])
+    with edge.channel() as channel:
+        metadata = (("x-uplion-model", "org/m"), ("authorization", "Bearer k"), ("x-uplion-account", "evil"))
+        answer, call = channel.unary_unary(f"{NATIVE}Chat").with_call(b"raw request", metadata=metadata, timeout=5)
+    assert answer == b"raw answer"
+    seen = edge.backend.calls[-1]
+    assert (seen.method, seen.payload) == (f"{NATIVE}Chat", b"raw request")
+    assert seen.all("x-uplion-account") == ["from-authz-account"]
+    assert seen.all("x-uplion-model") == ["org/m"]
+    assert seen.all("authorization") == []
+    http = edge.authz.checks[-1].attributes.request.http
+    assert (http.path, http.headers["authorization"], http.headers["x-uplion-model"]) == (
+        f"{NATIVE}Chat",
+        "Bearer k",
+        "org/m",
+    )
+    assert int(http.headers["content-length"]) == len(b"raw request") + 5
+    assert dict(call.initial_metadata())["x-request-id"] == seen.all("x-request-id")[0]
+
+
+def test_native_streams_and_their_errors_pass(edge: Any) -> None:
+    edge.backend.frames = lambda: iter([b"1", b"2"])
+    edge.backend.abort = (grpc.StatusCode.RESOURCE_EXHAUSTED, "busy")
+    with edge.channel() as channel:
+        call = channel.unary_stream(f"{NATIVE}ChatStream")(b"", timeout=5)
+        found = [next(call), next(call)]
+        with pytest.raises(grpc.RpcError) as error:
+            next(call)
+    assert found == [b"1", b"2"]
+    assert (error.value.code(), error.value.details()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "busy")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "/grpc.health.v1.Health/Check",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "/uplion.openai.v1.OpenAIService/CreateChatCompletion",
+        "/uplion.control.v1.KeyService/CreateKey",
+        "/uplion.dispatch.v1.WorkerService/Run",
+        "/envoy.service.auth.v3.Authorization/Check",
+        "/v1/chat/completions",
+        "/nope",
+    ],
+)
+def test_nothing_else_is_reachable_by_grpc(edge: Any, method: str) -> None:
+    with edge.channel() as channel:
+        error = refusal(channel, method)
+    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert not error.details().startswith("{")
+    assert edge.authz.checks == []
+    assert edge.backend.calls == []
+
+
+def test_an_authz_outage_is_unavailable_to_grpc(edge: Any) -> None:
+    def fails(*_: object) -> Any:
+        raise RuntimeError("canary")
+
+    edge.authz.answer = fails
+    with edge.channel() as channel:
+        error = refusal(channel, f"{NATIVE}Chat")
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert error.details() == "Keys cannot be checked at the moment. Try again shortly."
+
+
+@pytest.mark.parametrize("deadline", [0.5])
+def test_a_native_deadline_is_honoured(edge: Any, deadline: float) -> None:
+    import time
+
+    edge.backend.frames = lambda: iter([time.sleep(2) or b""])
+    with edge.channel() as channel, pytest.raises(grpc.RpcError) as error:
+        channel.unary_unary(f"{NATIVE}Chat")(b"", timeout=deadline)
+    assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_a_native_request_over_the_limit_is_refused(edge: Any) -> None:
+    with edge.channel() as channel, pytest.raises(grpc.RpcError) as error:
+        channel.unary_unary(f"{NATIVE}Chat")(b"x" * (2 << 20), timeout=5)
+    assert error.value.code() in {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL}
+    assert edge.backend.calls == []
+
+
+def test_the_admin_api_is_transcoded_with_the_names_of_the_proto(edge: Any) -> None:
+    answer = key_service_pb2.DESCRIPTOR.message_types_by_name  # every rpc has its own response
+    assert "CreateKeyResponse" in answer or hasattr(key_pb2, "CreateKeyResponse")
+    response = key_pb2.CreateKeyResponse()
+    response.key.id = "k1"
+    edge.backend.frames = lambda: iter([response.SerializeToString()])
+    reply = edge.request("POST", "/admin/v1/keys", b'{"account":"a","name":"n"}', port=edge.admin)
+    assert reply.status == 200
+    call = edge.backend.calls[-1]
+    assert call.method == "/uplion.control.v1.KeyService/CreateKey"
+    assert MessageToDict(key_pb2.CreateKeyRequest.FromString(call.payload)) == {"account": "a", "name": "n"}
+    assert call.all("x-uplion-account") == ["from-authz-account"]
+    assert edge.authz.listeners == ["admin"]
+    assert b'"create_time"' in reply.body or b'"last_four"' in reply.body or b'"scopes"' in reply.body
+
+
+def test_admin_paths_and_queries_bind(edge: Any) -> None:
+    edge.backend.frames = lambda: iter([b""])
+    assert edge.request("POST", "/admin/v1/keys/k1:revoke", b"{}", port=edge.admin).status == 200
+    assert key_pb2.RevokeKeyRequest.FromString(edge.backend.calls[-1].payload).id == "k1"
+    assert edge.request("GET", "/admin/v1/usage?account=a", port=edge.admin).status == 200
+    assert usage_pb2.QueryUsageRequest.FromString(edge.backend.calls[-1].payload).account == "a"
+
+
+@pytest.mark.parametrize("body", [b"{", b'{"account":', b'{"account":{"a":1}}', b"\xff"])
+def test_admin_requests_that_make_no_sense_are_400_error_objects(edge: Any, body: bytes) -> None:
+    reply = edge.request("POST", "/admin/v1/keys", body, port=edge.admin)
+    assert reply.status == 400
+    assert reply.error["type"] == "invalid_request_error"
+    assert edge.backend.calls == []
+
+
+def test_admin_errors_are_error_objects(edge: Any) -> None:
+    edge.backend.frames = None
+    edge.backend.abort = (grpc.StatusCode.ALREADY_EXISTS, "There is a key of this name.")
+    reply = edge.request("POST", "/admin/v1/keys", b"{}", port=edge.admin)
+    assert (reply.status, reply.error["code"]) == (409, "already_exists")
+    assert reply.error["message"] == "There is a key of this name."
+
+
+def test_the_admin_listener_takes_native_control_calls(edge: Any) -> None:
+    edge.backend.frames = lambda: iter([b"x"])
+    with edge.channel(edge.admin) as channel:
+        assert channel.unary_unary("/uplion.control.v1.KeyService/ListKeys")(b"", timeout=5) == b"x"
+    assert edge.authz.listeners == ["admin"]
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/chat/completions", "/", "/admin/v2/keys", "/admin/v1/nope"])
+def test_the_admin_listener_serves_nothing_else(edge: Any, path: str) -> None:
+    reply = edge.request("GET", path, port=edge.admin)
+    assert (reply.status, reply.error["code"]) == (404, "not_found")
+    assert edge.backend.calls == []
+
+
+def test_the_admin_listener_takes_no_inference_by_grpc(edge: Any) -> None:
+    with edge.channel(edge.admin) as channel:
+        assert refusal(channel, f"{NATIVE}Chat").code() is grpc.StatusCode.UNIMPLEMENTED

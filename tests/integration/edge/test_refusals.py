@@ -1,0 +1,285 @@
+"""Properties 5 to 7 of the edge: outages are 503, Envoy's own replies are error objects, odd requests go nowhere."""
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+
+from edge.settings import EdgeSettings
+
+CHAT = b'{"model":"m"}'
+BEHIND = b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n"
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
+
+
+def fails(*_: object) -> Any:
+    raise RuntimeError("canary")
+
+
+def sleeps(*_: object) -> Any:
+    time.sleep(1)
+
+
+@pytest.mark.parametrize("answer", [fails, sleeps])
+def test_a_failing_or_slow_authz_is_503_in_time_and_never_403(edge: Any, answer: Any) -> None:
+    edge.authz.answer = answer
+    started = time.monotonic()
+    reply = edge.chat()
+    assert time.monotonic() - started < 0.9
+    assert reply.status == 503
+    assert (reply.error["type"], reply.error["code"]) == ("server_error", "unavailable")
+    assert reply.headers["x-should-retry"] == "true"
+    assert (reply.headers["retry-after"], reply.headers["retry-after-ms"]) == ("1", "1000")
+    assert b"canary" not in reply.body
+    assert edge.backend.calls == []
+    edge.authz.answer = None
+    assert edge.chat().status == 200
+
+
+def test_a_denial_passes_unchanged(edge: Any) -> None:
+    from envoy.service.auth.v3 import external_auth_pb2 as auth
+
+    body = b'{"error":{"message":"m","type":"t","param":null,"code":"c"}}'
+    for status in (400, 401, 403, 404, 413, 429):
+
+        def deny(*_: object, status: int = status) -> auth.CheckResponse:
+            response = auth.CheckResponse()
+            response.status.code = 7
+            response.denied_response.status.code = status
+            response.denied_response.body = body.decode()
+            for name, value in (("content-type", "application/json"), ("retry-after-ms", "1234")):
+                option = response.denied_response.headers.add()
+                option.header.key, option.header.value = name, value
+            return response
+
+        edge.authz.answer = deny
+        reply = edge.chat()
+        assert (reply.status, reply.body, reply.headers["retry-after-ms"]) == (status, body, "1234")
+        assert reply.headers["content-type"] == "application/json"
+
+
+@pytest.fixture(scope="module")
+def lonely(tmp_path_factory: pytest.TempPathFactory, backends: Any, edge_class: Any) -> Iterator[Any]:
+    """Envoys whose authz, and whose router, are not there."""
+    folder = tmp_path_factory.mktemp("lonely")
+    authz_port = backends[3]
+
+    def settings(authz: int, router: int) -> EdgeSettings:
+        return EdgeSettings(
+            public_address="127.0.0.1:0",
+            admin_address="127.0.0.1:0",
+            envoy_admin_address="127.0.0.1:0",
+            authz_endpoints=(f"127.0.0.1:{authz}",),
+            router_endpoints=(f"127.0.0.1:{router}",),
+            control_endpoints=(f"127.0.0.1:{router}",),
+        )
+
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        folders = [folder / name for name in ("authz", "router")]
+        for each in folders:
+            each.mkdir()
+        with contextlib.ExitStack() as stack:
+            started = []
+            for where, (authz, router) in zip(folders, ((port, port), (authz_port, port)), strict=True):
+                process = edge_class(settings(authz, router), where, tmp_path_factory.getbasetemp())
+                stack.callback(process.stop)
+                started.append(process)
+            yield started
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_no_authz_and_no_router_are_503(edge: Any, lonely: Any, which: int) -> None:
+    public = lonely[which].ports["public"]
+    reply = edge.request("POST", "/v1/chat/completions", CHAT, port=public)
+    assert reply.status == 503
+    assert (reply.error["type"], reply.error["code"]) == ("server_error", "unavailable")
+    assert reply.headers["x-should-retry"] == "true"
+    assert edge.request("GET", "/nope", port=public).status == 404
+    admin = edge.request("GET", "/admin/v1/keys", port=lonely[which].ports["admin"])
+    assert (admin.status, admin.error["code"]) == (503, "unavailable")
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_no_authz_and_no_router_are_unavailable_to_grpc(edge: Any, lonely: Any, which: int) -> None:
+    with edge.channel(lonely[which].ports["public"]) as channel, pytest.raises(grpc.RpcError) as refusal:
+        channel.unary_unary("/uplion.inference.v1.InferenceService/Chat")(b"", timeout=5)
+    assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert not refusal.value.details().startswith("{")
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_over_the_limit_is_413_without_a_check(edge: Any, chunked: bool) -> None:
+    body = b'{"model":"m","x":"' + b"x" * (1 << 20) + b'"}'
+    if chunked:
+        head = HEAD + b"transfer-encoding: chunked\r\n\r\n"
+        answer = edge.raw(head + f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 413")
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "payload_too_large"
+    else:
+        reply = edge.chat(body)
+        assert (reply.status, reply.error["code"], reply.error["type"]) == (
+            413,
+            "payload_too_large",
+            "invalid_request_error",
+        )
+        assert reply.headers["x-should-retry"] == "false"
+    assert edge.authz.checks == []
+
+
+def test_a_body_just_under_the_limit_passes(edge: Any) -> None:
+    body = b'{"model":"m","x":"' + b"x" * ((1 << 20) - 100) + b'"}'
+    assert edge.chat(body).status == 200
+    assert edge.backend.calls[-1].body == body
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 404),
+        ("GET", "/nope", 404),
+        ("POST", "/v1/responses", 404),
+        ("POST", "/v1/chat/completions/", 404),
+        ("POST", "/v1/chat/completions;x=1", 404),
+        ("POST", "/V1/chat/completions", 404),
+        ("GET", "/admin/v1/keys", 404),
+        ("POST", "/uplion.openai.v1.OpenAIService/CreateChatCompletion", 404),
+        ("POST", "/uplion.inference.v1.InferenceService/Chat", 404),  # JSON has no business there
+        ("POST", "/uplion.control.v1.KeyService/CreateKey", 404),
+        ("POST", "/grpc.health.v1.Health/Check", 404),
+        ("GET", "/v1/chat/completions", 405),
+        ("POST", "/v1/models", 405),
+        ("PUT", "/v1/chat/completions", 405),
+        ("DELETE", "/v1/models/m", 404),
+        ("OPTIONS", "/v1/chat/completions", 405),
+        ("TRACE", "/v1/models", 405),
+        ("GET", "/v1/models/a%2Fb", 400),
+        ("GET", "/v1/models/a%5cb", 400),
+        ("GET", "/v1/models/..%2f..%2fadmin", 400),
+        ("GET", "/v1/models/../../admin/v1/keys", 404),
+        ("GET", "/v1/models/%2e%2e/%2e%2e/admin/v1/keys", 404),
+        ("BREW", "/v1/models", 400),
+    ],
+)
+def test_unknown_paths_and_methods_are_error_objects_and_reach_nobody(
+    edge: Any, method: str, path: str, status: int
+) -> None:
+    reply = edge.request(method, path, b"{}" if method == "POST" else None)
+    assert reply.status == status
+    assert reply.error["type"] == "invalid_request_error"
+    assert reply.headers["x-should-retry"] == "false"
+    assert edge.authz.checks == []
+    assert edge.backend.calls == []
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "zstd", "identity, gzip"])
+def test_compressed_bodies_are_refused_by_name(edge: Any, encoding: str) -> None:
+    reply = edge.chat(b"\x1f\x8b", {"content-encoding": encoding})
+    assert (reply.status, reply.error["code"]) == (415, "unsupported_content_encoding")
+    assert edge.authz.checks == []
+
+
+def test_too_large_headers_are_refused(edge: Any) -> None:
+    reply = edge.chat(None, {"x-big": "x" * 60_000})
+    assert (reply.status, reply.error["code"]) == (431, "headers_too_large")
+    assert edge.backend.calls == []
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        HEAD + b"content-length: 13\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n" + BEHIND,
+        HEAD + b"content-length: 13\r\ncontent-length: 0\r\n\r\n" + CHAT,
+        HEAD + b"content-length: +13\r\n\r\n" + CHAT,
+        HEAD + b"content-length: 13\r\nx-a: b\x00c\r\n\r\n" + CHAT,
+        HEAD + b"content-length: 13\r\nx a: b\r\n\r\n" + CHAT,
+        HEAD + b"transfer-encoding: xchunked\r\n\r\n" + CHAT,
+        HEAD + b"transfer-encoding: chunked\r\n\r\nZZ\r\n" + CHAT,
+        b"CONNECT /v1/models HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"CONNECT upstream:80 HTTP/1.1\r\nhost: upstream:80\r\n\r\n",
+        b"GET v1/models HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET /v1/models HTTP/1.1\r\n\r\n",
+        b"GET /v1/models HTTP/1.0\r\n\r\n",
+        b"GET /v1/models HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
+    ],
+)
+def test_smuggling_and_odd_requests_are_refused_and_nothing_gets_behind(edge: Any, request_bytes: bytes) -> None:
+    answer = edge.raw(request_bytes, seconds=1.0)
+    status = answer[9:12]
+    assert not answer or status.startswith(b"4") or status == b"501", answer
+    assert edge.backend.calls == []
+    assert edge.chat().status == 200
+
+
+def test_a_folded_header_and_a_second_host_change_nothing(edge: Any) -> None:
+    """Envoy takes both; the upstream gets one request, over HTTP/2, and nothing routes or decides by the host."""
+    folded = HEAD + b"content-length: 13\r\nx-a: b\r\n x-uplion-account: evil\r\n\r\n" + CHAT
+    for request_bytes in (folded, b"GET /v1/models HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n"):
+        edge.backend.calls.clear()
+        assert edge.raw(request_bytes, seconds=0.5)[9:12] in {b"200", b"400"}
+        assert len(edge.backend.calls) <= 1
+        for call in edge.backend.calls:
+            assert call.all("x-uplion-account") == ["from-authz-account"]
+
+
+def test_an_absolute_url_is_routed_and_judged_by_its_path(edge: Any) -> None:
+    answer = edge.raw(b"GET http://other/v1/models HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", seconds=1.0)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert edge.authz.checks[-1].attributes.request.http.path == "/v1/models"
+    assert edge.backend.calls[-1].method.endswith("/ListModels")
+
+
+def test_slow_headers_and_slow_bodies_are_cut(edge: Any) -> None:
+    """The test's edge allows 0.5 s for headers and 1 s for a request."""
+    for start, status in ((b"POST /v1/chat", b"408"), (HEAD + b"content-length: 13\r\n\r\n{", b"408")):
+        began = time.monotonic()
+        answer = edge.raw(start, seconds=5.0)
+        assert time.monotonic() - began < 4
+        assert not answer or answer[9:12] == status, answer
+    assert edge.backend.calls == []
+
+
+def test_a_silent_stream_is_cut_after_its_idle_time(edge: Any) -> None:
+    """The test's edge allows 2 s; the router's keep-alive comments come more often than the real 10 min."""
+
+    def silent() -> Iterator[bytes]:
+        time.sleep(3.5)
+        yield b""
+
+    edge.backend.frames = silent
+    began = time.monotonic()
+    reply = edge.chat()
+    assert 1.5 < time.monotonic() - began < 3.4
+    assert reply.status == 504
+    assert reply.error["code"] == "deadline_exceeded"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b'{"model":"m","model":"n"}',
+        b'{"model":"m","max_tokens":' + b"9" * 400 + b"}",
+        b'{"model":"m","max_tokens":NaN}',
+        b'{"model":"\xff\xfe"}',
+        b"\x00" * 1000,
+        b'{"' + b'a":1,"' * 100_000 + b'b":2}',
+    ],
+)
+def test_no_body_harms_the_edge(edge: Any, body: bytes) -> None:
+    """They are the router's to refuse; Envoy passes them on untouched, or refuses, and lives."""
+    began = time.monotonic()
+    reply = edge.chat(body)
+    assert time.monotonic() - began < 2
+    assert reply.status in {200, 400}
+    if edge.backend.calls:
+        assert edge.backend.calls[-1].body == body
+    edge.authz.reset()
+    assert edge.chat().status == 200

@@ -1,0 +1,202 @@
+"""Envoy and the real authz together: what a client really sees of every decision."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import asyncpg
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from authz.settings import AuthzSettings
+from common import keys
+from common.settings import dump
+from control.schema import migrate
+from edge.settings import EdgeSettings
+
+CHAT = b'{"model":"m","max_tokens":5}'
+NATIVE = "/uplion.inference.v1.InferenceService/Chat"
+
+
+@pytest.fixture(scope="module")
+def real(
+    backends: Any,
+    postgres_url: str,
+    redis_url: str,
+    nats_url: str,
+    edge_class: Any,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[int, str, str]]:
+    """The public port, a key without limits, and a key that may ask twice a minute."""
+    import asyncio
+
+    async def prepare() -> list[str]:
+        connection = await asyncpg.connect(postgres_url)
+        await connection.execute("CREATE SCHEMA IF NOT EXISTS public")
+        await migrate(connection)
+        await connection.execute("INSERT INTO accounts (id, name) VALUES ('edge-test', 'x')")
+        texts = []
+        for limit in (None, 2):
+            key = keys.generate()
+            await connection.execute(
+                "INSERT INTO keys (id, account, scopes, requests_per_minute, digest, pepper_id, last_four)"
+                " VALUES ($1, 'edge-test', '{inference}', $2, $3, 'p1', 'abcd')",
+                key.id,
+                limit,
+                keys.digest(key.secret, b"test pepper"),
+            )
+            texts.append(key.text)
+        await connection.close()
+        return texts
+
+    texts = asyncio.run(prepare())
+    settings = AuthzSettings(
+        postgres_url=postgres_url, redis_url=redis_url, nats_url=nats_url, peppers=("p1:test pepper",)
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "authz"],
+        env={**os.environ, **dump(settings)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    address = ""
+    while not address:
+        line = process.stdout.readline()
+        assert line, "authz ended before it was ready"
+        if '"ready"' in line:
+            address = line.partition('"address": "')[2].partition('"')[0]
+    folder = tmp_path_factory.mktemp("real")
+    upstream = f"127.0.0.1:{backends[2]}"
+    envoy = edge_class(
+        EdgeSettings(
+            public_address="127.0.0.1:0",
+            admin_address="127.0.0.1:0",
+            envoy_admin_address="127.0.0.1:0",
+            authz_endpoints=(address,),
+            router_endpoints=(upstream,),
+            control_endpoints=(upstream,),
+            authz_timeout_seconds=5.0,  # the test machine may be busy; the edge's own tests cover the deadline
+        ),
+        folder,
+        tmp_path_factory.getbasetemp(),
+    )
+    yield envoy.ports["public"], texts[0], texts[1]
+    envoy.stop()
+    process.terminate()
+    process.wait(15)
+    process.stdout.close()
+
+
+def bearer(text: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {text}", "content-type": "application/json"}
+
+
+@pytest.mark.parametrize("header", ["authorization", "x-api-key", "api-key"])
+def test_each_way_to_show_a_key_opens(edge: Any, real: Any, header: str) -> None:
+    port, key, _ = real
+    value = f"Bearer {key}" if header == "authorization" else key
+    reply = edge.request("POST", "/v1/chat/completions", CHAT, {header: value}, port=port)
+    assert reply.status == 200
+    call = edge.backend.calls[-1]
+    assert call.all("x-uplion-account") == ["edge-test"]
+    assert call.all("x-uplion-model") == ["m"]
+    assert call.all("x-uplion-reservation")[0]
+    assert not [pair for pair in call.metadata if key in pair[1]]
+
+
+def test_bad_credentials_are_401_error_objects(edge: Any, real: Any) -> None:
+    port, key, _ = real
+    bad: list[dict[str, str]] = [
+        {},
+        bearer(key + "x"),
+        bearer(f"{key},{key}"),
+        bearer(f"{key} {key}"),
+        bearer(f" {key}"),
+        bearer("x" * 16_384),
+        {"authorization": key},
+        {"authorization": f"Basic {key}"},
+        {"authorization": f"Bearer {key}", "x-api-key": "other"},
+    ]
+    for headers in bad:
+        reply = edge.request("POST", "/v1/chat/completions", CHAT, headers, port=port)
+        assert (reply.status, reply.error["code"]) == (401, "invalid_api_key"), headers
+        assert reply.headers["x-should-retry"] == "false"
+    assert edge.backend.calls == []
+
+
+@pytest.mark.parametrize("lines", ["{a}{a}", "{a}x-api-key: other\r\n", "authorization: Bearer {key}\x00\r\n"])
+def test_repeated_and_broken_credential_lines_open_nothing(edge: Any, real: Any, lines: str) -> None:
+    import socket
+
+    port, key, _ = real
+    text = lines.replace("{a}", f"authorization: Bearer {key}\r\n").replace("{key}", key)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {len(CHAT)}\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as wire:
+        wire.sendall(head.encode() + text.encode() + b"\r\n" + CHAT)
+        answer = b""
+        while chunk := wire.recv(65536):
+            answer += chunk
+    assert answer[9:12] in {b"401", b"400"}, answer
+    assert edge.backend.calls == []
+
+
+def test_the_request_limit_is_told_before_and_when_it_is_reached(edge: Any, real: Any) -> None:
+    port, _, limited = real
+    replies = [edge.request("POST", "/v1/chat/completions", CHAT, bearer(limited), port=port) for _ in range(3)]
+    assert [reply.status for reply in replies] == [200, 200, 429]
+    assert replies[0].headers["x-ratelimit-limit-requests"] == "2"
+    assert replies[0].headers["x-ratelimit-remaining-requests"] == "1"
+    assert replies[2].error["code"] == "rate_limit_exceeded"
+    assert int(replies[2].headers["retry-after-ms"]) > 1000
+    assert replies[2].headers["x-should-retry"] == "true"
+    with edge.channel(port) as channel, pytest.raises(grpc.RpcError) as refusal:
+        channel.unary_unary(NATIVE)(b"", metadata=(("authorization", f"Bearer {limited}"),), timeout=5)
+    assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    details = _details(refusal.value)
+    assert details[0].reason == "RATE_LIMIT_EXCEEDED"
+    assert details[1].retry_delay.seconds > 1
+
+
+def _details(error: Any) -> list[Any]:
+    status = Status.FromString(dict(error.trailing_metadata())["grpc-status-details-bin"])
+    found: list[Any] = []
+    for detail in status.details:
+        for kind in (ErrorInfo, RetryInfo):
+            if detail.Is(kind.DESCRIPTOR):
+                message = kind()
+                detail.Unpack(message)
+                found.append(message)
+    return found
+
+
+def test_native_denials_are_proper_statuses(edge: Any, real: Any) -> None:
+    port, key, _ = real
+    with edge.channel(port) as channel:
+        call = channel.unary_unary(NATIVE)
+        with pytest.raises(grpc.RpcError) as refusal:
+            call(b"", timeout=5)
+        assert refusal.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert refusal.value.details() == "No key was given. Send it as: Authorization: Bearer <key>."
+        assert _details(refusal.value)[0].reason == "INVALID_API_KEY"
+        edge.backend.frames = lambda: iter([b"fine"])
+        metadata = (("authorization", f"Bearer {key}"), ("x-uplion-model", "org/m"))
+        assert call(b"", metadata=metadata, timeout=5) == b"fine"
+    assert edge.backend.calls[-1].all("x-uplion-model") == ["org/m"]
+
+
+@pytest.mark.parametrize(
+    "body", ['{"model":"é"}'.encode(), b'{"model":"a\\r\\nb"}', b'{"model":"' + b"x" * 300 + b'"}']
+)
+def test_a_model_name_no_header_can_hold_is_400(edge: Any, real: Any, body: bytes) -> None:
+    port, key, _ = real
+    reply = edge.request("POST", "/v1/chat/completions", body, bearer(key), port=port)
+    if reply.status == 200:  # Envoy itself would not put it into a header: the router sees none, and refuses
+        assert edge.backend.calls[-1].all("x-uplion-model") == [""]
+    else:
+        assert (reply.status, reply.error["code"]) == (400, "invalid_value")
