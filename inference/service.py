@@ -1,10 +1,10 @@
 """WorkerService: what a router opens for a ticket it was offered."""
 
+import asyncio
 import json
 import logging
 import time
 from collections.abc import AsyncIterator, Iterable
-from functools import partial
 
 import grpc
 import grpc.aio
@@ -45,40 +45,22 @@ class RunService(WorkerServiceServicer):
         held = self._desk.claim(request.ticket.request_id, request.ticket.attempt)
         if held is None:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "This ticket was not offered, or was taken back.")
-        output = Output()
-        attempt = Attempt(held.ticket, request.WhichOneof("input") or "none", output, time.time())
-        held.on_deadline = partial(output.fail, UplionError(Reason.DEADLINE_EXCEEDED, "The request's time is over."))
-        status: AttemptStatus.ValueType = AttemptStatus.ATTEMPT_STATUS_CANCELLED  # unless it ends another way
-        reason: Reason | None = Reason.CANCELLED
+        run = _Run(self._engine, self._desk, self._usage, held, request.WhichOneof("input") or "none")
+        task = asyncio.current_task()
+        if task is not None:  # grpc.aio leaves a generator unfinished when the call ends while it writes
+            task.add_done_callback(run.close)
         try:
-            vectors = await self._begin(held, request, output)
-            first = True
-            while True:
-                pieces = await output.take()
-                last = output.drained
-                event = RunEvent(deltas=map(_delta, pieces), vectors=vectors)
-                if first:
-                    attempt.first_token_seconds = time.time()
-                    event.input_tokens = output.input_tokens
-                    first = False
-                if last:
-                    event.usage.input_tokens = output.input_tokens
-                    event.usage.cached_tokens = output.cached_tokens
-                    event.usage.output_tokens = output.output_tokens
-                    status, reason = AttemptStatus.ATTEMPT_STATUS_COMPLETED, None
-                yield event
-                if last:
-                    break
+            vectors = await self._begin(held, request, run.output)
+            while not run.complete:
+                yield run.event(await run.output.take(), vectors)
         except UplionError as error:
-            status, reason = _STATUS.get(error.reason, AttemptStatus.ATTEMPT_STATUS_FAILED), error.reason
+            run.ended(_STATUS.get(error.reason, AttemptStatus.ATTEMPT_STATUS_FAILED), error.reason)
             raise
         except Exception:
-            status, reason = AttemptStatus.ATTEMPT_STATUS_FAILED, Reason.INTERNAL
+            run.ended(AttemptStatus.ATTEMPT_STATUS_FAILED, Reason.INTERNAL)
             raise
         finally:
-            if not output.drained:
-                self._engine.cancel(held.id)
-            self._desk.settle(held, self._usage.ran(attempt, status, reason))
+            run.close()
 
     async def _begin(self, held: Held, request: RunRequest, output: Output) -> Iterable[Vector]:
         """Gives the work to the engine; returns vectors when there were texts to embed, which ends the output."""
@@ -91,6 +73,56 @@ class RunService(WorkerServiceServicer):
             return [Vector(values=values) for values in answer.values]
         await self._engine.generate(generation_of(held.id, request), output)
         return ()
+
+
+class _Run:
+    """One run: what was told of it, how it ended, and that it is settled exactly once."""
+
+    def __init__(self, engine: Engine, desk: Desk, usage: UsageRecorder, held: Held, operation: str) -> None:
+        self._engine = engine
+        self._desk = desk
+        self._usage = usage
+        self._held = held
+        self.output = Output()
+        self._attempt = Attempt(held.ticket, operation, self.output, time.time())
+        self._status: AttemptStatus.ValueType = AttemptStatus.ATTEMPT_STATUS_CANCELLED  # unless it ends another way
+        self._reason: Reason | None = Reason.CANCELLED
+        self._closed = False
+        held.on_deadline = self._expire
+
+    @property
+    def complete(self) -> bool:
+        """The last event was made."""
+        return self._status == AttemptStatus.ATTEMPT_STATUS_COMPLETED
+
+    def event(self, pieces: list[Piece], vectors: Iterable[Vector]) -> RunEvent:
+        """The next event of the stream; the first and the last one say more."""
+        output = self.output
+        event = RunEvent(deltas=map(_delta, pieces), vectors=vectors)
+        if not self._attempt.first_token_seconds:
+            self._attempt.first_token_seconds = time.time()
+            event.input_tokens = output.input_tokens
+        if output.drained:
+            event.usage.input_tokens = output.input_tokens
+            event.usage.cached_tokens = output.cached_tokens
+            event.usage.output_tokens = output.output_tokens
+            self.ended(AttemptStatus.ATTEMPT_STATUS_COMPLETED, None)
+        return event
+
+    def ended(self, status: "AttemptStatus.ValueType", reason: Reason | None) -> None:
+        self._status, self._reason = status, reason
+
+    def close(self, _: object = None) -> None:
+        """Stops the engine if it still works on this, and settles the ticket. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        if not self.output.drained:
+            self._engine.cancel(self._held.id)
+        self._desk.settle(self._held, self._usage.ran(self._attempt, self._status, self._reason))
+
+    def _expire(self) -> None:
+        self.output.fail(UplionError(Reason.DEADLINE_EXCEEDED, "The request's time is over."))
 
 
 def generation_of(attempt_id: str, request: RunRequest) -> Generation:

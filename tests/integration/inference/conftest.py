@@ -14,16 +14,16 @@ from typing import Any
 import grpc.aio
 import pytest
 from nats.aio.msg import Msg
-
-from common import manifest, names
-from common.bus import Bus, connect_bus
-from inference import app
-from inference.settings import InferenceSettings
 from uplion.billing.v1.usage_event_pb2 import UsageEvent
 from uplion.dispatch.v1.run_pb2 import ChatInput, RunEvent, RunRequest
 from uplion.dispatch.v1.ticket_pb2 import Caller, Offer, Ticket
 from uplion.dispatch.v1.worker_service_pb2_grpc import WorkerServiceStub
 from uplion.dispatch.v1.worker_state_pb2 import WorkerState
+
+from common import manifest, names
+from common.bus import Bus, connect_bus
+from inference import app
+from inference.settings import InferenceSettings
 
 WAIT_SECONDS = 10.0
 

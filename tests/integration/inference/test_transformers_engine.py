@@ -4,19 +4,22 @@ import asyncio
 import struct
 import sys
 import uuid
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from common.errors import Reason, UplionError
-from common.manifest import Spec, AIModel, Metadata
+from common.manifest import AIModel, Metadata, Spec
 from inference.engine import Chat, Finish, Generation, Output, Sampling, Text, Tokens
 from inference.engines import engine_for
 from inference.settings import InferenceSettings
 
 sys.path.insert(0, str(Path(__file__).parent))
-import tiny_model  # noqa: E402  # beside this file, where no package is
+import tiny_model  # beside this file, where no package is
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # one engine for all: a start costs a second
 GREEDY = Sampling(max_output_tokens=12, temperature=0.0)
 WAIT_SECONDS = 30.0
 
@@ -34,13 +37,19 @@ def folder(tmp_path_factory):
     return tiny_model.build(tmp_path_factory.mktemp("tiny"))
 
 
-@pytest.fixture
-async def engine(folder):
-    engine = engine_for(model_of(folder), InferenceSettings(Path("none"), "none", threads=1))
+@asynccontextmanager
+async def started(folder, **settings):
+    engine = engine_for(model_of(folder), InferenceSettings(Path("none"), "none", threads=1, **settings))
     async with asyncio.timeout(WAIT_SECONDS):
         await engine.start()
     yield engine
     await engine.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(folder):
+    async with started(folder) as engine:
+        yield engine
 
 
 async def collect(engine, prompt, sampling=GREEDY, resume=()):
@@ -54,6 +63,11 @@ async def collect(engine, prompt, sampling=GREEDY, resume=()):
                 text, ids, _ = pieces.get(piece.index, ("", [], None))
                 pieces[piece.index] = (text + piece.text, ids + piece.token_ids, piece.finish)
     return pieces, output
+
+
+async def drain(output):
+    while not output.drained:
+        await output.take()
 
 
 def truth(engine, ids, tokens=12):
@@ -124,7 +138,8 @@ async def test_a_stop_text_ends_the_answer_and_is_not_part_of_it(engine):
     whole = (await collect(engine, Text("Hello"), Sampling(max_output_tokens=40, temperature=0.0)))[0][0][0]
     stop = whole[6:9]
     at = whole.index(stop)
-    pieces, output = await collect(engine, Text("Hello"), Sampling(max_output_tokens=40, temperature=0.0, stop=(stop,)))
+    sampling = Sampling(max_output_tokens=40, temperature=0.0, stop=(stop,))
+    pieces, _ = await collect(engine, Text("Hello"), sampling)
     assert pieces[0][0] == whole[:at]
     assert pieces[0][2] == Finish.STOP
     async with asyncio.timeout(WAIT_SECONDS):
@@ -187,16 +202,12 @@ async def test_cancel_stops_within_a_step(engine):
 
 
 async def test_many_at_once_with_a_cache_too_small_for_all(folder):
-    settings = InferenceSettings(Path("none"), "none", threads=1, cache_bytes=1)  # one context only
-    engine = engine_for(model_of(folder), settings)
-    await engine.start()
-    try:
-        prompts = [[i + 6, *range(10, 40)] for i in range(24)]
-        answers = await asyncio.gather(*(collect(engine, Tokens(prompt)) for prompt in prompts))
+    async with started(folder, cache_bytes=1) as engine:  # one context only
+        prompts = [[i + 6, *range(10, 60)] for i in range(14)]
+        sampling = Sampling(max_output_tokens=8, temperature=0.0)
+        answers = await asyncio.gather(*(collect(engine, Tokens(prompt), sampling) for prompt in prompts))
         for prompt, (pieces, _) in zip(prompts, answers, strict=True):
-            assert pieces[0][1] == truth(engine, prompt)
-    finally:
-        await engine.close()
+            assert pieces[0][1] == truth(engine, prompt, 8)
 
 
 async def test_too_long_a_prompt_is_refused_before_it_is_computed(engine):
@@ -224,7 +235,10 @@ async def test_prompts_it_cannot_read_are_refused(engine, prompt, reason):
 
 
 async def test_chat_goes_through_the_template(engine):
-    parts = [{"role": "developer", "content": "Be kind."}, {"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
+    parts = [
+        {"role": "developer", "content": "Be kind."},
+        {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+    ]
     _, output = await collect(engine, Chat(parts))
     tokenizer = engine._loaded.tokenizer
     expected = tokenizer("<|system|>Be kind.<|end|><|user|>Hi<|end|><|assistant|>", add_special_tokens=False)
@@ -232,14 +246,17 @@ async def test_chat_goes_through_the_template(engine):
 
 
 async def test_embeddings_are_means_of_unit_length_and_do_not_depend_on_neighbours(engine):
-    together = await engine.embed("e", [Text("Hello there"), Text("One two three four five six"), Tokens([9, 8, 7])])
+    texts = [Text("Hello there"), Text("One two three four five six"), Tokens([9, 8, 7])]
+    together = await engine.embed("e", texts)
     alone = await engine.embed("e", [Text("Hello there")])
     vectors = [struct.unpack(f"<{len(value) // 4}f", value) for value in together.values]
     assert [len(vector) for vector in vectors] == [64] * 3
     for vector in vectors:
         assert sum(x * x for x in vector) == pytest.approx(1.0, abs=1e-5)
     assert struct.unpack("<64f", alone.values[0]) == pytest.approx(vectors[0], abs=1e-5)
-    assert together.input_tokens == alone.input_tokens + 3 + len(engine._loaded.tokenizer("One two three four five six")["input_ids"])
+    assert together.input_tokens == alone.input_tokens + 3 + len(
+        engine._loaded.tokenizer("One two three four five six")["input_ids"]
+    )
 
 
 async def test_embeddings_and_answers_share_the_model(engine):
@@ -251,18 +268,17 @@ async def test_embeddings_and_answers_share_the_model(engine):
         assert pieces[0][1] == truth(engine, [9, 8, i + 10])
 
 
-async def test_a_broken_engine_fails_its_requests_and_says_so(engine):
+async def test_a_broken_engine_fails_its_requests_and_says_so(folder):
     def broken(*_):
         raise RuntimeError("no more memory")
 
-    output = Output()
-    await engine.generate(Generation("b", Text("Hello"), Sampling(max_output_tokens=400)), output)
-    await output.take()
-    engine._manager.batch_processor._generation_step = broken
-    async with asyncio.timeout(WAIT_SECONDS):
+    async with started(folder) as engine, asyncio.timeout(WAIT_SECONDS):
+        output = Output()
+        await engine.generate(Generation("b", Text("Hello"), Sampling(max_output_tokens=400)), output)
+        await output.take()
+        engine._manager.batch_processor._generation_step = broken
         with pytest.raises(UplionError) as caught:
-            while True:
-                await output.take()
+            await drain(output)
         problem = await engine.failure()
     assert caught.value.reason is Reason.INTERNAL
     assert "memory" not in caught.value.message, "what broke is for the log"

@@ -1,12 +1,61 @@
 """The worker against a real NATS, with the synthetic engine."""
 
 import asyncio
+import time
+from contextlib import asynccontextmanager, suppress
 
 import grpc
 import pytest
-
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus
+from uplion.dispatch.v1.run_pb2 import EmbeddingInput, RunRequest, TextInput, TokenArray
+from uplion.dispatch.v1.worker_service_pb2_grpc import WorkerServiceStub
 from uplion.inference.v1.sampling_pb2 import FinishReason
+
+from common import names
+from common.errors import Reason, from_rpc_error
+
+WAIT_SECONDS = 10.0
+SLOW = {"outputTokens": 10_000, "tokensPerSecond": 100}
+
+
+async def until(condition, seconds=WAIT_SECONDS):
+    async with asyncio.timeout(seconds):
+        while not await condition():
+            await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def cable(address):
+    """A TCP forwarder to `address`, and how to cut it."""
+    writers = []
+
+    async def copy(reader, writer):
+        while data := await reader.read(65536):
+            writer.write(data)
+
+    async def forward(reader, writer):
+        host, port = address.split(":")
+        far_reader, far_writer = await asyncio.open_connection(host, port)
+        writers.extend([writer, far_writer])
+        with suppress(OSError):
+            await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer))
+
+    server = await asyncio.start_server(forward, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        yield f"127.0.0.1:{port}", lambda: [writer.transport.abort() for writer in writers]
+
+
+async def status_of(call):
+    """The code a call ends with."""
+    try:
+        async for _ in call:
+            pass
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    except asyncio.CancelledError:
+        return grpc.StatusCode.CANCELLED
+    return grpc.StatusCode.OK
 
 
 async def test_runs_a_chat_and_meters_it_once(start_worker):
@@ -25,5 +74,246 @@ async def test_runs_a_chat_and_meters_it_once(start_worker):
     assert (usage.model, usage.model_served, usage.provider) == (router.model, router.model, "synthetic")
     assert usage.usage == events[0].usage
     assert usage.operation == "chat"
+    assert usage.finish_reason == FinishReason.FINISH_REASON_STOP
     assert usage.ticket_time == request.ticket.publish_time
+    assert usage.HasField("first_token_duration")
+    await router.settled()
+
+
+async def test_says_what_it_is(start_worker):
+    worker = await start_worker(maxProcessNum=7, contextLength=1000)
+    state = await worker.router.worker()
+    assert (state.slots_total, state.slots_free, state.context_tokens, state.draining) == (7, 7, 1000, False)
+    assert len(state.capabilities) == 4
+    assert state.pid
+
+
+async def test_streams_at_the_stated_rate(start_worker):
+    router = (
+        await start_worker(synthetic={"outputTokens": 20, "tokensPerSecond": 100, "firstTokenSeconds": 0.1})
+    ).router
+    started = time.monotonic()
+    events = await router.run(router.chat())
+    assert 0.29 <= time.monotonic() - started < 2.0
+    assert len(events) >= 5
+    assert "".join(delta.text for event in events for delta in event.deltas).startswith(" These words")
+    assert sum(len(delta.token_ids) for event in events for delta in event.deltas) == 20
+    assert [event.input_tokens > 0 for event in events] == [True] + [False] * (len(events) - 1)
+    assert [event.HasField("usage") for event in events] == [False] * (len(events) - 1) + [True]
+
+
+async def test_resumes_stops_and_chooses(start_worker):
+    router = (await start_worker(synthetic={"outputTokens": 8})).router
+    request = router.chat(choices=2)
+    request.resume.extend([TokenArray(ids=[0, 1, 2]), TokenArray(ids=[0] * 8)])
+    (event,) = await router.run(request)
+    assert {delta.index: delta.text for delta in event.deltas} == {0: " from the synthetic engine of", 1: ""}
+    assert event.usage.output_tokens == 5
+    (event,) = await router.run(router.chat(stop=["come from"], max_output_tokens=6))
+    assert event.deltas[0].text == " These words "
+    (event,) = await router.run(router.chat(max_output_tokens=3))
+    assert event.deltas[0].finish_reason == FinishReason.FINISH_REASON_LENGTH
+
+
+async def test_embeds(start_worker):
+    router = (await start_worker()).router
+    items = [TextInput(text="one"), TextInput(tokens=TokenArray(ids=[1, 2, 3])), TextInput(text="one")]
+    request = RunRequest(ticket=router.ticket(), embedding=EmbeddingInput(items=items))
+    (event,) = await router.run(request)
+    assert len(event.vectors) == 3
+    assert event.vectors[0] == event.vectors[2] != event.vectors[1]
+    usage = await router.usage(request.ticket.request_id)
+    assert (usage.operation, usage.usage.input_tokens, usage.usage.output_tokens) == ("embedding", 5, 0)
+
+
+async def test_a_cancelled_call_stops_the_engine_and_bills_what_was_made(start_worker):
+    router = (await start_worker(synthetic=SLOW)).router
+    request = router.chat()
+    call = await router.open(request)
+    received = 0
+    async for event in call:
+        received += sum(len(delta.token_ids) for delta in event.deltas)
+        if received >= 10:
+            break
+    call.cancel()
+    cancelled = time.monotonic()
+    usage = await router.usage(request.ticket.request_id)
+    assert time.monotonic() - cancelled < 1.0
+    assert usage.status == AttemptStatus.ATTEMPT_STATUS_CANCELLED
+    assert received <= usage.usage.output_tokens < received + 100
+    assert usage.error_reason == "CANCELLED"
+    await router.settled()
+    assert (await router.run(router.chat(max_output_tokens=1)))[-1].usage.output_tokens == 1
+
+
+async def test_a_lost_connection_is_a_cancelled_call(start_worker):
+    router = (await start_worker(synthetic=SLOW)).router
+    request = router.chat()
+    offer, _ = await router.offer(request.ticket)
+    async with cable(offer.address) as (address, cut), grpc.aio.insecure_channel(address) as channel:
+        call = WorkerServiceStub(channel).Run(request)
+        await call.read()
+        cut()
+        usage = await router.usage(request.ticket.request_id)
+    assert usage.status == AttemptStatus.ATTEMPT_STATUS_CANCELLED
+    await router.settled()
+
+
+async def test_a_slow_reader_gets_merged_events(start_worker):
+    synthetic = {"outputTokens": 200_000, "tokensPerSecond": 200_000}  # 2000 tokens a step, 100 steps
+    router = (await start_worker(contextLength=1_000_000, synthetic=synthetic)).router
+    call = await router.open(router.chat())
+    events, tokens = 0, 0
+    async for event in call:
+        events += 1
+        tokens += sum(len(delta.token_ids) for delta in event.deltas)
+        await asyncio.sleep(0.1)
+    assert tokens == 200_000
+    assert events < 40, "what the reader has not taken yet is one event"
+
+
+async def test_no_more_requests_than_slots(start_worker):
+    router = (await start_worker(maxProcessNum=2, synthetic=SLOW)).router
+    first, second = router.chat(), router.chat()
+    calls = [await router.open(first), await router.open(second)]
+    third = router.chat(max_output_tokens=2)
+    opening = asyncio.ensure_future(router.open(third))
+    await asyncio.sleep(0.5)
+    assert not opening.done(), "no slot is free, so there is no offer"
+    calls[0].cancel()
+    call = await opening
+    assert await status_of(call) == grpc.StatusCode.OK
+    calls[1].cancel()
+    await router.settled()
+
+
+async def test_a_run_that_was_not_offered_is_refused(start_worker):
+    router = (await start_worker()).router
+    request = router.chat()
+    offer, _ = await router.offer(request.ticket)
+    stub = router.stub(offer)
+    assert await status_of(stub.Run(router.chat())) == grpc.StatusCode.FAILED_PRECONDITION
+    assert await status_of(stub.Run(request)) == grpc.StatusCode.OK
+    assert await status_of(stub.Run(request)) == grpc.StatusCode.FAILED_PRECONDITION, "once is enough"
+    assert (await router.usage(request.ticket.request_id)).status == AttemptStatus.ATTEMPT_STATUS_COMPLETED
+
+
+async def test_a_refused_offer_settles_the_ticket_without_an_event(start_worker):
+    router = (await start_worker()).router
+    request = router.chat()
+    offer, message = await router.offer(request.ticket)
+    await message.respond(b"")
+    await router.settled()
+    assert await status_of(router.stub(offer).Run(request)) == grpc.StatusCode.FAILED_PRECONDITION
+    info = await router.bus.js.stream_info(names.STREAM_USAGE, subjects_filter=names.usage_subject(router.model))
+    assert not info.state.subjects
+
+
+async def test_a_superseded_attempt_is_not_offered_again(start_worker):
+    router = (await start_worker()).router
+    second = router.ticket(attempt=2)
+    await router.run(router.chat(ticket=second))
+    router.offers.clear()
+    seen = router.offers[second.request_id] = asyncio.get_running_loop().create_future()
+    await router.publish(router.ticket(second.request_id, attempt=1))
+    await asyncio.sleep(0.2)
+    await router.settled()
+    assert not seen.done()
+
+
+async def test_a_ticket_whose_router_is_gone_is_settled_as_cancelled(start_worker):
+    router = (await start_worker()).router
+    ticket = router.ticket()
+    ticket.reply_subject = "nobody.listens.here"
+    await router.publish(ticket)
+    usage = await router.usage(ticket.request_id)
+    assert (usage.status, usage.last) == (AttemptStatus.ATTEMPT_STATUS_CANCELLED, True)
+    await router.settled()
+
+
+async def test_a_late_ticket_is_settled_as_timed_out(start_worker):
+    router = (await start_worker()).router
+    ticket = router.ticket(seconds=-1.0)
+    await router.publish(ticket)
+    usage = await router.usage(ticket.request_id)
+    assert (usage.status, usage.error_reason) == (AttemptStatus.ATTEMPT_STATUS_TIMED_OUT, "DEADLINE_EXCEEDED")
+    assert usage.reservation == "r1"
+    await router.settled()
+
+
+async def test_a_run_ends_at_its_deadline(start_worker):
+    router = (await start_worker(synthetic=SLOW)).router
+    request = router.chat(ticket=router.ticket(seconds=0.7))
+    assert await status_of(await router.open(request)) == grpc.StatusCode.DEADLINE_EXCEEDED
+    usage = await router.usage(request.ticket.request_id)
+    assert usage.status == AttemptStatus.ATTEMPT_STATUS_TIMED_OUT
+    assert usage.usage.output_tokens > 10
+
+
+async def test_an_unanswered_offer_is_given_to_another(start_worker):
+    router = (await start_worker()).router
+    request = router.chat()
+    first, _ = await router.offer(request.ticket)
+    again = router.offers[request.ticket.request_id] = asyncio.get_running_loop().create_future()
+    async with asyncio.timeout(WAIT_SECONDS):
+        await again
+    assert await status_of(router.stub(first).Run(request)) == grpc.StatusCode.OK
+    await router.settled()
+
+
+async def test_what_is_no_ticket_is_buried(start_worker):
+    router = (await start_worker()).router
+    await router.bus.publish(names.task_subject(router.model), b"\xff\xff not a ticket")
+    subscription = await router.bus.js.subscribe(names.dead_subject(names.STREAM_TASKS), ordered_consumer=True)
+    message = await subscription.next_msg(WAIT_SECONDS)
+    assert message.data == b"\xff\xff not a ticket"
+    await subscription.unsubscribe()
+    await router.settled()
+
+
+async def test_a_refused_request_says_why_and_is_metered(start_worker):
+    router = (await start_worker(contextLength=10)).router
+    request = router.chat("word " * 100)
+    call = await router.open(request)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in call:
+            pass
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert from_rpc_error(caught.value).reason is Reason.CONTEXT_LENGTH_EXCEEDED
+    usage = await router.usage(request.ticket.request_id)
+    assert (usage.status, usage.error_reason) == (
+        AttemptStatus.ATTEMPT_STATUS_REFUSED,
+        "CONTEXT_LENGTH_EXCEEDED",
+    )
+    assert usage.usage.output_tokens == 0
+
+
+async def test_stopping_finishes_what_runs_and_takes_nothing_new(start_worker):
+    worker = await start_worker(synthetic={"outputTokens": 100, "tokensPerSecond": 100})
+    router = worker.router
+    request = router.chat()
+    call = await router.open(request)
+    await call.read()
+    worker.stop.set()
+    await asyncio.sleep(0.2)
+    assert (await router.worker()).draining
+    late = router.ticket()
+    await router.publish(late)
+    tokens = 0
+    while (event := await call.read()) is not grpc.aio.EOF:
+        tokens = max(tokens, event.usage.output_tokens)
+    assert tokens == 100
+    await worker.ended()
+    assert await router.worker() is None
+    assert (await router.usage(request.ticket.request_id)).status == AttemptStatus.ATTEMPT_STATUS_COMPLETED
+    assert await router.unsettled() == 1, "the late ticket waits for another worker"
+
+
+async def test_two_hundred_at_once_are_each_metered_once(start_worker):
+    router = (await start_worker(maxProcessNum=64, synthetic={"outputTokens": 20, "tokensPerSecond": 200})).router
+    requests = [router.chat() for _ in range(200)]
+    answers = await asyncio.gather(*map(router.run, requests))
+    assert all(events[-1].usage.output_tokens == 20 for events in answers)
+    events = await router.usages([(request.ticket.request_id, 1) for request in requests])
+    assert {event.status for event in events} == {AttemptStatus.ATTEMPT_STATUS_COMPLETED}
     await router.settled()
