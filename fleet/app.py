@@ -17,6 +17,7 @@ from fleet.settings import FleetSettings
 logger = logging.getLogger(__name__)
 
 _REPORT_EVERY_SECONDS = 5.0  # also when nothing changed: the bucket is in memory, a restarted NATS has lost it
+_RETRY_SECONDS = 0.5
 
 
 class Fleet:
@@ -50,7 +51,10 @@ class Fleet:
             return
         try:
             model = manifest.from_json(change.value)
-        except msgspec.DecodeError as problem:  # written by something newer or by hand: what runs goes on
+        except (
+            msgspec.MsgspecError,
+            ValueError,
+        ) as problem:  # written by something newer or by hand: what runs goes on
             logger.warning("manifest refused", extra={"model_key": change.key, "problem": str(problem)})
             self._invalid[change.key] = f"the manifest cannot be used: {problem}"
             return
@@ -81,6 +85,7 @@ class Fleet:
             self._changed.clear()
             now = self.reports()
             self._on_report(now)
+            pause_seconds = _REPORT_EVERY_SECONDS
             try:
                 if reconnects != bus.reconnects:
                     reconnects, told = bus.reconnects, {}
@@ -88,9 +93,9 @@ class Fleet:
                 told = await _tell(bus, told, now)
             except (nats.errors.Error, TimeoutError) as problem:
                 logger.warning("fleet state not told yet", extra={"problem": repr(problem)})
-                told = {}
+                told, pause_seconds = {}, _RETRY_SECONDS
             try:
-                await asyncio.wait_for(self._changed.wait(), _REPORT_EVERY_SECONDS)
+                await asyncio.wait_for(self._changed.wait(), pause_seconds)
             except TimeoutError:
                 continue
 
