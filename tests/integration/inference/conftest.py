@@ -26,6 +26,7 @@ from inference import app
 from inference.settings import InferenceSettings
 
 WAIT_SECONDS = 10.0
+_NARROW = [("grpc.http2.bdp_probe", 0)]  # a reader that is slow holds 64 KiB, not megabytes
 
 
 @dataclass
@@ -75,7 +76,7 @@ class FakeRouter:
     def stub(self, offer: Offer) -> WorkerServiceStub:
         channel = self.channels.get(offer.address)
         if channel is None:
-            channel = self.channels[offer.address] = grpc.aio.insecure_channel(offer.address)
+            channel = self.channels[offer.address] = grpc.aio.insecure_channel(offer.address, _NARROW)
         return WorkerServiceStub(channel)
 
     async def open(self, request: RunRequest) -> Any:
