@@ -112,18 +112,21 @@ def _http_only_headers(requests: list[HeaderMutation]) -> HeaderMutationPerRoute
 
 def _native(prefix: str, cluster: str, settings: EdgeSettings) -> Route:
     match = RouteMatch(prefix=prefix, headers=[_method("POST")], grpc=RouteMatchGrpcRouteMatchOptions())
-    return Route(name=f"native{prefix}", match=match, route=_action(cluster, settings))
+    return Route(name=f"native{prefix}", match=match, route=_action(cluster, settings, native=True))
 
 
-def _action(cluster: str, settings: EdgeSettings) -> RouteAction:
-    """No response timeout but the stream's own; a retry only while the service cannot have seen the request."""
+def _action(cluster: str, settings: EdgeSettings, *, native: bool = False) -> RouteAction:
+    """No response timeout but the stream's own; a retry only while the service cannot have seen the request.
+
+    A native caller's `grpc-timeout` is its deadline. On an HTTP route it would act before any filter could remove it.
+    """
+    longest = seconds(settings.max_stream_seconds)
     return RouteAction(
         cluster=cluster,
         timeout=seconds(0),
         idle_timeout=seconds(settings.stream_idle_timeout_seconds),
         max_stream_duration=RouteActionMaxStreamDuration(
-            max_stream_duration=seconds(settings.max_stream_seconds),
-            grpc_timeout_header_max=seconds(settings.max_stream_seconds),
+            max_stream_duration=longest, grpc_timeout_header_max=longest if native else None
         ),
         retry_policy=RetryPolicy(retry_on="connect-failure,refused-stream", num_retries=2),
     )

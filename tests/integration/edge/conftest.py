@@ -261,6 +261,24 @@ class EdgeProcess:
             self.process.wait()
 
 
+def edge_settings(authz_port: int, service_port: int, folder: Path) -> EdgeSettings:
+    """Short times and a small body, so that reaching them is quick; one template serves every Envoy of the session."""
+    service = (f"127.0.0.1:{service_port}",)
+    return EdgeSettings(
+        public_address="127.0.0.1:0",
+        admin_address="127.0.0.1:0",
+        envoy_admin_address="127.0.0.1:0",
+        authz_endpoints=(f"127.0.0.1:{authz_port}",),
+        router_endpoints=service,
+        control_endpoints=service,
+        max_body_bytes=1 << 20,
+        request_headers_timeout_seconds=0.5,
+        request_timeout_seconds=1.0,
+        stream_idle_timeout_seconds=2.0,
+        access_log_path=str(folder / "access.log"),
+    )
+
+
 @pytest.fixture(scope="session")
 def backends() -> Iterator[tuple[Backend, Authz, int, int]]:
     """The recording backend and the scripted authz, and their ports."""
@@ -282,19 +300,7 @@ def backends() -> Iterator[tuple[Backend, Authz, int, int]]:
 def edge_process(backends: tuple[Backend, Authz, int, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     backend, authz, serving_port, checking_port = backends
     folder = tmp_path_factory.mktemp("edge")
-    settings = EdgeSettings(
-        public_address="127.0.0.1:0",
-        admin_address="127.0.0.1:0",
-        envoy_admin_address="127.0.0.1:0",
-        authz_endpoints=(f"127.0.0.1:{checking_port}",),
-        router_endpoints=(f"127.0.0.1:{serving_port}",),
-        control_endpoints=(f"127.0.0.1:{serving_port}",),
-        max_body_bytes=1 << 20,
-        request_headers_timeout_seconds=0.5,
-        request_timeout_seconds=1.0,
-        stream_idle_timeout_seconds=2.0,
-        access_log_path=str(folder / "access.log"),
-    )
+    settings = edge_settings(checking_port, serving_port, folder)
     process = EdgeProcess(settings, folder, tmp_path_factory.getbasetemp())
     ports = process.ports
     yield Edge(
@@ -313,6 +319,11 @@ def edge(edge_process: Edge) -> Edge:
 
 
 @pytest.fixture(scope="session")
-def edge_class() -> type[EdgeProcess]:
-    """For tests that start an Envoy of their own."""
-    return EdgeProcess
+def another_edge(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int], EdgeProcess]:
+    """Starts one more Envoy, told where authz and the services are; who calls it stops it."""
+
+    def start(authz_port: int, service_port: int) -> EdgeProcess:
+        folder = tmp_path_factory.mktemp("edge")
+        return EdgeProcess(edge_settings(authz_port, service_port, folder), folder, tmp_path_factory.getbasetemp())
+
+    return start

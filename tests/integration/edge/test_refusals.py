@@ -10,8 +10,6 @@ from typing import Any
 import grpc
 import pytest
 
-from edge.settings import EdgeSettings
-
 CHAT = b'{"model":"m"}'
 BEHIND = b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n"
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
@@ -64,34 +62,17 @@ def test_a_denial_passes_unchanged(edge: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def lonely(tmp_path_factory: pytest.TempPathFactory, backends: Any, edge_class: Any) -> Iterator[Any]:
+def lonely(backends: Any, another_edge: Any) -> Iterator[Any]:
     """Envoys whose authz, and whose router, are not there."""
-    folder = tmp_path_factory.mktemp("lonely")
-    authz_port = backends[3]
-
-    def settings(authz: int, router: int) -> EdgeSettings:
-        return EdgeSettings(
-            public_address="127.0.0.1:0",
-            admin_address="127.0.0.1:0",
-            envoy_admin_address="127.0.0.1:0",
-            authz_endpoints=(f"127.0.0.1:{authz}",),
-            router_endpoints=(f"127.0.0.1:{router}",),
-            control_endpoints=(f"127.0.0.1:{router}",),
-        )
-
-    with socket.socket() as nobody:
+    with socket.socket() as nobody, contextlib.ExitStack() as stack:
         nobody.bind(("127.0.0.1", 0))
         port = nobody.getsockname()[1]
-        folders = [folder / name for name in ("authz", "router")]
-        for each in folders:
-            each.mkdir()
-        with contextlib.ExitStack() as stack:
-            started = []
-            for where, (authz, router) in zip(folders, ((port, port), (authz_port, port)), strict=True):
-                process = edge_class(settings(authz, router), where, tmp_path_factory.getbasetemp())
-                stack.callback(process.stop)
-                started.append(process)
-            yield started
+        started = []
+        for authz_port in (port, backends[3]):
+            process = another_edge(authz_port, port)
+            stack.callback(process.stop)
+            started.append(process)
+        yield started
 
 
 @pytest.mark.parametrize("which", [0, 1])

@@ -16,7 +16,6 @@ from authz.settings import AuthzSettings
 from common import keys
 from common.settings import dump
 from control.schema import migrate
-from edge.settings import EdgeSettings
 
 CHAT = b'{"model":"m","max_tokens":5}'
 NATIVE = "/uplion.inference.v1.InferenceService/Chat"
@@ -28,8 +27,7 @@ def real(
     postgres_url: str,
     redis_url: str,
     nats_url: str,
-    edge_class: Any,
-    tmp_path_factory: pytest.TempPathFactory,
+    another_edge: Any,
 ) -> Iterator[tuple[int, str, str]]:
     """The public port, a key without limits, and a key that may ask twice a minute."""
     import asyncio
@@ -71,21 +69,7 @@ def real(
         assert line, "authz ended before it was ready"
         if '"ready"' in line:
             address = line.partition('"address": "')[2].partition('"')[0]
-    folder = tmp_path_factory.mktemp("real")
-    upstream = f"127.0.0.1:{backends[2]}"
-    envoy = edge_class(
-        EdgeSettings(
-            public_address="127.0.0.1:0",
-            admin_address="127.0.0.1:0",
-            envoy_admin_address="127.0.0.1:0",
-            authz_endpoints=(address,),
-            router_endpoints=(upstream,),
-            control_endpoints=(upstream,),
-            authz_timeout_seconds=5.0,  # the test machine may be busy; the edge's own tests cover the deadline
-        ),
-        folder,
-        tmp_path_factory.getbasetemp(),
-    )
+    envoy = another_edge(int(address.rpartition(":")[2]), backends[2])
     yield envoy.ports["public"], texts[0], texts[1]
     envoy.stop()
     process.terminate()
