@@ -24,7 +24,6 @@ logger = logging.getLogger(__name__)
 ACK = b"+ACK"
 _ANSWER_SECONDS = 2.0  # no answer within this long: sent again
 _LONGEST_BACKOFF_SECONDS = 5.0
-_TICK_SECONDS = 0.5
 _ACK_TRIES = 3  # a ticket whose ack stays unanswered comes back, and is refused as done
 
 
@@ -71,23 +70,20 @@ class Meter:
         self._wake.set()
 
     async def run(self) -> None:
-        """Sends, and sends again what stays unanswered; ends only when cancelled."""
-        next_scan_seconds = 0.0
+        """Sends what is ready; ends only when cancelled."""
         while True:
+            self._wake.clear()
             while self._ready:
                 await self._send(self._ready.popleft())
             await self._on_progress()
-            now_seconds = time.monotonic()
-            if now_seconds >= next_scan_seconds:
-                next_scan_seconds = now_seconds + _TICK_SECONDS
-                self._ready.extend(self._overdue(now_seconds))
-            if not self._ready:
-                self._wake.clear()
-                try:
-                    async with asyncio.timeout(_TICK_SECONDS):
-                        await self._wake.wait()
-                except TimeoutError:
-                    pass
+            await self._wake.wait()
+
+    def retry(self) -> None:
+        """Whatever stayed unanswered for too long is sent again; to be called every now and then."""
+        late = self._overdue(time.monotonic())
+        if late:
+            self._ready.extend(late)
+            self._wake.set()
 
     async def flush(self, grace_seconds: float) -> None:
         """Waits until everything is settled; says so if that takes longer than it may."""

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterable
 
 import grpc
 import grpc.aio
+from uplion.billing.v1 import usage_event_pb2
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus
 from uplion.dispatch.v1.run_pb2 import Delta, RunEvent, RunRequest, TextInput, Vector
 from uplion.dispatch.v1.worker_service_pb2_grpc import WorkerServiceServicer
@@ -20,12 +21,18 @@ from inference.usage import FINISH_REASONS, Attempt, UsageRecorder
 
 logger = logging.getLogger(__name__)
 
+# Looked up once: an enum's attribute goes through Python each time.
+COMPLETED = usage_event_pb2.ATTEMPT_STATUS_COMPLETED
+CANCELLED = usage_event_pb2.ATTEMPT_STATUS_CANCELLED
+FAILED = usage_event_pb2.ATTEMPT_STATUS_FAILED
+REFUSED = usage_event_pb2.ATTEMPT_STATUS_REFUSED
+TIMED_OUT = usage_event_pb2.ATTEMPT_STATUS_TIMED_OUT
 _STATUS: dict[Reason, "AttemptStatus.ValueType"] = {
-    Reason.INVALID_REQUEST: AttemptStatus.ATTEMPT_STATUS_REFUSED,
-    Reason.UNSUPPORTED_PARAMETER: AttemptStatus.ATTEMPT_STATUS_REFUSED,
-    Reason.CONTEXT_LENGTH_EXCEEDED: AttemptStatus.ATTEMPT_STATUS_REFUSED,
-    Reason.DEADLINE_EXCEEDED: AttemptStatus.ATTEMPT_STATUS_TIMED_OUT,
-    Reason.CANCELLED: AttemptStatus.ATTEMPT_STATUS_CANCELLED,
+    Reason.INVALID_REQUEST: REFUSED,
+    Reason.UNSUPPORTED_PARAMETER: REFUSED,
+    Reason.CONTEXT_LENGTH_EXCEEDED: REFUSED,
+    Reason.DEADLINE_EXCEEDED: TIMED_OUT,
+    Reason.CANCELLED: CANCELLED,
 }
 
 Context = grpc.aio.ServicerContext[RunRequest, RunEvent]
@@ -54,10 +61,10 @@ class RunService(WorkerServiceServicer):
             while not run.complete:
                 yield run.event(await run.output.take(), vectors)
         except UplionError as error:
-            run.ended(_STATUS.get(error.reason, AttemptStatus.ATTEMPT_STATUS_FAILED), error.reason)
+            run.ended(_STATUS.get(error.reason, FAILED), error.reason)
             raise
         except Exception:
-            run.ended(AttemptStatus.ATTEMPT_STATUS_FAILED, Reason.INTERNAL)
+            run.ended(FAILED, Reason.INTERNAL)
             raise
         finally:
             run.close()
@@ -85,7 +92,7 @@ class _Run:
         self._held = held
         self.output = Output()
         self._attempt = Attempt(held.ticket, operation, self.output, time.time())
-        self._status: AttemptStatus.ValueType = AttemptStatus.ATTEMPT_STATUS_CANCELLED  # unless it ends another way
+        self._status: AttemptStatus.ValueType = CANCELLED  # unless it ends another way
         self._reason: Reason | None = Reason.CANCELLED
         self._closed = False
         held.on_deadline = self._expire
@@ -93,7 +100,7 @@ class _Run:
     @property
     def complete(self) -> bool:
         """The last event was made."""
-        return self._status == AttemptStatus.ATTEMPT_STATUS_COMPLETED
+        return self._status == COMPLETED
 
     def event(self, pieces: list[Piece], vectors: Iterable[Vector]) -> RunEvent:
         """The next event of the stream; the first and the last one say more."""
@@ -106,7 +113,7 @@ class _Run:
             event.usage.input_tokens = output.input_tokens
             event.usage.cached_tokens = output.cached_tokens
             event.usage.output_tokens = output.output_tokens
-            self.ended(AttemptStatus.ATTEMPT_STATUS_COMPLETED, None)
+            self.ended(COMPLETED, None)
         return event
 
     def ended(self, status: "AttemptStatus.ValueType", reason: Reason | None) -> None:

@@ -45,9 +45,9 @@ class Stage(Enum):
 class Held:
     """A ticket in this worker's hands."""
 
+    id: str  # the attempt's
     ticket: Ticket
-    reply: str  # of the ticket's message
-    deliveries: int
+    message: Msg
     traceparent: str
     deadline_seconds: float  # unix time
     stage: Stage
@@ -55,10 +55,6 @@ class Held:
     renewed_seconds: float
     offer_subject: str = ""
     on_deadline: Callable[[], None] | None = None  # set by who runs it
-
-    @property
-    def id(self) -> str:
-        return names.attempt_id(self.ticket.request_id, self.ticket.attempt)
 
 
 class Desk:
@@ -109,9 +105,9 @@ class Desk:
             return
         now_seconds = time.monotonic()
         held = Held(
+            id=names.attempt_id(ticket.request_id, ticket.attempt),
             ticket=ticket,
-            reply=message.reply,
-            deliveries=int(message.metadata.num_delivered),
+            message=message,
             traceparent=telemetry.incoming(message.headers),
             deadline_seconds=ticket.deadline.seconds + ticket.deadline.nanos / 1e9,
             stage=Stage.OFFERED,
@@ -156,7 +152,7 @@ class Desk:
         held.stage = Stage.SETTLING
         held.on_deadline = None
         self._settling += 1
-        settlement = Settlement(ticket_reply=held.reply, on_done=partial(self._settled, held))
+        settlement = Settlement(ticket_reply=held.message.reply, on_done=partial(self._settled, held))
         if event is not None:
             settlement.event_subject = names.usage_subject(event.model)
             settlement.event = event.SerializeToString()
@@ -167,6 +163,8 @@ class Desk:
 
     async def sweep(self) -> None:
         """Takes back offers nobody took, ends runs whose time is over, and keeps the broker from redelivering."""
+        if self._meter is not None:
+            self._meter.retry()
         now_seconds, unix_seconds = time.monotonic(), time.time()
         for held in list(self._held.values()):
             if held.stage is Stage.OFFERED and now_seconds - held.since_seconds > OFFER_SECONDS:
@@ -176,7 +174,7 @@ class Desk:
                 held.on_deadline()
             if now_seconds - held.renewed_seconds > RENEW_SECONDS:
                 held.renewed_seconds = now_seconds
-                await self._client.publish(held.reply, _IN_PROGRESS)
+                await self._client.publish(held.message.reply, _IN_PROGRESS)
 
     async def empty(self, grace_seconds: float) -> None:
         """Waits until nothing is offered or running; says so if that takes longer than it may."""
@@ -217,13 +215,13 @@ class Desk:
     async def _take_back(self, held: Held) -> None:
         """The router neither opened the run nor refused: let another worker try, a few times."""
         self._replies.forget(held.offer_subject)
-        if held.deliveries >= _MAX_OFFERS:
+        if held.message.metadata.num_delivered >= _MAX_OFFERS:
             event = self._usage.never_ran(held.ticket, AttemptStatus.ATTEMPT_STATUS_FAILED, Reason.UNAVAILABLE)
             self.settle(held, event)
             return
         del self._held[held.id]
         self._check_empty()
-        await self._client.publish(held.reply, _NAK_LATER)
+        await self._client.publish(held.message.reply, _NAK_LATER)
 
     def _settled(self, held: Held) -> None:
         self._settling -= 1

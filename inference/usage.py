@@ -4,6 +4,8 @@ import logging
 import time
 from dataclasses import dataclass
 
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
 from uplion.dispatch.v1.ticket_pb2 import Ticket
 from uplion.inference.v1.sampling_pb2 import FinishReason
@@ -54,7 +56,8 @@ class _Metrics:
         self._prompt_tokens.inc(output.input_tokens)
         self._generation_tokens.inc(output.output_tokens)
         self._prefix_queries.inc(output.input_tokens)
-        self._prefix_hits.inc(output.cached_tokens)
+        if output.cached_tokens:
+            self._prefix_hits.inc(output.cached_tokens)
         self._queue_time.observe(queue_seconds)
         self._latency.observe(queue_seconds + now_seconds - attempt.started_seconds)
         if first_seconds is not None:
@@ -91,11 +94,11 @@ class UsageRecorder:
         event.usage.cached_tokens = output.cached_tokens
         event.usage.output_tokens = output.output_tokens
         queue_seconds = max(0.0, attempt.started_seconds - _published_seconds(attempt.ticket, attempt.started_seconds))
-        event.queue_duration.FromNanoseconds(int(queue_seconds * 1e9))
+        _set(event.queue_duration, queue_seconds)
         first_seconds: float | None = None
         if attempt.first_token_seconds:
             first_seconds = max(0.0, attempt.first_token_seconds - attempt.started_seconds)
-            event.first_token_duration.FromNanoseconds(int(first_seconds * 1e9))
+            _set(event.first_token_duration, first_seconds)
         if output.finish is not None:
             event.finish_reason = FINISH_REASONS[output.finish]
         if reason is not None:
@@ -117,9 +120,15 @@ class UsageRecorder:
             last=True,
             ticket_time=ticket.publish_time,
         )
-        event.end_time.FromNanoseconds(int(now_seconds * 1e9))
-        event.duration.FromNanoseconds(int(max(0.0, now_seconds - _published_seconds(ticket, now_seconds)) * 1e9))
+        _set(event.end_time, now_seconds)
+        _set(event.duration, max(0.0, now_seconds - _published_seconds(ticket, now_seconds)))
         return event
+
+
+def _set(target: Timestamp | Duration, seconds: float) -> None:
+    """Without the checks of FromNanoseconds, which cost as much as the rest of the event."""
+    whole = int(seconds)
+    target.seconds, target.nanos = whole, int((seconds - whole) * 1e9)
 
 
 def _published_seconds(ticket: Ticket, default: float) -> float:
