@@ -132,6 +132,9 @@ async def grpc_server(
         options=[
             ("grpc.so_reuseport", 0),
             ("grpc.max_concurrent_streams", 20_000),
+            # What the edge lets through (32 kB) must not be refused here: grpc's own limits are 8 and 16 kB.
+            ("grpc.max_metadata_size", 48 << 10),
+            ("grpc.absolute_max_metadata_size", 64 << 10),
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
             ("grpc.keepalive_permit_without_calls", 1),
             *options,
