@@ -27,7 +27,9 @@ class RouterSettings:
         120.0, doc="seconds without any event from a running worker before it counts as lost (a long prefill is silent)"
     )
     worker_keepalive_seconds: float = setting(
-        5.0, doc="seconds between HTTP/2 pings to a worker that runs something; a hung one is lost after two of them"
+        6.0,
+        doc="seconds between HTTP/2 pings to a busy worker, and for their answer: a hung process is lost after twice "
+        "as long; workers take pings more frequent than 5 s for abuse",
     )
     stream_keepalive_seconds: float = setting(
         5.0,

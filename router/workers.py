@@ -34,6 +34,7 @@ class Workers:
         self._options = (
             ("grpc.keepalive_time_ms", milliseconds),
             ("grpc.keepalive_timeout_ms", milliseconds),
+            ("grpc.http2.ping_timeout_ms", milliseconds),  # without it a stopped process was lost after 60 s only
             ("grpc.keepalive_permit_without_calls", 0),
             ("grpc.http2.max_pings_without_data", 0),
             ("grpc.max_receive_message_length", -1),

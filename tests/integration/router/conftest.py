@@ -4,7 +4,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -58,6 +58,7 @@ class SeamWorker(worker_service_pb2_grpc.WorkerServiceServicer):
     cancelled: list[str] = field(default_factory=list)
     server: Any = None
     task: Any = None
+    wire: Any = None
 
     async def Run(  # noqa: N802  # the RPC's name
         self, request: run_pb2.RunRequest, context: Any
@@ -131,6 +132,40 @@ class SeamWorker(worker_service_pb2_grpc.WorkerServiceServicer):
 
         await self.bus.nc.subscribe(inbox, cb=refused)
         await self.bus.nc.publish(ticket.reply_subject, offer.SerializeToString(), reply=inbox)
+
+
+class Wire:
+    """A TCP hop that can go dead without closing, as the host of a stopped process does."""
+
+    def __init__(self, address: str) -> None:
+        self._host, _, self._port = address.rpartition(":")
+        self._writers: list[asyncio.StreamWriter] = []
+        self.flows = asyncio.Event()
+        self.flows.set()
+
+    async def __aenter__(self) -> "Wire":
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for writer in self._writers:
+            writer.close()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(self._host, int(self._port))
+        self._writers += [writer, far_writer]
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._copy(reader, far_writer))
+            tasks.create_task(self._copy(far_reader, writer))
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                await self.flows.wait()
+                writer.write(data)
+        writer.close()
 
 
 @dataclass
@@ -249,14 +284,17 @@ def start_world(nats_url: str) -> Callable[..., Any]:
             await bus.nc.flush()
             tasks = await stack.enter_async_context(_Background())
 
-            async def start_worker(**options: Any) -> SeamWorker:
+            async def start_worker(*, wired: bool = False, **options: Any) -> SeamWorker:
                 own = await stack.enter_async_context(connect_bus(url, "worker"))
                 seam = SeamWorker(own, model, **options)
-                seam.server = grpc.aio.server()
+                seam.server = grpc.aio.server(options=[("grpc.http2.min_ping_interval_without_data_ms", 100)])
                 worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(seam, seam.server)  # type: ignore[no-untyped-call]
                 port = seam.server.add_insecure_port("127.0.0.1:0")
                 seam.address = f"127.0.0.1:{port}"
                 await seam.server.start()
+                if wired:
+                    seam.wire = await stack.enter_async_context(Wire(seam.address))
+                    seam.address = seam.wire.address
                 stack.push_async_callback(seam.server.stop, None)
                 await seam.announce()
                 seam.task = tasks.start(seam.take_tickets())

@@ -283,6 +283,27 @@ async def test_a_worker_that_falls_silent_is_lost(start_world: Any) -> None:
         assert [(event.status, event.usage.output_tokens) for event in own] == [(billing.ATTEMPT_STATUS_WORKER_LOST, 1)]
 
 
+async def test_a_worker_whose_process_is_stopped_is_lost_although_its_connection_stands(start_world: Any) -> None:
+    async with start_world(worker=False, worker_keepalive_seconds=0.4) as world:
+        worker = await world.start_worker(script=forever, wired=True)
+        asking = asyncio.create_task(world.client.post("CreateChatCompletion", chat(world.model, stream=True)))
+        await world.until(lambda: worker.runs)
+        await asyncio.sleep(0.1)
+        worker.task.cancel()
+        await worker.bus.nc.close()
+        worker.wire.flows.clear()
+
+        async def goes_on(request: run_pb2.RunRequest, context: Any) -> AsyncIterator[run_pb2.RunEvent]:
+            yield one(" again", 2, finish=True)
+            yield done(1)
+
+        second = await world.start_worker(script=goes_on)
+        status, _, data, _ = await asyncio.wait_for(asking, 5)
+        assert (status, text(data)) == (200, "Hello again")
+        assert [list(array.ids) for array in second.runs[0].resume] == [[1]]
+        worker.wire.flows.set()
+
+
 async def test_the_first_offer_wins_and_later_ones_are_refused(start_world: Any) -> None:
     async with start_world(worker=False) as world:
         worker = await world.start_worker(script=forever)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY, generate_latest
 from uplion.billing.v1 import usage_event_pb2 as billing
 from uplion.dispatch.v1 import run_pb2
 from uplion.inference.v1 import sampling_pb2
@@ -16,6 +17,7 @@ from uplion.openai.v1.openai_service_pb2 import GetModelRequest
 from common.errors import Reason, UplionError, grpc_status
 
 CANARY = "canary-7f3a"
+OURS = {"common", "router"}
 
 
 def chat(model: str, **fields: Any) -> bytes:
@@ -214,18 +216,45 @@ async def test_our_own_bug_shows_nothing_but_the_request_id(world: Any, monkeypa
     assert "req-9" in json.loads(data)["error"]["message"]
 
 
-async def test_the_prompt_is_in_no_ticket(start_world: Any) -> None:
+async def test_the_prompt_is_in_no_ticket_log_or_usage_event(
+    start_world: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
     async with start_world(worker=False) as world:
         worker = await world.start_worker()
         seen: list[bytes] = []
 
-        async def on_ticket(message: Any) -> None:
+        async def on_message(message: Any) -> None:
             seen.append(message.data)
 
-        await world.bus.nc.subscribe("tasks.>", cb=on_ticket)
+        await world.bus.nc.subscribe("tasks.>", cb=on_message)
+        await world.bus.nc.subscribe("usage.>", cb=on_message)
         await world.bus.nc.flush()
-        body = chat(world.model, messages=[{"role": "user", "content": CANARY}])
-        await world.client.post("CreateChatCompletion", body)
+        messages = [{"role": "user", "content": CANARY}]
+        await world.client.post("CreateChatCompletion", chat(world.model, messages=messages))
+        await world.client.post("CreateChatCompletion", chat(world.model, messages=messages, n=99))
+        await world.until(lambda: len(world.usage) == 2)
+        assert CANARY.encode() in worker.runs[0].chat.messages_json
         assert seen
         assert CANARY.encode() not in b"".join(seen)
-        assert CANARY.encode() in worker.runs[0].chat.messages_json
+        lines = [record for record in caplog.records if record.getMessage() == "request"]
+        assert [vars(line)["status"] for line in lines] == ["ok", "UNSUPPORTED_PARAMETER"]
+        assert vars(lines[0])["output_tokens"] == 2
+        assert CANARY not in str([vars(record) for record in caplog.records if record.name.split(".")[0] in OURS])
+
+
+def count(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+async def test_a_request_is_counted_once_under_labels_of_bounded_sets(world: Any) -> None:
+    labels = {"surface": "openai", "operation": "chat", "model": world.model, "status": "ok"}
+    await world.client.post("CreateChatCompletion", chat(world.model))
+    await world.client.post("CreateChatCompletion", chat("no-such"), model="no-such")
+    await world.until(lambda: count("uplion_router_requests_total", **labels) == 1)
+    timing = {"gen_ai_operation_name": "chat", "gen_ai_request_model": world.model}
+    assert count("gen_ai_server_request_duration_seconds_count", **timing) == 1
+    assert count("gen_ai_server_time_to_first_token_seconds_count", **timing) == 1
+    assert count("uplion_router_queue_seconds_count", model=world.model) == 1
+    assert b"no-such" not in generate_latest()
+    assert count("uplion_router_requests_in_flight") == 0
