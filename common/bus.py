@@ -9,6 +9,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 
 import nats
 import nats.errors
@@ -158,7 +159,7 @@ class Bus:
                             yield Change(entry.key, None, entry.revision or 0)
                         else:
                             seen[entry.key] = loop.time()
-                            yield Change(entry.key, entry.value or b"", entry.revision or 0)
+                            yield Change(entry.key, entry.value or b"", entry.revision or 0, _unix_seconds(entry.created))
                     elif not quiet and not synced:
                         synced = True
                         for key in [key for key in seen if key not in fresh]:
@@ -175,6 +176,10 @@ class Bus:
                     await watcher.stop()  # type: ignore[no-untyped-call]
 
 
+def _unix_seconds(created: object) -> float:
+    return created.timestamp() if isinstance(created, datetime) else 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """One entry of a bucket as it is now; `value` None means deleted."""
@@ -182,6 +187,7 @@ class Change:
     key: str
     value: bytes | None
     revision: int
+    created_seconds: float = 0.0  # unix time of this revision; 0: not known
 
 
 class Pull:
