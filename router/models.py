@@ -106,7 +106,7 @@ class Models:
                 logger.error("manifest in KV is not valid", extra={"key": change.key, "problem": str(problem)})
                 return
             known = self._models.get(change.key)
-            created = known[1] if known else int(time.time())
+            created = known[1] if known else int(change.created_seconds or time.time())
             self._models[change.key] = (model, created, change.revision)
         self._swap()
 
