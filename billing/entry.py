@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
-from google.protobuf.timestamp_pb2 import Timestamp
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
 from uplion.inference.v1.sampling_pb2 import FinishReason
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EARLIEST_SECONDS = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp())  # before the platform existed: a broken clock
+_DAY_SECONDS = 86_400
+_HOUR_SECONDS = 3_600
 _CLOCK_SKEW_SECONDS = 86_400  # an event from further in the future would open ledger partitions for a time to come
 _MODEL_CHARACTERS = 256
 _ID_CHARACTERS = 200
@@ -28,7 +29,7 @@ class MalformedEventError(ValueError):
 
 
 class Entry(NamedTuple):
-    """The ledger's columns in order (`record_time` and the price are the store's)."""
+    """The ledger's columns in order (`record_time` and the price are the store's), and `hour` for the rollup."""
 
     request_id: str
     attempt: int
@@ -55,6 +56,7 @@ class Entry(NamedTuple):
     end_time: datetime
     last: bool
     reservation: str
+    hour: datetime  # that end_time lies in; the one field that is no column
 
     @property
     def billed_model(self) -> str:
@@ -79,13 +81,14 @@ def decode(payload: bytes, now_seconds: float) -> Entry:
         raise MalformedEventError("account or key is unset")
     if event.model_revision >= _BIGINT:
         raise MalformedEventError("model_revision is too large")
-    end_time = _moment("end_time", event.end_time, now_seconds)
-    filed_time = _moment("ticket_time", event.ticket_time, now_seconds) if event.HasField("ticket_time") else end_time
-    usage = event.usage
+    end_time, usage = event.end_time, event.usage
+    end_seconds = filed_seconds = _sane("end_time", end_time.seconds, now_seconds)
+    if event.HasField("ticket_time"):
+        filed_seconds = _sane("ticket_time", event.ticket_time.seconds, now_seconds)
     entry = Entry(
         request_id,
         attempt,
-        _month(filed_time.year, filed_time.month),
+        _month(filed_seconds // _DAY_SECONDS),
         event.account,
         event.key,
         _clean(event.model),
@@ -105,9 +108,10 @@ def decode(payload: bytes, now_seconds: float) -> Entry:
         _seconds(event.queue_duration) if event.HasField("queue_duration") else None,
         _seconds(event.first_token_duration) if event.HasField("first_token_duration") else None,
         _seconds(event.duration) if event.HasField("duration") else None,
-        end_time,
+        _EPOCH + timedelta(0, end_seconds, end_time.nanos // 1000),
         event.last,
         event.reservation,
+        _hour(end_seconds // _HOUR_SECONDS),
     )
     _check_texts(entry)
     return entry
@@ -140,11 +144,10 @@ def _clean(model: str) -> str:
     return model[:_MODEL_CHARACTERS].replace("\0", "\ufffd")
 
 
-def _moment(field: str, timestamp: Timestamp, now_seconds: float) -> datetime:
-    seconds = timestamp.seconds
+def _sane(field: str, seconds: int, now_seconds: float) -> int:
     if not _EARLIEST_SECONDS <= seconds <= now_seconds + _CLOCK_SKEW_SECONDS:
         raise MalformedEventError(f"{field} is unset, or no time at which this event can have happened")
-    return _EPOCH + timedelta(seconds=seconds, microseconds=timestamp.nanos // 1000)
+    return seconds
 
 
 def _seconds(duration: Duration) -> float:
@@ -152,6 +155,11 @@ def _seconds(duration: Duration) -> float:
     return max(0.0, duration.seconds + duration.nanos / 1e9)
 
 
-@lru_cache(maxsize=64)
-def _month(year: int, month: int) -> date:
-    return date(year, month, 1)
+@lru_cache(maxsize=256)
+def _month(day: int) -> date:
+    return (_EPOCH + timedelta(days=day)).date().replace(day=1)
+
+
+@lru_cache(maxsize=256)
+def _hour(hour: int) -> datetime:
+    return _EPOCH + timedelta(hours=hour)

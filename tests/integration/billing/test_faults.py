@@ -136,7 +136,9 @@ async def test_nats_dies_in_the_middle_and_comes_back(with_servers, start_server
     server = await asyncio.to_thread(start_server, "nats")
     async with with_servers(nats_url=server.url) as books, books.billing(batch_events=200):
         outage = Outage(books, server)
-        await outage.publish(600)
+        await outage.publish(300)
+        await books.until_done()
+        await outage.publish(300)
         await server.kill()
         await asyncio.sleep(0.3)
         await server.start()
