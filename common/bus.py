@@ -159,7 +159,9 @@ class Bus:
                             yield Change(entry.key, None, entry.revision or 0)
                         else:
                             seen[entry.key] = loop.time()
-                            yield Change(entry.key, entry.value or b"", entry.revision or 0, _unix_seconds(entry.created))
+                            yield Change(
+                                entry.key, entry.value or b"", entry.revision or 0, _unix_seconds(entry.created)
+                            )
                     elif not quiet and not synced:
                         synced = True
                         for key in [key for key in seen if key not in fresh]:
