@@ -6,25 +6,31 @@ than ignored. Whatever is wrong is the client's error (400) and is found in one 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import msgspec
 from uplion.dispatch.v1.run_pb2 import ChatInput, EmbeddingInput, RunRequest, TextInput, TokenArray
 from uplion.inference.v1.sampling_pb2 import Sampling
 
-from common.errors import Reason, UplionError
 from common.identity import Identity
 from router.jobs import Job, Operation, capped_output, check_model
+from router.openai_fields import (
+    Body,
+    check_unknown,
+    flag,
+    integer,
+    invalid,
+    json_object,
+    known,
+    number,
+    text,
+    unsupported,
+)
 
-Body = dict[str, Any]
-
-_MAX_DEPTH: Final = 64  # of values inside fields we do not know; chat clients send a handful
 _MAX_MESSAGES: Final = 4096
 _MAX_PARTS: Final = 4096
 _MAX_INPUTS: Final = 2048  # OpenAI's own bound for embeddings
 _MAX_INPUT_TOKENS: Final = 1 << 18  # given as token arrays; OpenAI allows 300,000
-_MAX_VALUES: Final = 100_000  # anywhere in a body: what it takes to walk them must stay well under 100 ms
-_MANY_BYTES: Final = 1 << 18
 _MAX_CHOICES: Final = 8
 _MAX_STOPS: Final = 4
 _MAX_STOP_CHARACTERS: Final = 1024
@@ -35,7 +41,6 @@ _INT64: Final = 1 << 63
 _COMPLETION_TOKENS: Final = 16  # what the legacy API generates when it is not told
 _ROLES: Final = frozenset({"system", "developer", "user", "assistant"})
 
-_decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -51,13 +56,13 @@ class OpenAIRequest:
 
 def parse_chat(data: bytes, identity: Identity) -> OpenAIRequest:
     """The body of POST /v1/chat/completions."""
-    body = _object(data)
-    model = check_model(_text(body, "model"), identity)
+    body = json_object(data)
+    model = check_model(text(body, "model"), identity)
     _refuse_unbuilt(body, _CHAT_UNBUILT)
     messages, characters = _messages(body.get("messages"))
-    asked = _integer(body, "max_completion_tokens", 1, _MAX_OUTPUT_TOKENS)
+    asked = integer(body, "max_completion_tokens", 1, _MAX_OUTPUT_TOKENS)
     if asked is None:
-        asked = _integer(body, "max_tokens", 1, _MAX_OUTPUT_TOKENS)
+        asked = integer(body, "max_tokens", 1, _MAX_OUTPUT_TOKENS)
     sampling = _sampling(body, capped_output(asked, identity))
     run = RunRequest(chat=ChatInput(messages_json=_encode(messages)), sampling=sampling)
     return _generation(body, identity, Operation.CHAT, model, run, characters)
@@ -65,152 +70,49 @@ def parse_chat(data: bytes, identity: Identity) -> OpenAIRequest:
 
 def parse_completion(data: bytes, identity: Identity) -> OpenAIRequest:
     """The body of POST /v1/completions."""
-    body = _object(data)
-    model = check_model(_text(body, "model"), identity)
+    body = json_object(data)
+    model = check_model(text(body, "model"), identity)
     _refuse_unbuilt(body, _COMPLETION_UNBUILT)
     if "prompt" not in body:
-        _invalid("prompt", "is required")
+        invalid("prompt", "is required")
     prompt = body["prompt"]
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
         prompt = prompt[0]
     item, characters = _text_input(prompt, "prompt")
-    asked = _integer(body, "max_tokens", 1, _MAX_OUTPUT_TOKENS)
+    asked = integer(body, "max_tokens", 1, _MAX_OUTPUT_TOKENS)
     sampling = _sampling(body, capped_output(_COMPLETION_TOKENS if asked is None else asked, identity))
-    best_of = _integer(body, "best_of", 1, 20)
+    best_of = integer(body, "best_of", 1, 20)
     if best_of is not None and best_of != (sampling.choices or 1):
-        _unsupported("best_of", "is only supported when it equals n")
+        unsupported("best_of", "is only supported when it equals n")
     run = RunRequest(completion=item, sampling=sampling)
     return _generation(body, identity, Operation.COMPLETION, model, run, characters)
 
 
 def parse_embedding(data: bytes, identity: Identity) -> OpenAIRequest:
     """The body of POST /v1/embeddings."""
-    body = _object(data)
-    model = check_model(_text(body, "model"), identity)
+    body = json_object(data)
+    model = check_model(text(body, "model"), identity)
     _refuse_unbuilt(body, _EMBEDDING_UNBUILT)
     encoding = body.get("encoding_format")
     if encoding not in (None, "float", "base64"):
-        _invalid("encoding_format", "must be float or base64")
-    _known(body, "user", _is_text)
+        invalid("encoding_format", "must be float or base64")
+    known(body, "user", _is_text)
     items, characters = _embedding_items(body.get("input"))
     run = RunRequest(embedding=EmbeddingInput(items=items))
     job = Job(identity, Operation.EMBEDDING, model, run, choices=0, estimated_tokens=1 + characters // 4)
-    _check_unknown(body)
+    check_unknown(body)
     return OpenAIRequest(job, stream=False, include_usage=False, base64=encoding == "base64")
-
-
-# --- JSON -------------------------------------------------------------------------------------------------------------
-
-
-def _object(data: bytes) -> Body:
-    """One JSON object; msgspec refuses NaN, lone surrogates, bad UTF-8, trailing text and numbers out of range."""
-    if len(data) > _MANY_BYTES and data.count(b'":') - data.count(b'\\":') > _MAX_VALUES:
-        raise UplionError(Reason.INVALID_REQUEST, f"The body holds more than {_MAX_VALUES} values.")
-    try:
-        body = _decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as problem:
-        raise UplionError(Reason.INVALID_REQUEST, f"The body is not valid JSON: {_why(problem)}.") from None
-    if not isinstance(body, dict):
-        raise UplionError(Reason.INVALID_REQUEST, "The body must be a JSON object.")
-    return body
-
-
-def _why(problem: Exception) -> str:
-    if isinstance(problem, UnicodeDecodeError):
-        return "it is not UTF-8"
-    if isinstance(problem, RecursionError):
-        return "it is nested too deeply"
-    return str(problem).removeprefix("JSON is malformed: ") or "it is malformed"
-
-
-def _check_unknown(body: Body) -> None:
-    """Bounds what we do not look at: depth, and integers that no one can mean."""
-    # `prompt` and `input` were looked at item by item.
-    level: list[Any] = [value for name, value in body.items() if name not in ("prompt", "input", "model")]
-    for _ in range(_MAX_DEPTH):
-        deeper: list[Any] = []
-        for value in level:
-            if type(value) is dict:
-                deeper += value.values()
-            elif type(value) is list:
-                deeper += value
-            elif type(value) is int and not -_INT64 <= value < 2 * _INT64:
-                raise UplionError(Reason.INVALID_REQUEST, "The body holds an integer beyond 64 bits.")
-        if not deeper:
-            return
-        if len(deeper) > _MAX_VALUES:
-            raise UplionError(Reason.INVALID_REQUEST, f"The body holds more than {_MAX_VALUES} values.")
-        level = deeper
-    raise UplionError(Reason.INVALID_REQUEST, f"The body is nested deeper than {_MAX_DEPTH} levels.")
-
-
-# --- Fields -----------------------------------------------------------------------------------------------------------
-
-
-def _invalid(param: str, problem: str) -> NoReturn:
-    raise UplionError(Reason.INVALID_REQUEST, f"'{param}' {problem}.", param=param)
-
-
-def _unsupported(param: str, problem: str = "is not supported") -> NoReturn:
-    raise UplionError(Reason.UNSUPPORTED_PARAMETER, f"'{param}' {problem}.", param=param)
-
-
-def _text(body: Body, name: str) -> str:
-    value = body.get(name)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        _invalid(name, "must be a string")
-    return value
-
-
-def _flag(body: Body, name: str) -> bool:
-    value = body.get(name)
-    if value is None:
-        return False
-    if not isinstance(value, bool):
-        _invalid(name, "must be a boolean")
-    return value
-
-
-def _integer(body: Body, name: str, low: int, high: int) -> int | None:
-    value = body.get(name)
-    if value is None:
-        return None
-    if type(value) is not int:
-        _invalid(name, "must be an integer")
-    if not low <= value <= high:
-        _invalid(name, f"must be from {low} to {high}")
-    return value
-
-
-def _number(body: Body, name: str, low: float, high: float) -> float | None:
-    value = body.get(name)
-    if value is None:
-        return None
-    if type(value) is not float and type(value) is not int:
-        _invalid(name, "must be a number")
-    if not low <= value <= high:
-        _invalid(name, f"must be from {low:g} to {high:g}")
-    return float(value)
 
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _known(body: Body, name: str, good: Callable[[Any], bool]) -> None:
-    """A field that is taken but changes nothing here: only its type is checked."""
-    value = body.get(name)
-    if value is not None and not good(value):
-        _invalid(name, "has the wrong type")
-
-
 def _refuse_unbuilt(body: Body, unbuilt: dict[str, Callable[[Any], bool]]) -> None:
     for name in unbuilt.keys() & body.keys():
         value = body[name]
         if value is not None and not unbuilt[name](value):
-            _unsupported(name)
+            unsupported(name)
 
 
 def _is_empty(value: Any) -> bool:
@@ -264,19 +166,19 @@ _EMBEDDING_UNBUILT: Final[dict[str, Callable[[Any], bool]]] = {"dimensions": _ne
 def _generation(
     body: Body, identity: Identity, operation: Operation, model: str, run: RunRequest, characters: int
 ) -> OpenAIRequest:
-    stream = _flag(body, "stream")
+    stream = flag(body, "stream")
     options = body.get("stream_options")
     include_usage = False
     if options is not None:
         if not isinstance(options, dict):
-            _invalid("stream_options", "must be an object")
+            invalid("stream_options", "must be an object")
         if not stream:
-            _invalid("stream_options", "is only allowed when 'stream' is true")
-        include_usage = _flag(options, "include_usage")
-    _known(body, "user", _is_text)
-    _known(body, "store", lambda value: isinstance(value, bool))
-    _known(body, "metadata", lambda value: isinstance(value, dict))
-    _check_unknown(body)
+            invalid("stream_options", "is only allowed when 'stream' is true")
+        include_usage = flag(options, "include_usage")
+    known(body, "user", _is_text)
+    known(body, "store", lambda value: isinstance(value, bool))
+    known(body, "metadata", lambda value: isinstance(value, dict))
+    check_unknown(body)
     choices = run.sampling.choices or 1
     output = run.sampling.max_output_tokens or 256
     estimate = min(1 + characters // 4 + output * choices, _MAX_TOKEN_ID)
@@ -285,24 +187,24 @@ def _generation(
 
 
 def _sampling(body: Body, max_output_tokens: int | None) -> Sampling:
-    top_p = _number(body, "top_p", 0, 1)
+    top_p = number(body, "top_p", 0, 1)
     if top_p == 0:
-        _invalid("top_p", "must be greater than 0")
-    choices = _integer(body, "n", 1, 128)
+        invalid("top_p", "must be greater than 0")
+    choices = integer(body, "n", 1, 128)
     if choices is not None and choices > _MAX_CHOICES:
-        _unsupported("n", f"must be at most {_MAX_CHOICES}")
+        unsupported("n", f"must be at most {_MAX_CHOICES}")
     # min_p and the like are unknown to OpenAI; top_k is not either, but every open engine takes it (-1 means all).
-    top_k = _integer(body, "top_k", -1, _MAX_TOKEN_ID)
+    top_k = integer(body, "top_k", -1, _MAX_TOKEN_ID)
     return Sampling(
         max_output_tokens=max_output_tokens,
-        temperature=_number(body, "temperature", 0, 2),
+        temperature=number(body, "temperature", 0, 2),
         top_p=top_p,
         top_k=0 if top_k == -1 else top_k,
-        seed=_integer(body, "seed", -_INT64, _INT64 - 1),
+        seed=integer(body, "seed", -_INT64, _INT64 - 1),
         stop=_stops(body.get("stop")),
         choices=choices,
-        frequency_penalty=_number(body, "frequency_penalty", -2, 2),
-        presence_penalty=_number(body, "presence_penalty", -2, 2),
+        frequency_penalty=number(body, "frequency_penalty", -2, 2),
+        presence_penalty=number(body, "presence_penalty", -2, 2),
     )
 
 
@@ -311,11 +213,11 @@ def _stops(value: Any) -> list[str]:
         return []
     stops = [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or not all(isinstance(stop, str) for stop in stops):
-        _invalid("stop", "must be a string or an array of strings")
+        invalid("stop", "must be a string or an array of strings")
     if len(stops) > _MAX_STOPS:
-        _invalid("stop", f"may hold at most {_MAX_STOPS} strings")
+        invalid("stop", f"may hold at most {_MAX_STOPS} strings")
     if any(not stop or len(stop) > _MAX_STOP_CHARACTERS for stop in stops):
-        _invalid("stop", f"must hold strings of 1 to {_MAX_STOP_CHARACTERS} characters")
+        invalid("stop", f"must hold strings of 1 to {_MAX_STOP_CHARACTERS} characters")
     return stops
 
 
@@ -325,22 +227,22 @@ def _messages(value: Any) -> tuple[list[dict[str, str]], int]:
     Workers get this form, not the client's bytes: what was checked is what is answered.
     """
     if not isinstance(value, list) or not value:
-        _invalid("messages", "must be an array with at least one message")
+        invalid("messages", "must be an array with at least one message")
     if len(value) > _MAX_MESSAGES:
-        _invalid("messages", f"may hold at most {_MAX_MESSAGES} messages")
+        invalid("messages", f"may hold at most {_MAX_MESSAGES} messages")
     characters = 0
     messages: list[dict[str, str]] = []
     for index, entry in enumerate(value):
         if not isinstance(entry, dict):
-            _invalid(f"messages[{index}]", "must be an object")
+            invalid(f"messages[{index}]", "must be an object")
         role = entry.get("role")
         if not isinstance(role, str) or role not in _ROLES:
             if role in ("tool", "function"):
-                _unsupported(f"messages[{index}].role", "is not supported")
-            _invalid(f"messages[{index}].role", "must be one of system, developer, user, assistant")
+                unsupported(f"messages[{index}].role", "is not supported")
+            invalid(f"messages[{index}].role", "must be one of system, developer, user, assistant")
         for name in ("tool_calls", "function_call", "audio"):
             if entry.get(name):
-                _unsupported(f"messages[{index}].{name}")
+                unsupported(f"messages[{index}].{name}")
         content = entry.get("content")
         if not isinstance(content, str):
             content = _joined_parts(content, f"messages[{index}].content")
@@ -349,7 +251,7 @@ def _messages(value: Any) -> tuple[list[dict[str, str]], int]:
         speaker = entry.get("name")
         if speaker is not None:
             if not isinstance(speaker, str) or len(speaker) > _MAX_NAME_CHARACTERS:
-                _invalid(f"messages[{index}].name", f"must be a string of at most {_MAX_NAME_CHARACTERS} characters")
+                invalid(f"messages[{index}].name", f"must be a string of at most {_MAX_NAME_CHARACTERS} characters")
             message["name"] = speaker
         messages.append(message)
     return messages, characters
@@ -357,20 +259,20 @@ def _messages(value: Any) -> tuple[list[dict[str, str]], int]:
 
 def _joined_parts(parts: Any, param: str) -> str:
     if not isinstance(parts, list) or not parts:
-        _invalid(param, "must be a string or an array of text parts")
+        invalid(param, "must be a string or an array of text parts")
     if len(parts) > _MAX_PARTS:
-        _invalid(param, f"may hold at most {_MAX_PARTS} parts")
+        invalid(param, f"may hold at most {_MAX_PARTS} parts")
     texts: list[str] = []
     for index, part in enumerate(parts):
         kind = part.get("type") if isinstance(part, dict) else None
         if not isinstance(kind, str):
-            _invalid(f"{param}[{index}].type", "must be a string")
+            invalid(f"{param}[{index}].type", "must be a string")
         if kind != "text":
-            _unsupported(f"{param}[{index}].type", "must be text; other parts are not supported")
-        text = part.get("text")
-        if not isinstance(text, str):
-            _invalid(f"{param}[{index}].text", "must be a string")
-        texts.append(text)
+            unsupported(f"{param}[{index}].type", "must be text; other parts are not supported")
+        said = part.get("text")
+        if not isinstance(said, str):
+            invalid(f"{param}[{index}].text", "must be a string")
+        texts.append(said)
     return "\n".join(texts)
 
 
@@ -378,18 +280,18 @@ def _text_input(value: Any, param: str) -> tuple[TextInput, int]:
     """A text or a token array, and about how many characters it is worth."""
     if isinstance(value, str):
         if not value:
-            _invalid(param, "must not be empty")
+            invalid(param, "must not be empty")
         return TextInput(text=value), len(value)
     if not isinstance(value, list):
-        _invalid(param, "must be a string or an array of token ids")
+        invalid(param, "must be a string or an array of token ids")
     if not value:
-        _invalid(param, "must not be empty")
+        invalid(param, "must not be empty")
     if len(value) > _MAX_INPUT_TOKENS:
-        _invalid(param, f"may hold at most {_MAX_INPUT_TOKENS} tokens")
+        invalid(param, f"may hold at most {_MAX_INPUT_TOKENS} tokens")
     if not all(type(token) is int and 0 <= token <= _MAX_TOKEN_ID for token in value):
         if all(isinstance(item, str | list) for item in value):
-            _unsupported(param, "with more than one prompt is not supported")
-        _invalid(param, "must hold token ids (integers from 0)")
+            unsupported(param, "with more than one prompt is not supported")
+        invalid(param, "must hold token ids (integers from 0)")
     return TextInput(tokens=TokenArray(ids=value)), 4 * len(value)
 
 
@@ -400,15 +302,15 @@ def _embedding_items(value: Any) -> tuple[list[TextInput], int]:
         item, characters = _text_input(value, "input")
         return [item], characters
     if len(value) > _MAX_INPUTS:
-        _invalid("input", f"may hold at most {_MAX_INPUTS} entries")
+        invalid("input", f"may hold at most {_MAX_INPUTS} entries")
     items: list[TextInput] = []
     total = 0
     for index, entry in enumerate(value):
         if not isinstance(entry, type(value[0])):
-            _invalid(f"input[{index}]", "must be of the same type as the entries before it")
+            invalid(f"input[{index}]", "must be of the same type as the entries before it")
         item, characters = _text_input(entry, f"input[{index}]")
         items.append(item)
         total += characters
         if type(entry) is list and total > 4 * _MAX_INPUT_TOKENS:
-            _invalid("input", f"may hold at most {_MAX_INPUT_TOKENS} tokens")
+            invalid("input", f"may hold at most {_MAX_INPUT_TOKENS} tokens")
     return items, total
