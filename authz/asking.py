@@ -74,7 +74,12 @@ def checked_model(model: str) -> str:
 
 def estimated_input_tokens(content_length: str | None, size_bytes: int) -> int:
     """At least 1: from the declared length, or what Envoy counted."""
-    if content_length is not None and content_length.isdigit() and len(content_length) < 12:
+    if (
+        content_length is not None
+        and content_length.isascii()
+        and content_length.isdigit()
+        and len(content_length) < 12
+    ):
         size_bytes = int(content_length)
     return max(1, size_bytes // _BYTES_PER_TOKEN)
 

@@ -27,7 +27,7 @@ def seconds(value: float) -> timedelta:
 def split(address: str) -> tuple[str, int]:
     """`host:port` in parts; an IPv6 host is written in brackets."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
+    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise ValueError(f"{address!r} is not host:port")
     return host.removeprefix("[").removesuffix("]"), int(port)
 

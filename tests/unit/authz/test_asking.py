@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from authz import asking
@@ -69,6 +69,7 @@ def test_every_native_method_that_runs_a_model_is_counted() -> None:
     assert reading == {"ListModels"}
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["max_tokens", "max_completion_tokens", "n"]), st.floats()))
 def test_no_number_from_a_body_breaks_the_estimate(facts: dict[str, float]) -> None:
     output = asking.wanted_output_tokens(facts, 1000)
@@ -82,6 +83,7 @@ def test_max_completion_tokens_wins() -> None:
     assert asking.wanted_output_tokens({"max_tokens": math.nan}, 1000) is None
 
 
+@settings(deadline=None)
 @given(st.text() | st.none(), st.integers(min_value=-1, max_value=1 << 40))
 def test_the_input_estimate_is_at_least_one(declared: str | None, size: int) -> None:
     assert asking.estimated_input_tokens(declared, size) >= 1
