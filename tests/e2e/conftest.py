@@ -21,12 +21,7 @@ def start_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
     yield start
     for platform in started:
-        if platform.process.poll() is None:
-            platform.end()
-        assert platform.process.stdout is not None
-        assert platform.process.stderr is not None
-        platform.process.stdout.close()
-        platform.process.stderr.close()
+        platform.close()
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ class Platform:
 
     process: subprocess.Popen[str]
     facts: dict[str, Any]
-    arguments: list[str] = field(default_factory=list)
+    clients: list[openai.OpenAI] = field(default_factory=list)
 
     @property
     def state(self) -> Path:
@@ -48,11 +48,22 @@ class Platform:
     def client(self, **options: Any) -> openai.OpenAI:
         """The official SDK, as its user makes it."""
         chosen = {"base_url": self.facts["base_url"], "api_key": self.facts["api_key"], "timeout": 30, **options}
-        return openai.OpenAI(**chosen)
+        self.clients.append(openai.OpenAI(**chosen))
+        return self.clients[-1]
 
     def async_client(self, **options: Any) -> openai.AsyncOpenAI:
         chosen = {"base_url": self.facts["base_url"], "api_key": self.facts["api_key"], "timeout": 60, **options}
         return openai.AsyncOpenAI(**chosen)
+
+    def close(self) -> None:
+        """Ends it, if it still runs, and closes what the tests opened."""
+        if self.process.poll() is None:
+            self.end()
+        for client in self.clients:
+            client.close()
+        for pipe in (self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                pipe.close()
 
     def end(self, number: int = signal.SIGTERM, seconds: float = 30.0) -> int:
         """Signals the supervisor and waits for it; the exit code."""
@@ -74,7 +85,7 @@ def up(*arguments: str) -> Platform:
     if not line:
         raise AssertionError(f"uplion up failed ({process.wait(10)}): {process.stderr.read()}")
     assert time.monotonic() < timer
-    return Platform(process, json.loads(line), list(arguments))
+    return Platform(process, json.loads(line))
 
 
 def free_port() -> int:

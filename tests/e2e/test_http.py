@@ -117,13 +117,13 @@ def test_a_client_cannot_be_somebody_else(platform: Platform) -> None:
 def test_the_admin_api_is_on_its_own_listener_and_wants_an_admin_key(platform: Platform) -> None:
     url = platform.facts["admin_url"]
     admin = {"authorization": f"Bearer {platform.facts['admin_key']}"}
-    listed = httpx2.get(f"{url}/admin/v1/keys", headers=admin, timeout=10)
+    listed = httpx2.get(f"{url}/keys", headers=admin, timeout=10)
     assert listed.status_code == 200
     assert listed.json()["keys"]
     assert platform.facts["api_key"] not in listed.text
     inference = {"authorization": f"Bearer {platform.facts['api_key']}"}
-    assert httpx2.get(f"{url}/admin/v1/keys", headers=inference, timeout=10).status_code == 403
-    assert httpx2.get(f"{url}/admin/v1/keys", timeout=10).status_code == 401
+    assert httpx2.get(f"{url}/keys", headers=inference, timeout=10).status_code == 403
+    assert httpx2.get(f"{url}/keys", timeout=10).status_code == 401
     assert httpx2.get(f"{platform.root_url}/admin/v1/keys", headers=admin, timeout=10).status_code in (403, 404)
 
 

@@ -109,7 +109,7 @@ def test_models(platform: Platform) -> None:
     assert {DEMO, SYNTHETIC} <= {model.id for model in client.models.list()}
     assert client.models.retrieve(DEMO).object == "model"
     with pytest.raises(openai.NotFoundError) as missing:
-        client.models.retrieve("no/such model")
+        client.models.retrieve("no-such-model")
     assert missing.value.code == "model_not_found"
 
 
