@@ -275,8 +275,8 @@ HOSTILE = {
     "open depth 100000": b'{"a":' * 100_000,
     "deep in a message": b'{"model":"m","messages":[{"role":"user","content":"x","y":' + b"[" * 99 + b"]" * 99 + b"}]}",
     "two models": b'{"model":"m","messages":[{"role":"user","content":"x"}],"model":"other"}',
-    "a million keys": b'{"model":"m",' + b",".join(b'"k%d":1' % i for i in range(250_000)) + b"}",
-    "a million values": b'{"model":"m","messages":[{"role":"user","content":"x"}],"x":[' + b"1," * 1_000_000 + b"1]}",
+    "too many keys": b'{"model":"m",' + b",".join(b'"k%d":1' % i for i in range(250_000)) + b"}",
+    "too many values": b'{"model":"m","messages":[{"role":"user","content":"x"}],"x":[' + b"1," * 600_000 + b"1]}",
 }
 
 
