@@ -85,7 +85,7 @@ class Consumer:
                     batches.create_task(self._process(messages), name="billing batch")
                 elif reconnects != self._bus.reconnects:  # perhaps another server, that knows nothing yet
                     reconnects = await self._ensure_again(reconnects)
-            await pull.want(0)
+            await _give_back(await pull.finish())
 
     async def _ensure_again(self, reconnects: int) -> int:
         now = self._bus.reconnects
@@ -107,9 +107,10 @@ class Consumer:
         deadline = now() + self._settings.batch_seconds
         while len(messages) < self._settings.batch_events and (left := deadline - now()) > 0:
             message = await pull.next(min(left, self._settings.idle_seconds))
+            if message is not None:
+                messages.append(message)
             if message is None or self._stop.is_set():
                 break
-            messages.append(message)
         return messages
 
     async def _process(self, messages: list[Msg]) -> None:
@@ -124,6 +125,7 @@ class Consumer:
                         keeper.cancel()
         except* _StoppedError:
             logger.info("batch left for later", extra={"events": len(messages)})
+            await _give_back(messages)
         finally:
             self._free.release()
 
@@ -136,6 +138,9 @@ class Consumer:
                 entries[position] = decode(message.data, now_seconds)
             except MalformedEventError as problem:
                 dead.append(_Dead(message, str(problem)))
+            except Exception as problem:  # the message-consumer boundary: a bug of ours must not stop the batch
+                logger.exception("usage event cannot be read")
+                dead.append(_Dead(message, f"cannot be read: {type(problem).__name__}"))
         await self._record(messages, list(entries), entries, dead)
         for letter in dead:
             await self._insist("dead", lambda letter=letter: self._bury(letter))  # type: ignore[misc]
@@ -206,6 +211,15 @@ class Consumer:
             await messages[-1].ack_sync(timeout=_ACK_SECONDS)
         except (nats.errors.Error, TimeoutError) as problem:
             self._note("ack", problem)
+
+
+async def _give_back(messages: Sequence[Msg]) -> None:
+    """Lets another billing process have them at once, instead of after the ack wait."""
+    try:
+        for message in messages:
+            await message.nak()
+    except nats.errors.Error as problem:
+        logger.warning("messages cannot be given back", extra={"problem": repr(problem)})
 
 
 async def _keep(messages: Sequence[Msg]) -> None:

@@ -1,6 +1,7 @@
 """Billing is killed, and what it needs goes away: nothing is lost, nothing counts twice, nobody has to help."""
 
 import asyncio
+import dataclasses
 import os
 import sys
 
@@ -60,6 +61,32 @@ async def test_a_killed_process_loses_and_doubles_nothing(books, monkeypatch, po
     quota = await books.quota()
     assert quota["reserved"] == 0
     assert quota["used"] == sum(event.usage.input_tokens + event.usage.output_tokens for event in events)
+
+
+async def test_sigterm_under_load_ends_in_order_and_the_next_process_goes_on_at_once(books):
+    """What was delivered and not billed is given back: nobody waits for the ack wait of 20 s."""
+    events = [books.event(number) for number in range(3000)]
+    chosen = dataclasses.replace(books.settings, batch_events=50)
+    environment = {**os.environ, **dump(chosen), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "billing", env=environment, stdout=asyncio.subprocess.DEVNULL
+    )
+    try:
+        await books.publish(*events)
+
+        async def some():
+            return await books.database.fetchval("SELECT count(*) FROM usage_events") > 0
+
+        await books.until(some)
+        process.terminate()
+        async with asyncio.timeout(15):
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+    async with asyncio.timeout(10):
+        await books.bill()
+    await books.check(*events)
 
 
 class Outage:
