@@ -1,16 +1,21 @@
 """A worker that dies in the middle: the client sees one unbroken stream, and every attempt is counted once."""
 
+import asyncio
+import json
 import os
 import signal
 from collections.abc import Iterator
 
+import asyncpg
 import httpx2
 
 from tests.e2e.platform import REPOSITORY, SYNTHETIC, Platform, Up, until
 
+_TOKENS = 250
 
-def _deltas(platform: Platform, tokens: int) -> Iterator[tuple[str, str]]:
-    """(request id, text) of each chunk."""
+
+def _stream(platform: Platform, tokens: int) -> Iterator[str]:
+    """The answer's request id, then the data of each frame."""
     body = {
         "model": SYNTHETIC,
         "messages": [{"role": "user", "content": "Hello!"}],
@@ -25,55 +30,48 @@ def _deltas(platform: Platform, tokens: int) -> Iterator[tuple[str, str]]:
         headers={"authorization": f"Bearer {platform.facts['api_key']}"},
         timeout=30,
     ) as answer:
+        yield answer.headers["x-request-id"]
         for line in answer.iter_lines():
             if line.startswith("data: "):
-                yield answer.headers["x-request-id"], line[6:]
+                yield line[6:]
+
+
+def _text(frames: list[str]) -> str:
+    chunks = [json.loads(frame) for frame in frames if frame != "[DONE]"]
+    assert not [chunk for chunk in chunks if "error" in chunk]
+    return "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks if chunk["choices"])
+
+
+def _busy_worker(platform: Platform) -> int | None:
+    (model,) = [model for model in platform.cli("models", "list") if model["name"] == SYNTHETIC]
+    busy = [worker for worker in model["workers"] if worker["slots_free"] < worker["slots_total"]]
+    return int(busy[0]["pid"]) if busy else None
+
+
+async def _attempts(platform: Platform, request_id: str) -> list[tuple[int, int]]:
+    connection = await asyncpg.connect(platform.facts["postgres_url"], timeout=10)
+    try:
+        sql = "SELECT attempt, output_tokens FROM usage_events WHERE request_id = $1 ORDER BY attempt"
+        return [(row["attempt"], row["output_tokens"]) for row in await connection.fetch(sql, request_id)]
+    finally:
+        await connection.close()
 
 
 def test_killing_the_worker_in_mid_stream_breaks_nothing(start_platform: Up) -> None:
-    import json
-
     platform = start_platform("-f", str(REPOSITORY / "tests/e2e/synthetic.yaml"))
-    undisturbed = "".join(
-        json.loads(line)["choices"][0]["delta"].get("content") or ""
-        for _, line in _deltas(platform, 60)
-        if line != "[DONE]" and json.loads(line)["choices"]
-    )
+    _, *undisturbed = _stream(platform, 60)
+    until(lambda: _busy_worker(platform) is None)
 
-    def busy_worker() -> int | None:
-        (model,) = [model for model in platform.cli("models", "list") if model["name"] == SYNTHETIC]
-        busy = [worker for worker in model["workers"] if worker["slots_free"] < worker["slots_total"]]
-        return int(busy[0]["pid"]) if busy else None
+    stream = _stream(platform, _TOKENS)
+    request_id = next(stream)
+    frames = [next(stream) for _ in range(20)]
+    os.kill(until(lambda: _busy_worker(platform)), signal.SIGKILL)
+    frames += stream
 
-    text, lines, killed, request_id = "", [], False, ""
-    for request_id, line in _deltas(platform, 250):
-        lines.append(line)
-        if line != "[DONE]":
-            chunk = json.loads(line)
-            assert "error" not in chunk, chunk
-            if chunk["choices"]:
-                text += chunk["choices"][0]["delta"].get("content") or ""
-        if not killed and len(lines) > 20:
-            os.kill(until(busy_worker), signal.SIGKILL)
-            killed = True
-    assert lines[-1] == "[DONE]"
-    assert text.startswith(undisturbed)  # the synthetic text is the same for every request: nothing twice, nothing lost
-    assert json.loads(lines[-2])["usage"]["completion_tokens"] == 250
-
-    import asyncio
-
-    import asyncpg
-
-    async def rows() -> list[tuple[int, str]]:
-        connection = await asyncpg.connect(platform.facts["postgres_url"], timeout=10)
-        try:
-            found = await connection.fetch(
-                "SELECT attempt, output_tokens FROM usage_events WHERE request_id = $1 ORDER BY attempt", request_id
-            )
-            return [(row["attempt"], row["output_tokens"]) for row in found]
-        finally:
-            await connection.close()
-
-    counted = until(lambda: (found := asyncio.run(rows())) and len(found) == 2 and found)
+    assert frames[-1] == "[DONE]"
+    assert _text(frames).startswith(_text(undisturbed))  # every answer is the same text: nothing twice, nothing lost
+    assert json.loads(frames[-2])["usage"]["completion_tokens"] == _TOKENS
+    until(lambda: len(asyncio.run(_attempts(platform, request_id))) == 2)
+    counted = asyncio.run(_attempts(platform, request_id))
     assert [attempt for attempt, _ in counted] == [1, 2]
-    assert sum(tokens for _, tokens in counted) == 250  # each token billed once, by the attempt that made it
+    assert sum(tokens for _, tokens in counted) == _TOKENS  # each token billed once, by the attempt that made it
