@@ -36,7 +36,7 @@ def clusters(settings: EdgeSettings) -> list[Cluster]:
         _cluster(CONTROL, settings.control_endpoints, settings),
     ]
     if settings.otlp_endpoint is not None:
-        found.append(_cluster(OTLP, (settings.otlp_endpoint,), settings))
+        found.append(_cluster(OTLP, (settings.otlp_endpoint.removeprefix("http://").rstrip("/"),), settings))
     return found
 
 
