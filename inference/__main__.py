@@ -4,12 +4,14 @@ import os
 import sys
 from functools import partial
 
-from common import lifecycle
-from common.settings import load
+from common.lifecycle import ProcessSettings, run
+from common.settings import SettingsError, load
 from inference.app import main
 from inference.settings import InferenceSettings
 
 if __name__ == "__main__":
-    settings = load(InferenceSettings, os.environ)
-    process = load(lifecycle.ProcessSettings, os.environ)
-    sys.exit(lifecycle.run({"inference": partial(main, settings)}, process))
+    try:
+        settings, process = load(InferenceSettings, os.environ), load(ProcessSettings, os.environ)
+    except SettingsError as problem:
+        sys.exit(str(problem))
+    sys.exit(run({"inference": partial(main, settings)}, process))

@@ -26,4 +26,13 @@ def engine_for(model: AIModel, settings: InferenceSettings) -> Engine:
             device=settings.device,
         )
         return TransformersEngine(model.spec.model, limits)
-    raise NotImplementedError(model.engine)
+    from inference.upstream import UpstreamEngine
+
+    return UpstreamEngine(
+        model=model.spec.model,
+        url=settings.upstream_url,
+        key=settings.upstream_key,
+        slots=model.spec.maxProcessNum,
+        context_tokens=model.spec.contextLength,
+        timeout_seconds=settings.upstream_timeout_seconds,
+    )

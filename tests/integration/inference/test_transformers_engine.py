@@ -2,22 +2,19 @@
 
 import asyncio
 import struct
-import sys
 import uuid
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+import tiny_model
 
 from common.errors import Reason, UplionError
 from common.manifest import AIModel, Metadata, Spec
 from inference.engine import Chat, Finish, Generation, Output, Sampling, Text, Tokens
 from inference.engines import engine_for
 from inference.settings import InferenceSettings
-
-sys.path.insert(0, str(Path(__file__).parent))
-import tiny_model  # beside this file, where no package is
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # one engine for all: a start costs a second
 GREEDY = Sampling(max_output_tokens=12, temperature=0.0)
