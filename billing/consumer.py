@@ -15,6 +15,7 @@ from nats.js import api
 
 from billing.entry import Entry, MalformedEventError, decode
 from billing.settings import BillingSettings
+from billing.slicing import slices
 from billing.store import Recorded
 from common import metrics, names
 from common.bus import USAGE_ACK_WAIT_SECONDS, Bus, Pull
@@ -133,14 +134,15 @@ class Consumer:
         now_seconds = time.time()
         entries: dict[int, Entry] = {}
         dead: list[_Dead] = []
-        for position, message in enumerate(messages):
-            try:
-                entries[position] = decode(message.data, now_seconds)
-            except MalformedEventError as problem:
-                dead.append(_Dead(message, str(problem)))
-            except Exception as problem:  # the message-consumer boundary: a bug of ours must not stop the batch
-                logger.exception("usage event cannot be read")
-                dead.append(_Dead(message, f"cannot be read: {type(problem).__name__}"))
+        async for part in slices(list(enumerate(messages))):
+            for position, message in part:
+                try:
+                    entries[position] = decode(message.data, now_seconds)
+                except MalformedEventError as problem:
+                    dead.append(_Dead(message, str(problem)))
+                except Exception as problem:  # the message-consumer boundary: a bug of ours must not stop the batch
+                    logger.exception("usage event cannot be read")
+                    dead.append(_Dead(message, f"cannot be read: {type(problem).__name__}"))
         await self._record(messages, list(entries), entries, dead)
         for letter in dead:
             await self._insist("dead", lambda letter=letter: self._bury(letter))  # type: ignore[misc]
@@ -206,8 +208,9 @@ class Consumer:
         (5,000 separate ack_sync cost 300 ms, this 20.) A failure only means that they come again, as duplicates.
         """
         try:
-            for message in messages[:-1]:
-                await message.ack()
+            async for part in slices(messages[:-1]):
+                for message in part:
+                    await message.ack()
             await messages[-1].ack_sync(timeout=_ACK_SECONDS)
         except (nats.errors.Error, TimeoutError) as problem:
             self._note("ack", problem)

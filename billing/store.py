@@ -14,6 +14,7 @@ import asyncpg
 
 from billing.entry import Entry
 from billing.pricing import Charge, Price, PriceList, amount
+from billing.slicing import slices
 
 if TYPE_CHECKING:
     Pool = asyncpg.Pool[asyncpg.Record]
@@ -124,26 +125,26 @@ class Ledger:
             delivered += 1
             batch.setdefault(entry[:2], entry)
         await self._ensure_partitions({entry.month for entry in batch.values()})
-        keys = sorted(batch)
-        ordered = [batch[key] for key in keys]
-        unpriced = 0
+        charges: dict[tuple[str, int], Charge | None] = {}
         try:
             async with self._pool.acquire() as connection, connection.transaction():
                 prices = await self._current_prices(connection)
-                charges = [prices.charge(entry) for entry in ordered]
-                by_key = dict(zip(keys, charges, strict=True))
-                fresh = await _insert_events(connection, ordered, charges)
+                await connection.execute(_ENSURE_INCOMING)
+                async for keys in slices(sorted(batch)):
+                    charges |= {key: prices.charge(batch[key]) for key in keys}
+                    rows = [_row(batch[key], charges[key]) for key in keys]
+                    await connection.copy_records_to_table("incoming", records=rows, columns=list(_COLUMNS))
+                fresh = [(row[0], row[1]) for row in await connection.fetch(_INSERT_EVENTS)]
                 sums = _Sums()
-                for record in fresh:
-                    key = (record[0], record[1])
-                    charge = by_key[key]
-                    unpriced += charge is None
-                    sums.add(batch[key], charge)
+                async for keys in slices(fresh):
+                    for key in keys:
+                        sums.add(batch[key], charges[key])
                 await sums.write(connection)
-                totals = await _read_totals(connection, ordered)
+                totals = await _read_totals(connection, batch.values())
         except asyncpg.CheckViolationError:  # a month was dropped behind our back: look again at the next try
             self._months.clear()
             raise
+        unpriced = sum(charges[key] is None for key in fresh)
         return Recorded(len(fresh), delivered - len(fresh), unpriced, totals)
 
     async def _ensure_partitions(self, months: set[date]) -> None:
@@ -164,17 +165,8 @@ class Ledger:
         return self._prices
 
 
-async def _insert_events(
-    connection: "Connection", entries: Iterable[Entry], charges: Iterable[Charge | None]
-) -> "list[asyncpg.Record]":
-    """(request id, attempt) of what was new."""
-    rows = [
-        entry[:-1] + ((charge.price_version, amount(charge.units), charge.currency) if charge else _UNPRICED)
-        for entry, charge in zip(entries, charges, strict=True)
-    ]
-    await connection.execute(_ENSURE_INCOMING)
-    await connection.copy_records_to_table("incoming", records=rows, columns=list(_COLUMNS))
-    return await connection.fetch(_INSERT_EVENTS)
+def _row(entry: Entry, charge: Charge | None) -> tuple[Any, ...]:
+    return entry[:-1] + ((charge.price_version, amount(charge.units), charge.currency) if charge else _UNPRICED)
 
 
 class _Sums:
