@@ -149,7 +149,9 @@ class Bus:
                     entry = None
                     quiet = False
                     try:
-                        entry = await watcher.updates(timeout=1.0)  # type: ignore[no-untyped-call]
+                        # Not its own timeout: in Python 3.11 wait_for loses a cancellation that meets an update.
+                        async with asyncio.timeout(1.0):
+                            entry = await watcher.updates(timeout=None)  # type: ignore[no-untyped-call]
                     except (TimeoutError, nats.errors.TimeoutError):
                         quiet = True
                     if entry is not None and entry.key is not None:

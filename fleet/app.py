@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import msgspec
 import nats.errors
@@ -94,10 +94,10 @@ class Fleet:
             except (nats.errors.Error, TimeoutError) as problem:
                 logger.warning("fleet state not told yet", extra={"problem": repr(problem)})
                 told, pause_seconds = {}, _RETRY_SECONDS
-            try:
-                await asyncio.wait_for(self._changed.wait(), pause_seconds)
-            except TimeoutError:
-                continue
+            # Not wait_for: in Python 3.11 it loses a cancellation that comes together with the event.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause_seconds):
+                    await self._changed.wait()
 
 
 async def _tell(bus: Bus, told: Mapping[str, PoolReport], now: Mapping[str, PoolReport]) -> dict[str, PoolReport]:

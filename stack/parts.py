@@ -104,8 +104,10 @@ class Part:
     async def _pause(self, seconds: float) -> None:
         if not self._stopping.is_set():
             self.restarts += 1
+            # Not wait_for: in Python 3.11 it loses a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await self._stopping.wait()
 
     async def stop(self, grace_seconds: float) -> None:
         """Ends it for good; what it is doing may finish within the grace."""

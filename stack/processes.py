@@ -91,7 +91,8 @@ class Process:
             return
         self.signal(self.program.stop_signal)
         try:
-            await asyncio.wait_for(self.wait(), grace_seconds)
+            async with asyncio.timeout(grace_seconds):
+                await self.wait()
         except TimeoutError:
             self.signal(signal.SIGKILL)
             await self.wait()

@@ -42,7 +42,10 @@ class Proxy:
             )
         )
         try:
-            code = await asyncio.wait_for(process.wait(), _RENDER_TIMEOUT_SECONDS)
+            async with asyncio.timeout(_RENDER_TIMEOUT_SECONDS):
+                code = await process.wait()
+        except TimeoutError:
+            raise StackError("Envoy's configuration takes too long to make; try again") from None
         finally:
             process.kill()
         if code != 0:

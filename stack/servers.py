@@ -84,7 +84,10 @@ class Postgres:
         write_private(password_file, self._password)
         process = spawn(self._initdb(password_file))
         try:
-            code = await asyncio.wait_for(process.wait(), START_TIMEOUT_SECONDS)
+            async with asyncio.timeout(START_TIMEOUT_SECONDS):
+                code = await process.wait()
+        except TimeoutError:
+            raise StackError(f"Postgres takes too long to create its files in {self._data}; see {self._log}") from None
         finally:
             process.kill()
             password_file.unlink(missing_ok=True)

@@ -38,7 +38,8 @@ async def _import(imports: str, folder: Path) -> None:
     argv = [sys.executable, "-P", "-c", imports]
     process = spawn(Program(name="import", argv=argv, log=folder / "import.log", env=base_environment()))
     try:
-        code = await asyncio.wait_for(process.wait(), _IMPORT_TIMEOUT_SECONDS)
+        async with asyncio.timeout(_IMPORT_TIMEOUT_SECONDS):
+            code = await process.wait()
     except TimeoutError:
         raise StackError(f"`{imports}` took too long") from None
     finally:

@@ -5,11 +5,12 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nats.js.errors import KeyNotFoundError
 from uplion.dispatch.v1.worker_state_pb2 import WorkerState
 
 from common import names
@@ -68,7 +69,11 @@ class Fleet:
             keys = await bucket.keys()
         except Exception:  # an empty bucket is an error to this client
             return []
-        return [WorkerState.FromString((await bucket.get(key)).value or b"") for key in keys]
+        found = []
+        for key in keys:
+            with suppress(KeyNotFoundError):  # it has ended meanwhile
+                found.append(WorkerState.FromString((await bucket.get(key)).value or b""))
+        return found
 
     def pids(self) -> list[int]:
         return [part.process.pid for part in self.place.parts if part.serving and part.process]
