@@ -244,7 +244,7 @@ async def _refusal(response: httpx2.Response) -> UplionError:
         after = response.headers.get("retry-after", "")
         seconds = float(after) if after.isdigit() else None
         return UplionError(Reason.OVERLOADED, "The model's upstream is overloaded.", retry_after_seconds=seconds)
-    if status in (httpx2.codes.BAD_REQUEST, httpx2.codes.UNPROCESSABLE_ENTITY):
+    if status in (httpx2.codes.BAD_REQUEST, httpx2.codes.UNPROCESSABLE_CONTENT):
         message = "no reason given"
         try:
             problem = json.loads(await _read(response, _LONGEST_ERROR_BYTES))
