@@ -20,8 +20,10 @@ def status(state: State) -> dict[str, Any]:
     """Every part with its health, pid, memory and address."""
     alive = state.holder() is not None
     run = state.read_run()
-    parts = [{**_supervisor(run, alive)}, *(_external(name, run) for name in run.get("external", ()))]
-    parts += [_part(part, alive) for part in run.get("parts", ())]
+    parts: list[dict[str, Any]] = []
+    if alive:
+        parts = [_supervisor(run), *(_external(name, run) for name in run.get("external", ()))]
+        parts += [_part(part) for part in run.get("parts", ())]
     healthy = alive and run.get("status") == "ready" and all(part["healthy"] for part in parts)
     shown = run.get("status", "stopped")
     if not alive and shown not in ("stopped", "failed"):
@@ -32,18 +34,18 @@ def status(state: State) -> dict[str, Any]:
         "state_dir": str(state.folder),
         "base_url": run.get("base_url"),
         "message": run.get("message", ""),
-        "parts": parts if alive else [],
+        "parts": parts,
     }
 
 
-def _supervisor(run: Mapping[str, Any], alive: bool) -> dict[str, Any]:
+def _supervisor(run: Mapping[str, Any]) -> dict[str, Any]:
     pid = run.get("pid")
     return {
         "name": "supervisor",
         "status": run.get("status", ""),
-        "healthy": alive,
+        "healthy": True,
         "pid": pid,
-        "memory_bytes": memory_bytes(pid, family=False) if alive and pid else None,
+        "memory_bytes": memory_bytes(pid, family=False) if pid else None,
         "address": "",
         "restarts": 0,
         "message": "",
@@ -54,10 +56,9 @@ def _external(name: str, run: Mapping[str, Any]) -> dict[str, Any]:
     parts = urlsplit(run[f"{'redis' if name == 'valkey' else name}_url"])
     address = f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
     healthy = _listens(address) if parts.port else True
-    status = "external"
     return {
         "name": name,
-        "status": status,
+        "status": "external",
         "healthy": healthy,
         "pid": None,
         "memory_bytes": None,
@@ -67,11 +68,11 @@ def _external(name: str, run: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _part(part: Mapping[str, Any], alive: bool) -> dict[str, Any]:
+def _part(part: Mapping[str, Any]) -> dict[str, Any]:
     pid, address = part["pid"], part["address"]
     return {
         **{name: part[name] for name in ("name", "status")},
-        "healthy": alive and part["status"] == "ready" and bool(pid) and (not address or _listens(address)),
+        "healthy": part["status"] == "ready" and bool(pid) and (not address or _listens(address)),
         "pid": pid,
         "memory_bytes": memory_bytes(pid) if pid else None,
         "address": address,

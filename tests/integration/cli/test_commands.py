@@ -1,0 +1,141 @@
+"""The commands against a running stack, in one place since it takes seconds to start."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+
+UPLION = str(Path(sys.executable).with_name("uplion"))
+MANIFEST = """apiVersion: model.youxam.com/v1alpha1
+kind: AIModel
+metadata: {name: %s}
+spec: {type: local, model: none, engine: synthetic, maxProcessNum: 8}
+"""
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A stack that `uplion up --detach --json` started, and its state folder."""
+    folder = tmp_path_factory.mktemp("state")
+    manifest = folder / "first.yaml"
+    manifest.write_text(MANIFEST % "first")
+    command = [UPLION, "up", "--detach", "--json", "--port", "0", "--state", str(folder), "-f", str(manifest)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["state_dir"] == str(folder)
+    assert done.stderr == ""
+    yield folder
+    assert runner.invoke(app, ["down", "--state", str(folder)]).stdout == "stopped\n"
+
+
+def uplion(state: Path, *arguments: str, exit_code: int = 0) -> Any:
+    done = runner.invoke(app, [*arguments, "--state", str(state), "--json"])
+    assert done.exit_code == exit_code, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def test_keys_are_created_used_and_revoked(state: Path) -> None:
+    created = uplion(
+        state, "keys", "create", "--name", "mine", "--requests-per-minute", "100", "--expires-in-days", "1"
+    )
+    assert created["key"].startswith("upl_")
+    assert created["id"] in created["key"]
+    assert (created["requests_per_minute"], created["token_budget"], created["state"]) == (100, None, "active")
+    listed = {key["id"]: key for key in uplion(state, "keys", "list")}
+    assert listed[created["id"]]["name"] == "mine"
+    assert "key" not in listed[created["id"]]
+    assert uplion(state, "keys", "revoke", created["id"])["state"] == "revoked"
+    plain = runner.invoke(app, ["keys", "create", "--state", str(state)])
+    assert plain.stdout.startswith("upl_")
+    assert len(plain.stdout.split()) == 1  # so that $(uplion keys create) is the key
+    refused = uplion(state, "keys", "revoke", "nobody12345x", exit_code=1)
+    assert refused["error"]
+
+
+def test_models_are_applied_listed_and_deleted(state: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "second.yaml"
+    manifest.write_text(MANIFEST % "second")
+    (applied,) = uplion(state, "models", "apply", "-f", str(manifest))
+    assert applied["name"] == "second"
+    deadline = time.monotonic() + 30
+    while True:
+        (second,) = [model for model in uplion(state, "models", "list") if model["name"] == "second"]
+        if second["phase"] == "ready" and second["workers"]:
+            break
+        assert time.monotonic() < deadline, second
+        time.sleep(0.1)
+    assert second["workers"][0]["slots_total"] == 8
+    assert uplion(state, "models", "delete", "second") == {"deleted": "second"}
+    assert "second" not in [model["name"] for model in uplion(state, "models", "list")]
+    assert uplion(state, "models", "delete", "second", exit_code=1)["error"]
+    manifest.write_text(MANIFEST % "Bad Name")
+    assert f"{manifest}:3:" in uplion(state, "models", "apply", "-f", str(manifest), exit_code=1)["error"]
+
+
+def test_a_chat_is_answered_and_counted(state: Path) -> None:
+    before = {row["group"]: row for row in uplion(state, "usage", "--by", "model")}
+    answer = uplion(state, "chat", "hello", "--model", "first")
+    assert answer["content"]
+    assert answer["finish_reason"]
+    deadline = time.monotonic() + 10
+    while True:
+        rows = {row["group"]: row for row in uplion(state, "usage", "--by", "model")}
+        counted = rows.get("first", {}).get("output_tokens", 0) - before.get("first", {}).get("output_tokens", 0)
+        if counted:
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert counted == answer["usage"]["completion_tokens"]
+    assert uplion(state, "chat", "hello", "--model", "absent", exit_code=1)["error"]
+
+
+def test_a_conversation_reads_its_lines_from_a_pipe(state: Path) -> None:
+    done = runner.invoke(app, ["chat", "--state", str(state)], input="hello\n\nand again\n")
+    assert done.exit_code == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 2
+
+
+def test_status_shows_every_part(state: Path) -> None:
+    found = uplion(state, "status")
+    parts = {part["name"]: part for part in found["parts"]}
+    assert set(parts) >= {"supervisor", "postgres", "valkey", "nats", "services", "envoy", "worker/first/0"}
+    assert all(part["healthy"] and part["pid"] and part["memory_bytes"] > 1 << 20 for part in parts.values())
+    assert runner.invoke(app, ["status", "--state", str(state)]).exit_code == 0
+
+
+def test_logs_are_followed(state: Path) -> None:
+    command = [UPLION, "logs", "services", "-f", "-n", "0", "--state", str(state)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    guard = threading.Timer(20, process.kill)
+    guard.start()
+    try:
+        time.sleep(1.0)  # until it has found the end of the log
+        with open(state / "logs/services.log", "a") as log:
+            log.write("a new line\n")
+        assert process.stdout.readline() == "a new line\n"
+    finally:
+        guard.cancel()
+        process.send_signal(signal.SIGINT)
+        process.wait(10)
+        process.stdout.close()
+
+
+def test_memory_of_our_own_processes_is_small(state: Path) -> None:
+    """Idle, without the worker: resident memory of the supervisor and the services."""
+    pids = [part["pid"] for part in uplion(state, "status")["parts"] if part["name"] in ("supervisor", "services")]
+    rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
+    resident = [int(line.split()[1]) for text in rollups for line in text.splitlines() if line.startswith("Rss:")]
+    assert len(resident) == 2
+    assert sum(resident) < 200 * 1024
