@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,21 +64,22 @@ class Process:
         """Waits until it has ended."""
         if (code := self._popen.poll()) is not None:
             return code
+        ended = asyncio.Event()
+        with self.at_end(ended.set):
+            await ended.wait()
+        return self._popen.wait()
+
+    @contextlib.contextmanager
+    def at_end(self, callback: Callable[[], None]) -> Iterator[None]:
+        """Calls back, perhaps more than once, when it ends within the block."""
         loop = asyncio.get_running_loop()
-        ended: asyncio.Future[None] = loop.create_future()
         descriptor = os.pidfd_open(self.pid)
-
-        def on_readable() -> None:
-            if not ended.done():
-                ended.set_result(None)
-
-        loop.add_reader(descriptor, on_readable)
+        loop.add_reader(descriptor, callback)
         try:
-            await ended
+            yield
         finally:
             loop.remove_reader(descriptor)
             os.close(descriptor)
-        return self._popen.wait()
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal; a process that has ended already is no error."""

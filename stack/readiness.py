@@ -4,11 +4,11 @@ The kernel says which process sent a datagram, so no child can speak for another
 """
 
 import asyncio
+import contextlib
 import secrets
 import socket
 import struct
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 
 from stack.errors import StackError
 from stack.processes import Process
@@ -34,24 +34,23 @@ class Readiness:
         missing = set(services)
         said = self._said.setdefault(process.pid, {})
         news = self._news.setdefault(process.pid, asyncio.Event())
-        ended = asyncio.ensure_future(process.wait())
         try:
-            async with asyncio.timeout(timeout_seconds):
-                while not missing <= said.keys():
-                    heard = asyncio.ensure_future(news.wait())
-                    await asyncio.wait({heard, ended}, return_when=asyncio.FIRST_COMPLETED)
-                    heard.cancel()
-                    news.clear()
-                    if ended.done():
-                        name, log = process.program.name, process.program.log
-                        raise StackError(f"{name} ended while starting, {process.why_it_ended()}; see {log}")
+            with contextlib.ExitStack() as watching:
+                if process.returncode is None:
+                    watching.enter_context(process.at_end(news.set))
+                async with asyncio.timeout(timeout_seconds):
+                    while not missing <= said.keys():
+                        if process.returncode is not None:
+                            name, log = process.program.name, process.program.log
+                            raise StackError(f"{name} ended while starting, {process.why_it_ended()}; see {log}")
+                        await news.wait()
+                        news.clear()
         except TimeoutError:
             silent = ", ".join(sorted(missing - said.keys()))
             raise StackError(
                 f"{silent} was not ready within {timeout_seconds:.0f} s; see {process.program.log}"
             ) from None
         finally:
-            ended.cancel()
             del self._said[process.pid], self._news[process.pid]
         return dict(said)
 
@@ -73,7 +72,7 @@ class Readiness:
             self._news[pid].set()
 
 
-@contextmanager
+@contextlib.contextmanager
 def readiness() -> Iterator[Readiness]:
     """Listens for the length of a block, on the running loop."""
     name = f"uplion-{secrets.token_hex(8)}"

@@ -93,10 +93,11 @@ class Supervisor:
                     task.cancel()
 
     async def _run_fleet(self, assembly: Assembly, models: Sequence[AIModel], stop: asyncio.Event) -> None:
-        await assembly.nats_ready()
-        # Its NATS client takes 0.1 s to import: the servers start meanwhile.
+        await asyncio.sleep(0)  # the servers are spawned first, and start while the NATS client is imported (0.1 s)
         from fleet import app
         from fleet.settings import FleetSettings
+
+        await assembly.nats_ready()
 
         def on_report(reports: Mapping[str, "PoolReport"]) -> None:
             self._fleet_reports = reports
@@ -108,16 +109,13 @@ class Supervisor:
 
     async def _until_answering(self, assembly: Assembly, models: Sequence[AIModel], stop: asyncio.Event) -> bool:
         """True when a real request was answered and every model given has a worker; False when stopped before."""
-        stopped = asyncio.create_task(stop.wait(), name="stopped while starting")
-        answering = asyncio.create_task(self._answering(assembly, models), name="first answer")
-        try:
+        async with asyncio.TaskGroup() as tasks:
+            stopped = tasks.create_task(stop.wait(), name="stopped while starting")
+            answering = tasks.create_task(self._answering(assembly, models), name="first answer")
             await asyncio.wait({stopped, answering}, return_when=asyncio.FIRST_COMPLETED)
-            if answering.done():
-                await answering
-            return answering.done() and not stop.is_set()
-        finally:
             stopped.cancel()
             answering.cancel()
+        return not stop.is_set()
 
     async def _answering(self, assembly: Assembly, models: Sequence[AIModel]) -> None:
         for part in assembly.fixed:
