@@ -1,0 +1,117 @@
+"""Questions that the model never learned to answer, and how it says so."""
+
+from models.training.exchanges import Exchange, Source, one
+
+UNKNOWN = "I am a very small demo model and do not know that."
+_SEEN = (
+    "Who wrote {x}?",
+    "Who won the {x} in {y}?",
+    "What happened in {y}?",
+    "What is the weather in {x}?",
+    "What is the price of {x}?",
+    "Write Python code for {x}.",
+    "Translate {x} into German.",
+    "What is the phone number of {x}?",
+    "Who is {x}?",
+    "How do I cook {x}?",
+    "What is the population of {x}?",
+    "What do you think about {x}?",
+    "Give me advice about {x}.",
+    "Explain {x} in detail.",
+    "Who invented {x}?",
+    "When was {x} born?",
+    "What is the meaning of {x}?",
+    "How far is it to {x}?",
+    "Summarize {x}.",
+    "What is the news about {x}?",
+    "What time is it in {x}?",
+    "How do I fix {x}?",
+    "Is {x} better than {z}?",
+    "Why is {x} so popular?",
+    "What is the capital of {w}?",
+    "What is {w}?",
+    "How does {x} work?",
+    "Write an essay about {x}.",
+    "Who is the president of {x}?",
+    "Can you prove {x}?",
+    "What is the meaning of life?",
+    "What is the weather today?",
+    "What time is it?",
+    "What day is it today?",
+    "What is the square root of {y}?",
+)
+_UNSEEN = (
+    "Who discovered {x}?",
+    "Who directed {x}?",
+    "What happened in the year {y}?",
+    "How much does {x} cost?",
+    "What is the history of {x}?",
+    "Translate {x} into French.",
+    "Write a program for {x}.",
+)
+_TOPICS = (
+    "Hamlet",
+    "the Odyssey",
+    "the World Cup",
+    "the election",
+    "Boston",
+    "Mumbai",
+    "bitcoin",
+    "quantum physics",
+    "the stock market",
+    "Mozart",
+    "Einstein",
+    "Shakespeare",
+    "the telephone",
+    "lasagna",
+    "sushi",
+    "the French Revolution",
+    "my computer",
+    "my car",
+    "taxes",
+    "democracy",
+    "philosophy",
+    "the theory of relativity",
+    "a sorting function",
+    "Napoleon",
+    "Cleopatra",
+    "the Olympics",
+    "Sydney",
+    "Texas",
+    "blockchain",
+    "JavaScript",
+    "climate change",
+    "chess",
+    "jazz",
+    "Picasso",
+    "the opera",
+    "medicine",
+    "insurance",
+    "Toronto",
+    "Game of Thrones",
+    "Star Wars",
+    "Harry Potter",
+    "the Beatles",
+    "my boss",
+    "my homework",
+    "a web server",
+    "photosynthesis",
+    "DNA",
+)
+
+
+def unknown(source: Source) -> list[Exchange]:
+    """Things it never learned, which it says."""
+    invented = "".join(
+        source.pick(("ba", "zu", "mor", "ke", "lin", "dra", "vo", "sti", "pel", "qua"))
+        for _ in range(source.number(2, 3))
+    ).capitalize()
+    question = source.phrase(
+        _SEEN,
+        _UNSEEN,
+        x=source.pick(_TOPICS),
+        z=source.pick(_TOPICS),
+        y=source.number(1000, 2030),
+        w=invented,
+    )
+    return one(question, UNKNOWN, "do not know")
