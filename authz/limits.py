@@ -214,10 +214,8 @@ def _unavailable() -> UplionError:
 
 
 def _cap(question: Question, granted: int, rest: int) -> int | None:
-    """What the router must not exceed. A request that names its length is held to it by the router anyway."""
-    if question.kind is not Kind.GENERATION or rest < 0:
-        return None
-    return rest if question.output_tokens is None else granted
+    """What the router must not exceed: under a budget, what is reserved and no more, so that it is never overspent."""
+    return granted if question.kind is Kind.GENERATION and rest >= 0 else None
 
 
 def _or_none(limit: int | None) -> int:

@@ -179,7 +179,7 @@ class _Sums:
     def add(self, entry: Entry, charge: Charge | None) -> None:
         currency, units = (charge.currency, charge.units) if charge else ("", 0)
         group = self._groups[entry.hour, entry.account, entry.key, entry.billed_model, currency]
-        group[0] += 1
+        group[0] += entry.last  # an attempt that another one follows is not another request
         group[1] += entry.input_tokens
         group[2] += entry.cached_tokens
         group[3] += entry.output_tokens

@@ -113,11 +113,11 @@ async def test_several_choices_share_the_rest(authz: Any) -> None:
     assert answer.told["x-ratelimit-remaining-tokens"] == "0"
 
 
-async def test_an_answer_of_open_length_may_use_the_rest_but_no_more(authz: Any) -> None:
+async def test_an_answer_of_open_length_may_use_what_is_reserved_and_no_more(authz: Any) -> None:
     await authz.add_account(token_budget=10_000)
     key = await authz.add_key()
     answer = await authz.check(key.text, size=300)
-    assert answer.headers["x-uplion-limits"] == "max_output_tokens=9900"
+    assert answer.headers["x-uplion-limits"] == "max_output_tokens=1024"
     assert answer.told["x-ratelimit-remaining-tokens"] == str(10_000 - 100 - 1024)
 
 

@@ -106,13 +106,14 @@ class Books:
         """Ledger, rollups and balances hold exactly these events, each once."""
         unique = {(event.request_id, event.attempt): event for event in events}
         tokens = sum(event.usage.input_tokens + event.usage.output_tokens for event in unique.values())
+        requests = sum(event.last for event in unique.values())
         rows = await self.database.fetch("SELECT request_id, attempt FROM usage_events")
         assert sorted(tuple(row) for row in rows) == sorted(unique)
         sums = "coalesce(sum(requests), 0), coalesce(sum({}), 0)"
         hourly = await self.database.fetchrow(f"SELECT {sums.format('input_tokens + output_tokens')} FROM usage_hourly")
         totals = await self.database.fetchrow(f"SELECT {sums.format('tokens')} FROM balances WHERE key = ''")
         by_key = await self.database.fetchrow(f"SELECT {sums.format('tokens')} FROM balances WHERE key <> ''")
-        assert tuple(hourly) == tuple(totals) == tuple(by_key) == (len(unique), tokens)
+        assert tuple(hourly) == tuple(totals) == tuple(by_key) == (requests, tokens)
         ledger = await self.database.fetchval("SELECT coalesce(sum(cost), 0) FROM usage_events")
         rolled = await self.database.fetchval("SELECT coalesce(sum(cost), 0) FROM usage_hourly")
         spent = await self.database.fetchval("SELECT coalesce(sum(cost), 0) FROM spending WHERE key = ''")

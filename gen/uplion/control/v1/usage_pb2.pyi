@@ -68,7 +68,7 @@ class UsageRow(_message.Message):
     group: _builtins.str
     """The model, the key's public id, or the RFC 3339 start of the hour or day; "all" without a grouping."""
     requests: _builtins.int
-    """Attempts that were admitted."""
+    """Requests that were admitted and have ended, however many attempts each took."""
     input_tokens: _builtins.int
     """Prompt tokens, cached ones included."""
     cached_tokens: _builtins.int
