@@ -4,6 +4,7 @@ The library's `sdpa` builds one dense mask over every request of a step, so that
 one each; here each looks at its own keys only. Registered through the library's own AttentionInterface.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -47,43 +48,85 @@ def forward(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
         return plain
-    query_ends = kwargs["cu_seq_lens_q"].tolist()
-    key, value = cache.update(key, value, module.layer_idx, kwargs)
-    key_ends = kwargs["cu_seq_lens_k"].tolist()
-    spans = [(query_ends[at], query_ends[at + 1], key_ends[at], key_ends[at + 1]) for at in range(len(query_ends) - 1)]
+    plan = _plan(kwargs)
+    key, value = cache.update(key, value, module.layer_idx, {**kwargs, "read_index": plan.read_index})
     output = torch.empty_like(query)
     grouped = query.shape[1] != key.shape[1]
-    single = [span for span in spans if span[1] - span[0] == 1]
-    for bucket in _by_length(single):
+    for bucket in plan.decodes:
         _decode(query, key, value, output, bucket, scaling, grouped)
-    for start, end, key_start, key_end in spans:
-        if end - start > 1:
-            mask = None
-            if end - start != key_end - key_start:  # a later part of a prompt: it also sees what is cached
-                ones = torch.ones(end - start, key_end - key_start, dtype=torch.bool, device=query.device)
-                mask = ones.tril(key_end - key_start - (end - start))
-            output[:, :, start:end] = scaled_dot_product_attention(
-                query[:, :, start:end],
-                key[:, :, key_start:key_end],
-                value[:, :, key_start:key_end],
-                attn_mask=mask,
-                is_causal=mask is None,
-                scale=scaling,
-                enable_gqa=grouped,
-            )
+    for start, end, key_start, key_end, mask in plan.prompts:
+        output[:, :, start:end] = scaled_dot_product_attention(
+            query[:, :, start:end],
+            key[:, :, key_start:key_end],
+            value[:, :, key_start:key_end],
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=scaling,
+            enable_gqa=grouped,
+        )
     return output.transpose(1, 2).contiguous(), None
 
 
-Span = tuple[int, int, int, int]
+@dataclass(frozen=True, slots=True)
+class _Bucket:
+    """Requests with one query each and about as many keys; padded to the longest of them."""
+
+    rows: torch.Tensor  # of the queries
+    key_start: int  # where its keys begin among those read, requests * longest of them
+    mask: torch.Tensor  # [requests, 1, 1, longest]
 
 
-def _by_length(spans: list[Span]) -> list[list[Span]]:
-    """Requests whose numbers of keys have the same power of two: padding them costs at most twice the work."""
-    buckets: dict[int, list[Span]] = {}
-    for span in spans:
-        length = max(span[3] - span[2], _SMALLEST_BUCKET)
-        buckets.setdefault((length - 1).bit_length(), []).append(span)
-    return list(buckets.values())
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Who looks at what in a step; the same in every layer."""
+
+    decodes: list[_Bucket]
+    prompts: list[tuple[int, int, int, int, torch.Tensor | None]]  # query from, to; key from, to; mask
+    read_index: list[torch.Tensor]  # the library's, in our order: keys come out of the cache already padded
+
+
+def _plan(kwargs: dict[str, Any]) -> _Plan:
+    """Made in the first layer; kept on a tensor of the step, and gone with it."""
+    query_ends = kwargs["cu_seq_lens_q"]
+    found: _Plan | None = getattr(query_ends, "uplion_plan", None)
+    if found is None:
+        (key_ends,) = kwargs["cu_seq_lens_k"].values()
+        (read_index,) = kwargs["read_index"]
+        found = _made_plan(query_ends.tolist(), key_ends.tolist(), read_index)
+        query_ends.uplion_plan = found
+    return found
+
+
+def _made_plan(query_ends: list[int], key_ends: list[int], read_index: torch.Tensor) -> _Plan:
+    buckets: dict[int, list[tuple[int, int, int]]] = {}
+    waiting: list[tuple[int, int, int, int]] = []
+    for at in range(len(query_ends) - 1):
+        start, end, key_start, key_end = *query_ends[at : at + 2], *key_ends[at : at + 2]
+        if end - start == 1 and read_index.numel():
+            # The same power of two: padding costs at most twice the work.
+            bucket = (max(key_end - key_start, _SMALLEST_BUCKET) - 1).bit_length()
+            buckets.setdefault(bucket, []).append((start, key_start, key_end - key_start))
+        else:
+            waiting.append((start, end, key_start, key_end))
+    order: list[torch.Tensor] = []
+    decodes: list[_Bucket] = []
+    position = 0
+    for spans in buckets.values():
+        rows, starts, lengths = (torch.tensor(column) for column in zip(*spans, strict=True))
+        steps = torch.arange(max(span[2] for span in spans))
+        inside = steps < lengths.unsqueeze(1)
+        order.append((starts.unsqueeze(1) + steps).where(inside, starts.unsqueeze(1)).flatten())
+        decodes.append(_Bucket(rows, position, inside[:, None, None, :]))
+        position += order[-1].numel()
+    prompts: list[tuple[int, int, int, int, torch.Tensor | None]] = []
+    for start, end, key_start, key_end in waiting:
+        queries, keys = end - start, key_end - key_start
+        # A later part of a prompt also sees all that is cached.
+        mask = torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries) if queries != keys else None
+        prompts.append((start, end, position, position + keys, mask))
+        order.append(torch.arange(key_start, key_end))
+        position += keys
+    return _Plan(decodes, prompts, [read_index[torch.cat(order)] if read_index.numel() else read_index])
 
 
 def _decode(
@@ -91,20 +134,17 @@ def _decode(
     key: torch.Tensor,
     value: torch.Tensor,
     output: torch.Tensor,
-    spans: list[Span],
+    bucket: _Bucket,
     scaling: float | None,
     grouped: bool,
 ) -> None:
     """One query each, all in one call."""
-    rows = torch.tensor([span[0] for span in spans], device=query.device)
-    starts = torch.tensor([span[2] for span in spans], device=query.device)
-    lengths = torch.tensor([span[3] - span[2] for span in spans], device=query.device)
-    steps = torch.arange(int(lengths.max()), device=query.device)
-    inside = steps < lengths.unsqueeze(1)  # [requests, keys]
-    index = (starts.unsqueeze(1) + steps).where(inside, starts.unsqueeze(1))
-    keys = key[0][:, index].transpose(0, 1)  # [requests, heads, keys, size]
-    values = value[0][:, index].transpose(0, 1)
-    queries = query[0][:, rows].transpose(0, 1).unsqueeze(2)
-    mask = inside[:, None, None, :]
-    answer = scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scaling, enable_gqa=grouped)
-    output[0][:, rows] = answer.squeeze(2).transpose(0, 1)
+    requests, longest = bucket.rows.shape[0], bucket.mask.shape[3]
+    shape = (requests, longest, key.shape[1], key.shape[3])
+    span = slice(bucket.key_start, bucket.key_start + requests * longest)
+    keys, values = (states[0].transpose(0, 1)[span].view(shape).transpose(1, 2) for states in (key, value))
+    queries = query[0].transpose(0, 1).index_select(0, bucket.rows).unsqueeze(2)
+    answer = scaled_dot_product_attention(
+        queries, keys, values, attn_mask=bucket.mask, scale=scaling, enable_gqa=grouped
+    )
+    output[0].transpose(0, 1).index_copy_(0, bucket.rows, answer.squeeze(2))

@@ -92,7 +92,10 @@ class Sampler(ContinuousBatchingLogitsProcessorList):  # type: ignore[misc]  # u
         return scores
 
     def _sample(self, scores: torch.Tensor, rows: list[int]) -> torch.Tensor:
-        """Gumbel's trick: the highest of (logits plus noise) is a draw from the softmax, without a softmax."""
+        """One uniform number a row, looked up in the row's cumulated probabilities.
+
+        (torch.multinomial draws a number for every token of the vocabulary: 8 ms a step of 64 rows of the demo model.)
+        """
         draws = [draw for row in rows if (draw := self._rows[row]) is not None]
         device = scores.device
         temperatures = torch.tensor([draw.sampling.temperature for draw in draws], device=device)
@@ -101,13 +104,15 @@ class Sampler(ContinuousBatchingLogitsProcessorList):  # type: ignore[misc]  # u
             logits = _top_k(logits, [draw.sampling.top_k for draw in draws])
         if any(draw.sampling.top_p < 1 for draw in draws):
             logits = _top_p(logits, [draw.sampling.top_p for draw in draws])
-        noise = torch.empty_like(logits).exponential_()
+        cumulated = logits.softmax(dim=-1).cumsum(dim=-1)
+        marks = torch.rand(len(draws)).tolist()
         for row, draw in enumerate(draws):
             if draw.sampling.seed is not None:
                 self._generator.manual_seed(draw.generator_seed)
-                own = torch.empty(logits.shape[1], dtype=logits.dtype).exponential_(generator=self._generator)
-                noise[row] = own.to(device)
-        return (logits - noise.log()).argmax(dim=-1)
+                marks[row] = torch.rand(1, generator=self._generator).item()
+        wanted = torch.tensor(marks, device=device) * cumulated[:, -1]
+        # The first token whose sum is above the mark: one without probability never is the first.
+        return torch.searchsorted(cumulated, wanted.unsqueeze(1), right=True).squeeze(1).clamp_max(logits.shape[1] - 1)
 
     def _penalise(self, scores: torch.Tensor) -> None:
         for row, draw in enumerate(self._rows):
