@@ -41,9 +41,9 @@ def replies(
     return answers
 
 
-def questions(skill: str, count: int, seed: int) -> list[Exchange]:
-    """Held-out first questions of the skill, each once; every third is roughly typed."""
-    source = Source(seed, held_out=True)
+def questions(skill: str, count: int, seed: int, held_out: bool) -> list[Exchange]:
+    """First questions of the skill, each once, by default held-out ones; every third is roughly typed."""
+    source = Source(seed, held_out)
     found: dict[str, Exchange] = {}
     for attempt in range(count * 20):
         exchange = SKILLS[skill][0](source)[0]
@@ -71,13 +71,13 @@ def first_token_seconds(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
     return sorted(times)[len(times) // 2]
 
 
-def evaluate(folder: Path, count: int, seed: int, console: Console) -> None:
+def evaluate(folder: Path, count: int, seed: int, held_out: bool, console: Console) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     table = Table("skill", "questions", "right", "accuracy")
     asked = right = 0
     for skill in SKILLS:
-        exchanges = questions(skill, count, seed)
+        exchanges = questions(skill, count, seed, held_out)
         chats = [[{"role": "user", "content": exchange.question}] for exchange in exchanges]
         pairs = list(zip(exchanges, replies(model, tokenizer, chats), strict=True))
         wrong = [(exchange, reply) for exchange, reply in pairs if not exchange.is_answered_by(reply)]
@@ -102,9 +102,10 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("models/demo"))
     parser.add_argument("--questions", type=int, default=100, help="per skill, fewer where a skill has fewer")
     parser.add_argument("--seed", type=int, default=1234)
+    parser.add_argument("--seen", action="store_true", help="ask in the wordings of the training text instead")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
-    evaluate(arguments.model, arguments.questions, arguments.seed, Console(width=110))
+    evaluate(arguments.model, arguments.questions, arguments.seed, not arguments.seen, Console(width=110))
 
 
 if __name__ == "__main__":
