@@ -76,6 +76,7 @@ def _part(part: Mapping[str, Any]) -> dict[str, Any]:
         "pid": pid,
         "memory_bytes": memory_bytes(pid) if pid else None,
         "address": address,
+        "metrics_address": part["metrics_address"],
         "restarts": part["restarts"],
         "message": part["message"],
     }

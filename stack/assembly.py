@@ -84,7 +84,14 @@ class Assembly:
                 running.kill()
                 raise
 
-        return Part(process.name, launch, self._on_change, address=process.address, services=process.services)
+        return Part(
+            process.name,
+            launch,
+            self._on_change,
+            address=process.address,
+            services=process.services,
+            metrics_address=process.metrics_address,
+        )
 
     async def _launch_envoy(self, on_spawn: Callable[[Process], None]) -> None:
         await self.proxy.render()

@@ -50,10 +50,12 @@ class Part:
         *,
         address: str = "",
         services: Sequence[str] = (),
+        metrics_address: str = "",
         must_start: bool = True,
     ) -> None:
         self.name = name
         self.address = address
+        self.metrics_address = metrics_address  # host:port of GET /metrics; empty where there is none
         self.services = services  # that share the process; empty where it is one thing
         self.status = PartStatus.WAITING
         self.message = ""
@@ -131,6 +133,7 @@ class Part:
             "status": self.status.value,
             "pid": self.process.pid if self.process is not None and alive else None,
             "address": self.address,
+            "metrics_address": self.metrics_address,
             "restarts": self.restarts,
             "started_at": self.process.started_at if self.process is not None and alive else None,
             "message": self.message,

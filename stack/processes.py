@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,7 +120,9 @@ def spawn(program: Program) -> Process:
     if not (binary := Path(program.argv[0])).exists():
         raise StackError(f"{program.name} cannot start: the program {binary} is missing; run `make setup` again")
     try:
-        with contextlib.ExitStack() as files:
+        with contextlib.ExitStack() as files, warnings.catch_warnings():
+            # Python 3.12 warns of forks beside threads (tests have some): between fork and exec we only call the kernel.
+            warnings.simplefilter("ignore", DeprecationWarning)
             log = files.enter_context(open(program.log, "ab", buffering=0))
             log_start_bytes = os.fstat(log.fileno()).st_size
             popen = subprocess.Popen(  # noqa: S603 - our own programs

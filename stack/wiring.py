@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from authz.settings import AuthzSettings
 from billing.settings import BillingSettings
@@ -19,7 +20,7 @@ from stack.state import State
 SECRETS = ("postgres", "valkey", "nats", "pepper")
 _ENVOY_SOCKET_BYTES_MAX = 100  # of a unix socket's path, with room to the kernel's 108
 _PEPPER_ID = "1"
-_PASSED_ON = ("OTEL_EXPORTER_OTLP_ENDPOINT",)
+_OTLP = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class ServicesProcess:
     name: str
     services: tuple[str, ...]
     address: str
+    metrics_address: str
     environment: Mapping[str, str]
 
 
@@ -78,6 +80,7 @@ class Wiring:
             authz_endpoints=tuple(self._address(f"authz-{index}") for index in self._indexes()),
             router_endpoints=tuple(self._address(f"router-{index}") for index in self._indexes()),
             control_endpoints=(self._address("control"),),
+            otlp_endpoint=_host_and_port(os.environ.get(_OTLP, "")),
         )
 
     def services(self, urls: Urls, notify_socket: str) -> list[ServicesProcess]:
@@ -117,6 +120,7 @@ class Wiring:
             name="services" if index == 0 else f"services-{index + 1}",
             services=("authz", "router", "billing", "control") if index == 0 else ("authz", "router"),
             address=self._address(f"router-{index}"),
+            metrics_address=self._address(f"metrics-{index}"),
             environment=environment,
         )
 
@@ -124,9 +128,14 @@ class Wiring:
         """What each of our own processes is told about itself."""
         return {
             **base_environment(),
-            **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+            **({_OTLP: os.environ[_OTLP]} if _OTLP in os.environ else {}),
             "NOTIFY_SOCKET": notify_socket,
             "UPLION_PROCESS_LOG_LEVEL": self._settings.log_level,
             "UPLION_PROCESS_METRICS_LISTEN": metrics_listen,
             "MALLOC_ARENA_MAX": "2",  # an arena per thread costs tens of MB that nobody uses
         }
+
+
+def _host_and_port(endpoint: str) -> str | None:
+    """OpenTelemetry's endpoints are URLs, Envoy's an address."""
+    return urlsplit(endpoint).netloc if "://" in endpoint else endpoint or None

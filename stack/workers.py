@@ -1,6 +1,7 @@
 """Workers of models as children: what `fleet` asks for, made here."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from stack.state import State
 from stack.wiring import Wiring
 
 _WORKER = "worker"
+_MANIFESTS = "manifests"
 
 
 class LocalWorkplace:
@@ -25,6 +27,7 @@ class LocalWorkplace:
         self._state, self._wiring, self._readiness = state, wiring, readiness
         self._nats_url, self._grace_seconds = nats_url, grace_seconds
         self._parts: list[Part] = []
+        shutil.rmtree(state.folder / _MANIFESTS, ignore_errors=True)  # those of the run before
 
     @property
     def parts(self) -> list[Part]:
@@ -35,12 +38,13 @@ class LocalWorkplace:
     def worker(self, model: AIModel, revision: int, number: int, on_change: Callable[[], None]) -> Part:
         """A worker, not yet running. A failure to start is tried again, since a model may come later."""
         name = f"{_WORKER}/{model.name}/{number}"
-        manifest = self._state.folder / "models" / f"{names.token(model.name)}.{revision}.json"
+        manifest = self._state.folder / _MANIFESTS / f"{names.token(model.name)}.{revision}.json"
 
         async def launch(on_spawn: Callable[[Process], None]) -> None:
             manifest.parent.mkdir(exist_ok=True)
             manifest.write_bytes(model.to_json())
-            process = spawn(self._program(name, model, manifest, revision))
+            part.metrics_address = f"{HOST}:{free_port()}"
+            process = spawn(self._program(name, model, manifest, revision, part.metrics_address))
             on_spawn(process)
             try:
                 # No deadline: a large model may be on its way from a hub for an hour.
@@ -54,7 +58,7 @@ class LocalWorkplace:
         self._parts.append(part)
         return part
 
-    def _program(self, name: str, model: AIModel, manifest: Path, revision: int) -> Program:
+    def _program(self, name: str, model: AIModel, manifest: Path, revision: int, metrics: str) -> Program:
         inference = InferenceSettings(
             manifest=manifest,
             nats_url=self._nats_url,
@@ -67,7 +71,7 @@ class LocalWorkplace:
             for variable, value in os.environ.items()
             if not variable.startswith("UPLION_") or variable.startswith("UPLION_UPSTREAM_")
         }
-        ours = self._wiring.process_environment(self._readiness.address, f"{HOST}:{free_port()}")
+        ours = self._wiring.process_environment(self._readiness.address, metrics)
         return Program(
             name=name,
             argv=python("inference"),

@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
@@ -13,7 +14,7 @@ import nats
 import pytest
 import redis.asyncio
 
-from stack import binaries, servers
+from stack import binaries, processes, servers
 from stack.errors import PortTakenError, StackError
 from stack.ports import free_port
 
@@ -123,6 +124,14 @@ def test_an_old_nats_on_path_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with pytest.raises(StackError, match=r"2\.9\.10.*too old; 2\.12"):
         binaries.nats()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root needs the namespace")
+def test_forbidden_user_namespaces_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_LIBC", SimpleNamespace(unshare=lambda flags: -1))
+    server = servers.Postgres(tmp_path, tmp_path / "log", free_port(), "secret")
+    with pytest.raises(StackError, match="forbids the user namespace.*or give --postgres-url"):
+        processes.spawn(server.program())
 
 
 async def test_an_external_server_that_does_not_answer_is_refused() -> None:
