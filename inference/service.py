@@ -126,6 +126,8 @@ class _Run:
         self._closed = True
         if not self.output.drained:
             self._engine.cancel(self._held.id)
+        if self._status == CANCELLED and self._held.deadline_seconds <= time.time():
+            self.ended(TIMED_OUT, Reason.DEADLINE_EXCEEDED)  # the caller's own clock was a little faster
         self._desk.settle(self._held, self._usage.ran(self._attempt, self._status, self._reason))
 
     def _expire(self) -> None:

@@ -103,6 +103,17 @@ class UsageRecorder:
             event.finish_reason = FINISH_REASONS[output.finish]
         if reason is not None:
             event.error_reason = reason.name
+        logger.log(
+            # A completed one is in the ledger and in the router's log; its line here would cost a tenth of its work.
+            logging.DEBUG if reason is None else logging.INFO,
+            "attempt ended",
+            extra={
+                "request_id": attempt.ticket.request_id,
+                "attempt": attempt.ticket.attempt,
+                "status": _STATUS_WORDS[status],
+                "output_tokens": output.output_tokens,
+            },
+        )
         self._metrics.ended(attempt, _STATUS_WORDS[status], queue_seconds, first_seconds, now_seconds)
         return event
 
