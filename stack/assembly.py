@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from stack import servers
+from stack import probes, servers
 from stack.parts import Part
 from stack.processes import Process, Program, python, spawn
 from stack.proxy import Proxy
@@ -48,7 +48,7 @@ class Assembly:
     async def check_external(self) -> None:
         """Refuses servers given by URL that do not answer."""
         names = {"valkey": "redis"}
-        checks = (servers.check_external(names.get(name, name), url) for name, url in self.external.items())
+        checks = (probes.check_external(names.get(name, name), url) for name, url in self.external.items())
         await asyncio.gather(*checks)
 
     async def nats_ready(self) -> None:

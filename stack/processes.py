@@ -121,7 +121,7 @@ def spawn(program: Program) -> Process:
         raise StackError(f"{program.name} cannot start: the program {binary} is missing; run `make setup` again")
     try:
         with contextlib.ExitStack() as files, warnings.catch_warnings():
-            # Python 3.12 warns of forks beside threads (tests have some): between fork and exec we only call the kernel.
+            # Python 3.12 warns of forks beside threads (tests have some); before exec we only call the kernel.
             warnings.simplefilter("ignore", DeprecationWarning)
             log = files.enter_context(open(program.log, "ab", buffering=0))
             log_start_bytes = os.fstat(log.fileno()).st_size

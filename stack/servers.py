@@ -9,30 +9,20 @@ import json
 import os
 import shutil
 import signal
-import struct
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from stack import binaries
 from stack.errors import PortTakenError, StackError
 from stack.ports import is_free
+from stack.probes import HOST, USER, answer, nats_facts, postgres_accepts
 from stack.processes import Process, Program, base_environment, spawn
 
-HOST = "127.0.0.1"
-USER = "uplion"
 START_TIMEOUT_SECONDS = 30.0
-_PROBE_TIMEOUT_SECONDS = 2.0
 _PROBE_EVERY_SECONDS = 0.01
 _STOP_SECONDS = 10.0
-_DEFAULT_PORTS = {"postgres": 5432, "postgresql": 5432, "redis": 6379, "rediss": 6379, "nats": 4222, "tls": 4222}
-_SCHEMES = {"postgres": ("postgres", "postgresql"), "redis": ("redis", "rediss"), "nats": ("nats", "tls")}
-_FIRST_BYTES = 1024
-_POSTGRES_STARTING = b"57P03"  # SQLSTATE cannot_connect_now
-_STARTUP_FIELDS = f"user\0{USER}\0database\0postgres\0\0".encode()
-_POSTGRES_STARTUP = struct.pack("!ii", 8 + len(_STARTUP_FIELDS), 196608) + _STARTUP_FIELDS  # protocol 3.0
 
 
 class Server(Protocol):
@@ -151,7 +141,7 @@ class Postgres:
 
     async def ready(self) -> bool:
         """It accepts sessions."""
-        return await _postgres_accepts(self.address)
+        return await postgres_accepts(self.address)
 
 
 class Valkey:
@@ -194,7 +184,7 @@ class Valkey:
     async def ready(self) -> bool:
         """It answers a ping once its data is loaded."""
         request = f"AUTH {self._password}\r\nPING\r\n".encode()
-        return await _answer(self.address, request, len(b"+OK\r\n+PONG")) == b"+OK\r\n+PONG"
+        return await answer(self.address, request, len(b"+OK\r\n+PONG")) == b"+OK\r\n+PONG"
 
 
 class Nats:
@@ -236,54 +226,6 @@ jetstream {{
         """It greets with its facts once it listens."""
         facts = await nats_facts(self.address)
         return bool(facts and facts.get("jetstream"))
-
-
-async def nats_facts(address: str) -> dict[str, object] | None:
-    """What a NATS server says of itself; None when there is none."""
-    line = await _answer(address, b"", None)
-    if line is None or not line.startswith(b"INFO "):
-        return None
-    try:
-        facts = json.loads(line[5:])
-    except ValueError:
-        return None
-    return facts if isinstance(facts, dict) else None
-
-
-async def serves(url: str) -> bool:
-    """Asks once whether a server takes sessions at a URL; where it speaks TLS, whether it listens."""
-    scheme, address = _located(url)
-    if scheme in ("postgres", "postgresql"):
-        return await _postgres_accepts(address)
-    if scheme == "redis":
-        return await _answer(address, b"PING\r\n", 1) is not None
-    return await _answer(address, b"", 0) is not None
-
-
-def _located(url: str) -> tuple[str, str]:
-    parts = urlsplit(url)
-    port = parts.port or _DEFAULT_PORTS[parts.scheme]
-    return parts.scheme, f"{parts.hostname or HOST}:{port}"
-
-
-async def check_external(name: str, url: str) -> None:
-    """Refuses a server given by URL that cannot be reached or is too old."""
-    try:
-        scheme, address = _located(url)
-        if scheme not in _SCHEMES[name]:
-            raise KeyError(scheme)
-    except (KeyError, ValueError):
-        wanted = " or ".join(f"{scheme}://..." for scheme in _SCHEMES[name])
-        raise StackError(f"--{name}-url must be like {wanted}") from None
-    if scheme == "nats":
-        facts = await nats_facts(address)
-        if facts is None:
-            raise StackError(f"no NATS server answers at {address} (--nats-url)")
-        binaries.check_nats_version(str(facts.get("version", "")), address)
-        if not facts.get("jetstream"):
-            raise StackError(f"the NATS server at {address} runs without JetStream; start it with JetStream enabled")
-    elif await _answer(address, b"", 0) is None:
-        raise StackError(f"no {name} server answers at {address} (--{name}-url)")
 
 
 def _nobody(process: Process) -> None:
@@ -331,30 +273,6 @@ async def running(server: Server) -> AsyncIterator[Process]:
         yield process
     finally:
         await process.stop(_STOP_SECONDS)
-
-
-async def _postgres_accepts(address: str) -> bool:
-    """It asks for a password, or refuses us for any reason but that it is still starting."""
-    answer = await _answer(address, _POSTGRES_STARTUP, -1)
-    return answer is not None and answer != b"" and _POSTGRES_STARTING not in answer
-
-
-async def _answer(address: str, request: bytes, size: int | None) -> bytes | None:
-    """The first `size` bytes of the answer (None: a line, -1: what comes first); None when there is no such answer."""
-    host, _, port = address.rpartition(":")
-    try:
-        async with asyncio.timeout(_PROBE_TIMEOUT_SECONDS):
-            reader, writer = await asyncio.open_connection(host, int(port))
-            try:
-                writer.write(request)
-                if size == -1:
-                    return await reader.read(_FIRST_BYTES)
-                return await (reader.readline() if size is None else reader.readexactly(size))
-            finally:
-                writer.transport.abort()
-                await asyncio.sleep(0)  # lets the transport close its socket, also at a loop's end
-    except (OSError, EOFError, TimeoutError):
-        return None
 
 
 def _runs_postgres(pid: int) -> bool:

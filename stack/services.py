@@ -13,7 +13,7 @@ from functools import partial
 from common import lifecycle
 from common.lifecycle import ProcessSettings, Service
 from common.settings import SettingsError, load
-from stack import servers
+from stack import probes
 
 _SERVERS_TIMEOUT_SECONDS = 60.0
 _PROBE_EVERY_SECONDS = 0.02
@@ -22,7 +22,6 @@ _EXIT_SETTINGS = 2
 
 def _authz(environment: Mapping[str, str]) -> Service:
     from authz.app import main
-
     from authz.settings import AuthzSettings
 
     return partial(main, load(AuthzSettings, environment))
@@ -62,7 +61,7 @@ async def _until_servers_answer(environment: Mapping[str, str]) -> None:
     urls = [environment[name] for name in ("DATABASE_URL", "REDIS_URL", "NATS_URL") if name in environment]
     deadline = time.monotonic() + _SERVERS_TIMEOUT_SECONDS
     while urls and time.monotonic() < deadline:
-        urls = [url for url in urls if not await servers.serves(url)]
+        urls = [url for url in urls if not await probes.serves(url)]
         if urls:
             await asyncio.sleep(_PROBE_EVERY_SECONDS)
 

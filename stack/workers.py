@@ -10,9 +10,9 @@ from common.manifest import AIModel
 from inference.settings import InferenceSettings
 from stack.parts import Part, PartStatus
 from stack.ports import free_port
+from stack.probes import HOST
 from stack.processes import Process, Program, python, spawn
 from stack.readiness import Readiness
-from stack.servers import HOST
 from stack.state import State
 from stack.wiring import Wiring
 

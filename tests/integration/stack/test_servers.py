@@ -14,7 +14,7 @@ import nats
 import pytest
 import redis.asyncio
 
-from stack import binaries, processes, servers
+from stack import binaries, probes, processes, servers
 from stack.errors import PortTakenError, StackError
 from stack.ports import free_port
 
@@ -103,7 +103,7 @@ async def test_a_half_made_database_folder_is_made_anew(tmp_path: Path) -> None:
 
 
 async def test_a_taken_port_is_said_and_nothing_is_left(tmp_path: Path) -> None:
-    with socket.create_server((servers.HOST, 0)) as taken:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(PortTakenError, match=str(port)):
             await servers.start(servers.Valkey(tmp_path, tmp_path / "log", port, "secret"), timeout_seconds=2)
@@ -130,7 +130,7 @@ def test_an_old_nats_on_path_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
 def test_forbidden_user_namespaces_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "_LIBC", SimpleNamespace(unshare=lambda flags: -1))
     server = servers.Postgres(tmp_path, tmp_path / "log", free_port(), "secret")
-    with pytest.raises(StackError, match="forbids the user namespace.*or give --postgres-url"):
+    with pytest.raises(StackError, match=r"forbids the user namespace.*or give --postgres-url"):
         processes.spawn(server.program())
 
 
@@ -138,11 +138,11 @@ async def test_an_external_server_that_does_not_answer_is_refused() -> None:
     port = free_port()
     for name, scheme in (("nats", "nats"), ("redis", "redis"), ("postgres", "postgres")):
         with pytest.raises(StackError, match=f"{port}.*--{name}-url"):
-            await servers.check_external(name, f"{scheme}://127.0.0.1:{port}")
+            await probes.check_external(name, f"{scheme}://127.0.0.1:{port}")
 
 
 async def test_an_external_nats_that_answers_is_accepted(nats_url: str) -> None:
-    await servers.check_external("nats", nats_url)
+    await probes.check_external("nats", nats_url)
 
 
 @pytest.mark.parametrize("kind", ["nats", "valkey", "postgres"])
