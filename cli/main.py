@@ -1,12 +1,13 @@
 """The `uplion` command. What a command needs is imported when it runs, so that `uplion --help` is quick."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cli import keys, models
 from cli.options import EXIT_NOT_RUNNING, JsonOption, StateOption, running, state_of
 from cli.output import CommandError, command, print_json, print_table
 from stack.settings import PORT_DEFAULT, StackSettings, default_state
@@ -19,10 +20,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="One OpenAI-compatible endpoint and one native gRPC API in front of every model you run or rent.",
 )
-keys_app = typer.Typer(no_args_is_help=True, help="Create, list and revoke keys.")
-models_app = typer.Typer(no_args_is_help=True, help="List, apply and delete models.")
-app.add_typer(keys_app, name="keys")
-app.add_typer(models_app, name="models")
+app.add_typer(keys.app, name="keys")
+app.add_typer(models.app, name="models")
 
 
 class Grouping(StrEnum):
@@ -129,151 +128,6 @@ def logs(
         inspecting.print_log(name, line, as_json=as_json, named=part is None)
 
 
-@keys_app.command("create")
-@command
-def keys_create(
-    name: Annotated[str, typer.Option(help="For people, to know it by.")] = "",
-    account: Annotated[str, typer.Option(help="Who pays.", show_default="default")] = "",
-    scopes: Annotated[
-        list[str] | None, typer.Option("--scope", help="inference or admin (repeatable).", show_default="inference")
-    ] = None,
-    requests_per_minute: Annotated[int | None, typer.Option(min=0, help="Most requests in a minute.")] = None,
-    token_budget: Annotated[int | None, typer.Option(min=0, help="Most tokens over its whole life.")] = None,
-    expires_in_days: Annotated[float | None, typer.Option(min=0, help="From then on it is refused.")] = None,
-    state: StateOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Create a key and show it, once."""
-    from cli.admin import NewKey, admin
-
-    wanted = NewKey(
-        name=name,
-        account=account,
-        scopes=tuple(scopes or ()),
-        requests_per_minute=requests_per_minute,
-        token_budget=token_budget,
-        expire_time=None if expires_in_days is None else datetime.now(UTC) + timedelta(days=expires_in_days),
-    )
-    with admin(state_of(state)) as api:
-        created = api.create_key(wanted)
-    if as_json:
-        print_json(created)
-    else:
-        typer.echo(created["key"])
-        typer.echo(f"id {created['id']}; this is the only time that the key is shown", err=True)
-
-
-@keys_app.command("list")
-@command
-def keys_list(
-    account: Annotated[str, typer.Option(help="Only this account's.", show_default="all")] = "",
-    state: StateOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List keys, without their secrets."""
-    from cli.admin import admin
-
-    with admin(state_of(state)) as api:
-        keys = list(api.keys(account))
-    if as_json:
-        print_json(keys)
-        return
-    columns = ("id", "name", "account", "state", "scopes", "last four", "created", "expires")
-    fields = ("id", "name", "account", "state", "scopes", "last_four", "create_time", "expire_time")
-    rows = [[",".join(key[name]) if name == "scopes" else key[name] for name in fields] for key in keys]
-    print_table(columns, rows)
-
-
-@keys_app.command("revoke")
-@command
-def keys_revoke(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's public id.")],
-    state: StateOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """End a key everywhere, at once and for ever."""
-    from cli.admin import admin
-
-    with admin(state_of(state)) as api:
-        revoked = api.revoke_key(key_id)
-    if as_json:
-        print_json(revoked)
-    else:
-        typer.echo(f"revoked {revoked['id']}")
-
-
-@models_app.command("list")
-@command
-def models_list(state: StateOption = None, as_json: JsonOption = False) -> None:
-    """List models and how they fare."""
-    from cli.admin import admin
-
-    with admin(state_of(state)) as api:
-        models = list(api.models())
-    if as_json:
-        print_json(models)
-        return
-    columns = ("name", "phase", "workers", "slots free", "queued", "type", "model", "message")
-    rows = [
-        (
-            model["name"],
-            model["phase"],
-            f"{len(model['workers'])}/{model['replicas']}",
-            sum(worker["slots_free"] for worker in model["workers"]),
-            model["queued"],
-            model["type"],
-            model["model"],
-            model["message"],
-        )
-        for model in models
-    ]
-    print_table(columns, rows)
-
-
-@models_app.command("apply")
-@command
-def models_apply(
-    manifests: Annotated[
-        list[Path], typer.Option("--file", "-f", metavar="MANIFEST", help="AIModel file (repeatable).")
-    ],
-    state: StateOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Create or change models; their workers start in the background."""
-    from cli.admin import admin
-    from common import manifest
-
-    try:
-        wanted = [model for path in manifests for model in manifest.load(path)]
-    except manifest.ManifestError as problem:
-        raise CommandError(str(problem)) from problem
-    with admin(state_of(state)) as api:
-        applied = [api.apply_model(model) for model in wanted]
-    if as_json:
-        print_json(applied)
-    else:
-        for model in applied:
-            typer.echo(f"applied {model['name']}, revision {model['revision']}")
-
-
-@models_app.command("delete")
-@command
-def models_delete(
-    name: Annotated[str, typer.Argument(help="metadata.name of its manifest.")],
-    state: StateOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Remove a model; its workers finish what they hold."""
-    from cli.admin import admin
-
-    with admin(state_of(state)) as api:
-        api.delete_model(name)
-    if as_json:
-        print_json({"deleted": name})
-    else:
-        typer.echo(f"deleted {name}")
-
-
 @app.command()
 @command
 def usage(
@@ -323,10 +177,10 @@ def chat(
     address = running(folder)["grpc_address"]
     key = folder.first_key("api_key")
     if model is None:
-        models = chatting.available_models(address, key)
-        if not models:
+        available = chatting.available_models(address, key)
+        if not available:
             raise CommandError("no model is there; apply one: uplion models apply -f MANIFEST")
-        model = models[0]
+        model = available[0]
     conversation = chatting.Conversation(address, key, model, system)
     if message is None:
         chatting.talk(conversation, as_json=as_json)
