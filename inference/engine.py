@@ -1,6 +1,7 @@
 """The seam between the worker and what makes tokens: requests in, steps out."""
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -112,11 +113,24 @@ class Output:
     `take`. What waits here is bounded by the request's token limit, however slow the reader is.
     """
 
-    __slots__ = ("_changed", "_pieces", "cached_tokens", "ended", "error", "finish", "input_tokens", "output_tokens")
+    __slots__ = (
+        "_changed",
+        "_over",
+        "_pieces",
+        "cached_tokens",
+        "ended",
+        "error",
+        "finish",
+        "first_token_seconds",
+        "input_tokens",
+        "output_tokens",
+    )
 
     def __init__(self) -> None:
         self._pieces: dict[int, Piece] = {}
         self._changed: asyncio.Future[None] | None = None
+        self._over: asyncio.Future[None] | None = None
+        self.first_token_seconds = 0.0  # unix time; 0: none yet
         self.input_tokens = 0
         self.cached_tokens = 0
         self.output_tokens = 0
@@ -131,6 +145,8 @@ class Output:
     def add(self, piece: Piece) -> None:
         """One choice went on."""
         self.output_tokens += len(piece.token_ids)
+        if not self.first_token_seconds:
+            self.first_token_seconds = time.time()
         if piece.finish is not None and piece.index == 0:
             self.finish = piece.finish
         waiting = self._pieces.get(piece.index)
@@ -146,13 +162,13 @@ class Output:
         """Every choice has finished."""
         self.ended = True
         self._wake()
+        _resolve(self._over)
 
     def fail(self, error: Exception) -> None:
         """The engine gives up on this request."""
         if not self.ended:
             self.error = error
-            self.ended = True
-            self._wake()
+            self.end()
 
     async def take(self) -> list[Piece]:
         """Everything new since the last call; an empty list only after the end. Raises what the engine failed with."""
@@ -167,14 +183,30 @@ class Output:
             raise self.error
         return []
 
+    async def over(self, within_seconds: float) -> None:
+        """Returns when it has ended, or after so long."""
+        if self.ended:
+            return
+        loop = asyncio.get_running_loop()
+        self._over = loop.create_future()
+        timer = loop.call_later(within_seconds, _resolve, self._over)
+        try:
+            await self._over
+        finally:
+            timer.cancel()
+
     @property
     def drained(self) -> bool:
         """It ended well, and all of it was taken."""
         return self.ended and self.error is None and not self._pieces
 
     def _wake(self) -> None:
-        if self._changed is not None and not self._changed.done():
-            self._changed.set_result(None)
+        _resolve(self._changed)
+
+
+def _resolve(future: asyncio.Future[None] | None) -> None:
+    if future is not None and not future.done():
+        future.set_result(None)
 
 
 class Engine(Protocol):

@@ -35,6 +35,8 @@ _STATUS: dict[Reason, "AttemptStatus.ValueType"] = {
     Reason.CANCELLED: CANCELLED,
 }
 
+_WHOLE_SECONDS = 1.0  # between events that nobody reads as they come; what a lost worker costs such a request
+
 Context = grpc.aio.ServicerContext[RunRequest, RunEvent]
 
 
@@ -59,6 +61,8 @@ class RunService(WorkerServiceServicer):
         try:
             vectors = await self._begin(held, request, run.output)
             while not run.complete:
+                if request.whole:
+                    await run.output.over(_WHOLE_SECONDS)
                 yield run.event(await run.output.take(), vectors)
         except UplionError as error:
             run.ended(_STATUS.get(error.reason, FAILED), error.reason)
@@ -94,6 +98,7 @@ class _Run:
         self._attempt = Attempt(held.ticket, operation, self.output, time.time())
         self._status: AttemptStatus.ValueType = CANCELLED  # unless it ends another way
         self._reason: Reason | None = Reason.CANCELLED
+        self._told = False
         self._closed = False
         held.on_deadline = self._expire
 
@@ -106,8 +111,8 @@ class _Run:
         """The next event of the stream; the first and the last one say more."""
         output = self.output
         event = RunEvent(deltas=map(_delta, pieces), vectors=vectors)
-        if not self._attempt.first_token_seconds:
-            self._attempt.first_token_seconds = time.time()
+        if not self._told:
+            self._told = True
             event.input_tokens = output.input_tokens
         if output.drained:
             event.usage.input_tokens = output.input_tokens

@@ -31,7 +31,6 @@ class Attempt:
     operation: str
     output: Output
     started_seconds: float
-    first_token_seconds: float = 0.0
 
 
 class _Metrics:
@@ -96,8 +95,8 @@ class UsageRecorder:
         queue_seconds = max(0.0, attempt.started_seconds - _published_seconds(attempt.ticket, attempt.started_seconds))
         _set(event.queue_duration, queue_seconds)
         first_seconds: float | None = None
-        if attempt.first_token_seconds:
-            first_seconds = max(0.0, attempt.first_token_seconds - attempt.started_seconds)
+        if attempt.output.first_token_seconds:
+            first_seconds = max(0.0, attempt.output.first_token_seconds - attempt.started_seconds)
             _set(event.first_token_duration, first_seconds)
         if output.finish is not None:
             event.finish_reason = FINISH_REASONS[output.finish]
