@@ -13,7 +13,6 @@ from typing import Any
 
 from cli.output import CommandError, print_json
 from cli.progress import Progress, progress
-from common.manifest import AIModel
 from stack.errors import StackError
 from stack.processes import python
 from stack.settings import StackSettings, default_state
@@ -28,20 +27,20 @@ def up(settings: StackSettings, *, detach: bool, as_json: bool) -> None:
     """Starts a stack; in the foreground this returns when it was stopped."""
     from stack.supervisor import read_manifests
 
-    models = read_manifests(settings)
+    read_manifests(settings)  # before anything starts: what is wrong with one is said at once
     shown = progress(silent=as_json)
     try:
         if detach:
             run = _start_detached(settings, shown)
             shown.close()
-            _announce(settings, models, run, as_json=as_json, detached=True)
+            _announce(settings, run, as_json=as_json, detached=True)
         else:
-            _run_here(settings, models, shown, as_json=as_json)
+            _run_here(settings, shown, as_json=as_json)
     finally:
         shown.close()
 
 
-def _run_here(settings: StackSettings, models: list[AIModel], shown: Progress, *, as_json: bool) -> None:
+def _run_here(settings: StackSettings, shown: Progress, *, as_json: bool) -> None:
     from stack.running import run
     from stack.supervisor import Supervisor
 
@@ -52,7 +51,7 @@ def _run_here(settings: StackSettings, models: list[AIModel], shown: Progress, *
         if supervisor.status == "ready" and not told:
             told = True
             shown.close()
-            _announce(settings, models, supervisor.report(), as_json=as_json, detached=False)
+            _announce(settings, supervisor.report(), as_json=as_json, detached=False)
         elif supervisor.status == "starting":
             shown.show(supervisor.report())
         elif supervisor.status == "stopping" and told and not as_json:
@@ -122,9 +121,7 @@ def summary(state: State, run: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _announce(
-    settings: StackSettings, models: list[AIModel], run: Mapping[str, Any], *, as_json: bool, detached: bool
-) -> None:
+def _announce(settings: StackSettings, run: Mapping[str, Any], *, as_json: bool, detached: bool) -> None:
     state = State(settings.state)
     facts = summary(state, run)
     if as_json:
@@ -134,7 +131,7 @@ def _announce(
     stop = f"uplion down{flag}" if detached else f"Ctrl-C, or: uplion down{flag}"
     seconds = time.time() - run["started_at"]
     body = {
-        "model": models[0].name,
+        "model": next(iter(run["models"]), "MODEL"),
         "stream": True,
         "messages": [{"role": "user", "content": _CURL_QUESTION}],
     }

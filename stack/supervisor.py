@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +35,7 @@ class Supervisor:
         self.state = State(settings.state)
         self.status = "starting"
         self.message = ""
+        self.models: list[str] = []  # that this start waits for: those given first
         self.started_at = time.time()
         self._on_change = on_change
         self._assembly: Assembly | None = None
@@ -129,18 +131,22 @@ class Supervisor:
             if time.monotonic() > deadline:
                 raise StackError(f"the first request was answered with {status}: {body.decode(errors='replace')[:300]}")
             await asyncio.sleep(_ANSWER_EVERY_SECONDS)
-        while waiting := [model.name for model in models if not self._has_worker(model)]:
+        stored = [str(model["id"]) for model in json.loads(body)["data"]]
+        given = [model.name for model in models]
+        self.models = [*given, *(name for name in stored if name not in given)]
+        while waiting := [name for name in self.models if not self._has_worker(name, must=name in given)]:
             self.message = f"waiting for {', '.join(waiting)}"
             self._fleet_changed.clear()
             await self._fleet_changed.wait()
 
-    def _has_worker(self, model: AIModel) -> bool:
-        report = self._fleet_reports.get(names.token(model.name))
+    def _has_worker(self, model: str, *, must: bool) -> bool:
+        """Whether nothing more is to be waited for; a model of an earlier start may fail without ending this one."""
+        report = self._fleet_reports.get(names.token(model))
         if report is None:
             return False
-        if report.phase.value == "failing":
-            raise StackError(f"the model {model.name} cannot start: {report.message}")
-        return report.phase.value in ("ready", "stopped")
+        if report.phase.value == "failing" and must:
+            raise StackError(f"the model {model} cannot start: {report.message}")
+        return report.phase.value in ("ready", "stopped", "failing")
 
     async def _end(
         self, assembly: Assembly, fleet: asyncio.Task[None], end_fleet: asyncio.Event, grace_seconds: float
@@ -183,6 +189,7 @@ class Supervisor:
             "pid": os.getpid(),
             "started_at": self.started_at,
             "state_dir": str(self.state.folder),
+            "models": self.models,
         }
         if (assembly := self._assembly) is not None:
             wiring, urls = assembly.wiring, assembly.urls
@@ -211,10 +218,14 @@ class Supervisor:
 
 
 def read_manifests(settings: StackSettings) -> list[AIModel]:
-    """The models to start with; raises StackError naming file and line."""
+    """The models to add at this start: those given, or the demo model where there was no start before.
+
+    Raises StackError naming file and line.
+    """
     models: list[AIModel] = []
+    first = not State(settings.state).keys_file.exists()
     try:
-        for path in settings.manifests or (default_manifest(),):
+        for path in settings.manifests or ((default_manifest(),) if first else ()):
             models += manifest.load(path)
     except ManifestError as error:
         raise StackError(f"the manifest cannot be used: {error}") from error

@@ -20,6 +20,8 @@ from stack.state import State
 SECRETS = ("postgres", "valkey", "nats", "pepper")
 _ENVOY_SOCKET_BYTES_MAX = 100  # of a unix socket's path, with room to the kernel's 108
 _PEPPER_ID = "1"
+# A check shares its cores with engines and its loop with every other service here; on a cluster 0.25 s is plenty.
+_CHECK_SECONDS = 1.0
 _OTLP = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
@@ -80,6 +82,7 @@ class Wiring:
             authz_endpoints=tuple(self._address(f"authz-{index}") for index in self._indexes()),
             router_endpoints=tuple(self._address(f"router-{index}") for index in self._indexes()),
             control_endpoints=(self._address("control"),),
+            authz_timeout_seconds=_CHECK_SECONDS,
             otlp_endpoint=_host_and_port(os.environ.get(_OTLP, "")),
         )
 
@@ -95,6 +98,8 @@ class Wiring:
             redis_url=urls.redis,
             nats_url=urls.nats,
             peppers=(f"{_PEPPER_ID}:{self.secrets['pepper']}",),
+            limits_seconds=0.35 * _CHECK_SECONDS,
+            lookup_seconds=0.5 * _CHECK_SECONDS,
         )
         router = RouterSettings(
             listen=self._address(f"router-{index}"),

@@ -118,3 +118,9 @@ def test_the_first_expected_problem_of_a_group_is_the_sentence() -> None:
     assert sentence(ExceptionGroup("outer", [inner, StackError("another")])) == "the reason."
     assert sentence(OSError(28, "No space left on device", "/x")) == "/x: No space left on device"
     assert sentence(ExceptionGroup("bugs", [ValueError("a bug")])) == ""
+
+
+def test_the_demo_model_is_added_at_the_first_start_only(tmp_path: Path) -> None:
+    assert [model.name for model in read_manifests(StackSettings(tmp_path))] == ["uplion-demo"]
+    State(tmp_path).keys_file.write_text("{}")
+    assert read_manifests(StackSettings(tmp_path)) == []
