@@ -19,7 +19,7 @@ BILLING_LAG = Histogram(
 BILLING_PENDING = Gauge("uplion_billing_pending_events", "Events in the stream that no billing process has taken yet")
 BILLING_RETRIES = Counter("uplion_billing_retries", "Failures of ledger, settlement, dead or ack", ["step"])
 
-# --- inference: our own names, and meanings that dashboards and autoscalers know as vLLM's (conventions.md 4.4) --------
+# --- inference: our own names, and meanings that dashboards and autoscalers know as vLLM's (conventions.md 4.4) ------
 USAGE_PUBLISH_RETRIES = Counter("uplion_inference_usage_publish_retries", "Usage events that had to be sent again")
 OFFERS_REFUSED = Counter("uplion_inference_offers_refused", "Offers that a router did not take")
 SLOTS = Gauge("uplion_inference_slots", "Requests this worker can hold: free or taken", ["state"])
