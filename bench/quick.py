@@ -15,6 +15,7 @@ import uvloop
 
 from bench import processes
 from bench.load import Outcome, drive, request_bytes
+from bench.yardstick import echo_cpu_us
 
 MANIFEST = Path(__file__).with_name("synthetic.yaml")
 MODEL = "bench"  # answers at once: what the platform itself takes
@@ -24,6 +25,7 @@ _RUN_SECONDS = 8.0
 
 def main() -> None:
     """Starts a platform, loads it, prints, ends it."""
+    echo = echo_cpu_us()
     with tempfile.TemporaryDirectory(prefix="uplion-bench-") as state:
         began = time.monotonic()
         platform = subprocess.Popen(
@@ -40,13 +42,13 @@ def main() -> None:
             if not line:
                 sys.exit("the platform did not start")
             start_seconds = time.monotonic() - began
-            uvloop.run(_measure(json.loads(line), start_seconds))
+            uvloop.run(_measure(json.loads(line), start_seconds, echo))
         finally:
             platform.send_signal(signal.SIGTERM)
             platform.wait(30)
 
 
-async def _measure(facts: dict[str, Any], start_seconds: float) -> None:
+async def _measure(facts: dict[str, Any], start_seconds: float, echo_us: float) -> None:
     base_url, key = facts["base_url"], facts["api_key"]
     parts: dict[int, str] = {}
     for name, pid in facts["pids"].items():
@@ -72,6 +74,7 @@ async def _measure(facts: dict[str, Any], start_seconds: float) -> None:
 
     print(f"Machine: {processes.machine()}; Python {sys.version.split()[0]}; load average {os.getloadavg()[0]:.1f}.\n")
     print("| what | figure |\n| --- | --- |")
+    print(f"| yardstick: server CPU of a bare grpc.aio echo (105 to 115 us in ARCHITECTURE.md) | {echo_us:.0f} us |")
     print(f"| `uplion up` to ready, first start | {start_seconds:.1f} s |")
     for name, outcome in (("1", alone), ("16", busy)):
         print(

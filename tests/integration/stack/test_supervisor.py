@@ -119,8 +119,11 @@ async def test_a_missing_binary_starts_nothing(tmp_path: Path, monkeypatch: pyte
     assert supervisor.parts == []
 
 
-def test_servers_given_by_url_are_used(start_stack: Any, nats_url: str, redis_url: str, postgres_database: str) -> None:
-    stack = start_stack(nats_url=nats_url, redis_url=redis_url, postgres_url=postgres_database).until_ready()
+def test_servers_given_by_url_are_used(
+    start_stack: Any, start_server: Any, redis_url: str, postgres_database: str
+) -> None:
+    nats = start_server("nats")  # of its own: the session's holds other tests' models
+    stack = start_stack(nats_url=nats.url, redis_url=redis_url, postgres_url=postgres_database).until_ready()
     assert _models(stack) == 200
     assert {part["name"] for part in stack.run()["parts"]} == {"services", "envoy", "worker/small/0"}
     assert stack.end() == 0
