@@ -77,6 +77,7 @@ async def _serve(services: Mapping[str, Service], process: ProcessSettings) -> i
     # What was imported lives for ever: keep it out of every later collection (a full one cost 30 ms of latency).
     gc.collect()
     gc.freeze()
+    gc.enable()
     gc.set_threshold(20_000, 20, 50)
     failed = False
 

@@ -1,18 +1,20 @@
-"""Imports transformers without torch's compiler and without its distributed tensors, which a CPU worker never uses.
+"""Imports transformers without what a CPU worker never uses: torch's compiler, distributed tensors, the list of models.
 
 transformers 5.23 marks functions for torch._dynamo and names DTensor in type tests; importing the two was 5 s of 12 s
-until a model is loaded (on two busy cores) and 38 MB of memory. Their places are held while transformers is imported,
-and given back afterwards.
+until a model is loaded (on two busy cores) and 38 MB of memory. Listing all models there are reads 450 files, another
+half second. Their places are held while transformers is imported, and given back afterwards.
 """
 
 import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 _COMPILER = "torch._dynamo"
+_MODELS = "transformers.models"
 _VMAP = "torch._dynamo._trace_wrapped_higher_order_op"
 
 
@@ -51,7 +53,11 @@ def lean_imports() -> Iterator[None]:
     vmap.TransformGetItemToIndex = _real_vmap_context  # type: ignore[attr-defined]
     disable = torch.compiler.disable
     distributed = import_utils.is_torch_distributed_available
-    sys.modules[_COMPILER], sys.modules[_VMAP] = compiler, vmap
+    held = {_COMPILER: compiler, _VMAP: vmap}
+    if _MODELS not in sys.modules:
+        held[_MODELS] = models = ModuleType(_MODELS)
+        models.__path__ = [str(Path(import_utils.__file__).parents[1] / "models")]
+    sys.modules.update(held)
     torch.compiler.disable = _plain  # type: ignore[assignment]  # a stand-in
     import_utils.is_torch_distributed_available = utils.is_torch_distributed_available = lambda: False
     try:
@@ -59,6 +65,6 @@ def lean_imports() -> Iterator[None]:
     finally:
         import_utils.is_torch_distributed_available = utils.is_torch_distributed_available = distributed
         torch.compiler.disable = disable
-        for name, held in ((_COMPILER, compiler), (_VMAP, vmap)):
-            if sys.modules.get(name) is held:
+        for name, module in held.items():
+            if sys.modules.get(name) is module:
                 del sys.modules[name]

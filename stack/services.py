@@ -4,6 +4,7 @@ They are imported first and then wait for their servers, so that a start overlap
 """
 
 import asyncio
+import gc
 import os
 import sys
 import time
@@ -71,6 +72,7 @@ def main() -> int:
     if not names or not set(names) <= _WIRING.keys():
         print(f"usage: python -m stack.services NAME...; names are {', '.join(_WIRING)}", file=sys.stderr)
         return _EXIT_SETTINGS
+    gc.disable()  # while importing: what is made then stays; lifecycle.run turns it on again
     try:
         services = {name: _WIRING[name](os.environ) for name in names}
         process = load(ProcessSettings, os.environ)
