@@ -76,6 +76,10 @@ class Reason(Enum):
         return self.value.http_status
 
 
+# A worker's answers that another worker may not give: the router tries again, so this attempt's event is not the last.
+ELSEWHERE = frozenset({Reason.UNAVAILABLE, Reason.OVERLOADED, Reason.WORKER_LOST})
+
+
 class UplionError(Exception):
     """Raised at the point of knowledge, translated once at the edge of the process.
 

@@ -11,7 +11,7 @@ from uplion.dispatch.v1.ticket_pb2 import Ticket
 from uplion.inference.v1.sampling_pb2 import FinishReason
 
 from common import metrics, telemetry
-from common.errors import Reason
+from common.errors import ELSEWHERE, Reason
 from inference.engine import Finish, Output
 
 logger = logging.getLogger(__name__)
@@ -103,6 +103,7 @@ class UsageRecorder:
             event.finish_reason = FINISH_REASONS[output.finish]
         if reason is not None:
             event.error_reason = reason.name
+            event.last = reason not in ELSEWHERE
         logger.log(
             # A completed one is in the ledger and in the router's log; its line here would cost a tenth of its work.
             logging.DEBUG if reason is None else logging.INFO,

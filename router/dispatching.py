@@ -14,7 +14,7 @@ from uplion.dispatch.v1.run_pb2 import RunEvent, TokenArray
 from uplion.inference.v1.sampling_pb2 import TokenUsage
 
 from common import metrics, telemetry
-from common.errors import STATUS_DETAILS_METADATA, Reason, UplionError, from_rpc_error
+from common.errors import ELSEWHERE, STATUS_DETAILS_METADATA, Reason, UplionError, from_rpc_error
 from router.jobs import Job
 from router.models import Models
 from router.records import Record
@@ -29,8 +29,6 @@ logger = logging.getLogger(__name__)
 _GONE = frozenset(
     {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
 )
-# A worker's own answer that another worker may not give.
-_ELSEWHERE = frozenset({Reason.UNAVAILABLE, Reason.OVERLOADED, Reason.WORKER_LOST})
 
 
 class _LostError(Exception):
@@ -150,7 +148,7 @@ class _Run:
         if any(name == STATUS_DETAILS_METADATA for name, _ in problem.trailing_metadata() or ()):
             error = from_rpc_error(problem)
             self._record.owed = False
-            return _LostError(error.message, owed=False, error=error) if error.reason in _ELSEWHERE else error
+            return _LostError(error.message, owed=False, error=error) if error.reason in ELSEWHERE else error
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return UplionError(Reason.DEADLINE_EXCEEDED, "The request's time ran out before its answer was complete.")
         if code in _GONE:
@@ -235,6 +233,10 @@ class Dispatcher:
             return
         route = self._models.table.routes.get(job.model)
         if record.attempt >= self._settings.attempts or not progress.can_go_on(route is not None and route.can_resume):
+            if (
+                not lost.owed
+            ):  # the worker said that another attempt may follow; the one that does not closes the request
+                record.next_attempt()
             raise lost.error
         if record.owed:
             self._usage.report(record.usage_event(lost.error, last=False))

@@ -206,6 +206,23 @@ async def test_a_workers_own_error_keeps_its_reason(
         assert world.usage == []  # such an attempt is the worker's to account for
 
 
+async def test_workers_that_are_all_overloaded_end_in_one_last_event_from_the_router(start_world: Any) -> None:
+    busy = UplionError(Reason.OVERLOADED, "The upstream is busy.", retry_after_seconds=1)
+
+    async def refuse(request: run_pb2.RunRequest, context: Any) -> AsyncIterator[run_pb2.RunEvent]:
+        details = grpc_status(busy).SerializeToString()
+        await context.abort(busy.reason.grpc_code, busy.message, (("grpc-status-details-bin", details),))
+        yield run_pb2.RunEvent()
+
+    async with start_world(worker=False) as world:
+        worker = await world.start_worker(script=refuse)
+        status, _, data, _ = await world.client.post("CreateChatCompletion", chat(world.model))
+        assert (status, json.loads(data)["error"]["code"]) == (503, "overloaded")
+        assert [run.ticket.attempt for run in worker.runs] == [1, 2, 3]
+        event = await world.one_usage()  # the three are the workers' to account for, and none of them is the last
+        assert (event.attempt, event.last, event.error_reason) == (4, True, "OVERLOADED")
+
+
 async def test_our_own_bug_shows_nothing_but_the_request_id(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError(CANARY)
