@@ -19,6 +19,10 @@ class Identity:
     max_output_tokens: int | None  # None: no limit but the model's
     deadline_seconds: float | None  # None: the router's default
     request_id: str
+    project: str = ""  # empty: the key belongs to none
+    capped_by: str = ""  # the budget's rule that max_output_tokens comes from; empty: not from a budget
+    holds_slot: bool = False  # counted as one of so many at once: the router announces its end
+    scopes: tuple[str, ...] = ()  # at the admin listener: what the caller may do there
 
     def to_headers(self) -> list[tuple[str, str]]:
         """The headers authz sets; every one is always written, so that a client's copy never survives."""
@@ -27,13 +31,19 @@ class Identity:
             limits.append(f"max_output_tokens={self.max_output_tokens}")
         if self.deadline_seconds is not None:
             limits.append(f"deadline_seconds={self.deadline_seconds:g}")
+        if self.capped_by:
+            limits.append(f"capped_by={self.capped_by}")
+        if self.holds_slot:
+            limits.append("holds_slot=1")
         return [
             (names.HEADER_ACCOUNT, self.account),
+            (names.HEADER_PROJECT, self.project),
             (names.HEADER_KEY, self.key),
             (names.HEADER_RESERVATION, self.reservation),
             (names.HEADER_MODEL, self.model),
             (names.HEADER_TIER, self.tier),
             (names.HEADER_LIMITS, ";".join(limits)),
+            (names.HEADER_SCOPES, " ".join(self.scopes)),
         ]
 
     @classmethod
@@ -54,4 +64,8 @@ class Identity:
             max_output_tokens=int(output) if output else None,
             deadline_seconds=float(deadline) if deadline else None,
             request_id=found.get(names.HEADER_REQUEST_ID, ""),
+            project=found.get(names.HEADER_PROJECT, ""),
+            capped_by=limits.get("capped_by", ""),
+            holds_slot="holds_slot" in limits,
+            scopes=tuple(found.get(names.HEADER_SCOPES, "").split()),
         )

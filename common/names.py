@@ -11,7 +11,10 @@ KV_WORKERS = "workers"  # worker id -> dispatch.v1.WorkerState
 KV_FLEET = "fleet"  # model name -> what fleet says of it, as JSON {"phase", "message"}
 CONSUMER_BILLING = "billing"
 LANE_DEFAULT = "default"
-SUBJECT_INVALIDATE = "authz.invalidate"  # core NATS; payload b"key:<id>" or b"account:<id>"
+STREAM_DECISIONS = "DECISIONS"  # what authz refused, or would have: for `uplion explain`; loss is bearable
+SUBJECT_INVALIDATE = "authz.invalidate"  # core NATS; payload b"key:<id>", b"account:<id>" or b"prices:"
+SUBJECT_RELEASE = "authz.release"  # core NATS; b"<account> <reservation>": the request ended, its slot is free
+SUBJECT_USED = "authz.used"  # core NATS; key ids separated by spaces: they were used in the last minute
 
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-")
 
@@ -39,6 +42,10 @@ def usage_subject(model: str) -> str:
     return f"usage.{token(model or 'none')}"
 
 
+def decision_subject(request_id: str) -> str:
+    return f"decisions.{token(request_id)}"
+
+
 def dead_subject(stream: str) -> str:
     return f"dead.{stream}"
 
@@ -51,11 +58,13 @@ def attempt_id(request_id: str, attempt: int) -> str:
 # --- Headers (HTTP and gRPC metadata) -------------------------------------------------------------------------------
 HEADER_PREFIX = "x-uplion-"
 HEADER_ACCOUNT = "x-uplion-account"
+HEADER_PROJECT = "x-uplion-project"
 HEADER_KEY = "x-uplion-key"
 HEADER_RESERVATION = "x-uplion-reservation"
 HEADER_MODEL = "x-uplion-model"
 HEADER_TIER = "x-uplion-tier"
 HEADER_LIMITS = "x-uplion-limits"
+HEADER_SCOPES = "x-uplion-scopes"
 HEADER_STATUS = "x-uplion-status"  # the router's answer to the edge: HTTP status when it is not 200
 HEADER_LISTENER = "x-uplion-listener"  # the edge's word to authz: LISTENER_PUBLIC or LISTENER_ADMIN
 HEADER_REQUEST_ID = "x-request-id"
@@ -66,7 +75,9 @@ LISTENER_PUBLIC = "public"
 LISTENER_ADMIN = "admin"
 
 SCOPE_INFERENCE = "inference"
-SCOPE_ADMIN = "admin"
+SCOPE_ADMIN = "admin"  # the platform's operator: every account, reading and writing
+SCOPE_ADMIN_READ = "admin:read"  # its own account only
+SCOPE_ADMIN_WRITE = "admin:write"  # its own account only
 TIER_DEFAULT = "default"
 
 

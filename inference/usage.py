@@ -135,6 +135,7 @@ class UsageRecorder:
             request_id=ticket.request_id,
             attempt=ticket.attempt,
             account=ticket.caller.account,
+            project=ticket.caller.project,
             key=ticket.caller.key,
             reservation=ticket.caller.reservation,
             tier=ticket.caller.tier,

@@ -123,6 +123,7 @@ class Record:
             request_id=identity.request_id,
             attempt=self.attempt,
             account=identity.account,
+            project=identity.project,
             key=identity.key,
             model=identity.model,
             lane=self.lane,

@@ -246,7 +246,13 @@ def _ticket(job: Job, attempt: int, seconds: float, reply_subject: str) -> Ticke
     ticket = Ticket(
         request_id=identity.request_id,
         attempt=attempt,
-        caller=Caller(account=identity.account, key=identity.key, reservation=identity.reservation, tier=identity.tier),
+        caller=Caller(
+            account=identity.account,
+            project=identity.project,
+            key=identity.key,
+            reservation=identity.reservation,
+            tier=identity.tier,
+        ),
         model=job.model,
         lane=job.lane,
         estimated_tokens=job.estimated_tokens,

@@ -90,6 +90,8 @@ class UsageEvent(_message.Message):
     ERROR_REASON_FIELD_NUMBER: _builtins.int
     OPERATION_FIELD_NUMBER: _builtins.int
     TICKET_TIME_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    COMPUTE_DURATION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The platform's id for the request."""
     attempt: _builtins.int
@@ -122,6 +124,8 @@ class UsageEvent(_message.Message):
     """The stable reason from the error table; unset when the attempt completed."""
     operation: _builtins.str
     """The operation: "chat", "completion", "embedding"."""
+    project: _builtins.str
+    """The key's project; unset means it has none."""
     @_builtins.property
     def usage(self) -> _sampling_pb2.TokenUsage:
         """What was counted; unset means nothing was generated."""
@@ -146,6 +150,12 @@ class UsageEvent(_message.Message):
     def ticket_time(self) -> _timestamp_pb2.Timestamp:
         """Ticket.publish_time, so the same in every event of the attempt, whoever wrote it: the ledger files the event under
         this month, where a duplicate meets its twin. Unset means no ticket was published; then end_time decides.
+        """
+
+    @_builtins.property
+    def compute_duration(self) -> _duration_pb2.Duration:
+        """What the attempt took of its engine: every step's time, shared among the requests in it. On a GPU worker these are
+        the GPU seconds that prices speak of. Unset means not known.
         """
 
     def __init__(
@@ -173,10 +183,12 @@ class UsageEvent(_message.Message):
         error_reason: _builtins.str = ...,
         operation: _builtins.str = ...,
         ticket_time: _timestamp_pb2.Timestamp | None = ...,
+        project: _builtins.str = ...,
+        compute_duration: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "end_time", b"end_time", "first_token_duration", b"first_token_duration", "queue_duration", b"queue_duration", "ticket_time", b"ticket_time", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compute_duration", b"compute_duration", "duration", b"duration", "end_time", b"end_time", "first_token_duration", b"first_token_duration", "queue_duration", b"queue_duration", "ticket_time", b"ticket_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "attempt", b"attempt", "duration", b"duration", "end_time", b"end_time", "error_reason", b"error_reason", "finish_reason", b"finish_reason", "first_token_duration", b"first_token_duration", "key", b"key", "lane", b"lane", "last", b"last", "model", b"model", "model_revision", b"model_revision", "model_served", b"model_served", "operation", b"operation", "provider", b"provider", "queue_duration", b"queue_duration", "request_id", b"request_id", "reservation", b"reservation", "status", b"status", "ticket_time", b"ticket_time", "tier", b"tier", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "attempt", b"attempt", "compute_duration", b"compute_duration", "duration", b"duration", "end_time", b"end_time", "error_reason", b"error_reason", "finish_reason", b"finish_reason", "first_token_duration", b"first_token_duration", "key", b"key", "lane", b"lane", "last", b"last", "model", b"model", "model_revision", b"model_revision", "model_served", b"model_served", "operation", b"operation", "project", b"project", "provider", b"provider", "queue_duration", b"queue_duration", "request_id", b"request_id", "reservation", b"reservation", "status", b"status", "ticket_time", b"ticket_time", "tier", b"tier", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,6 +27,7 @@ class Caller(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     RESERVATION_FIELD_NUMBER: _builtins.int
     TIER_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
     account: _builtins.str
     """The account's id."""
     key: _builtins.str
@@ -35,6 +36,8 @@ class Caller(_message.Message):
     """What authz reserved; unset means nothing was."""
     tier: _builtins.str
     """The service tier; unset means the default one."""
+    project: _builtins.str
+    """The key's project; unset means it has none."""
     def __init__(
         self,
         *,
@@ -42,10 +45,11 @@ class Caller(_message.Message):
         key: _builtins.str = ...,
         reservation: _builtins.str = ...,
         tier: _builtins.str = ...,
+        project: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "key", b"key", "reservation", b"reservation", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "key", b"key", "project", b"project", "reservation", b"reservation", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
