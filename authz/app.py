@@ -40,6 +40,7 @@ async def main(settings: AuthzSettings, stop: asyncio.Event) -> None:
         watcher = tasks.create_task(follow(bus, keys, following), name="revocations")
         await wait_for_schema(pool, SCHEMA_VERSION, seconds=settings.schema_seconds)
         await following.wait()
+        await limits.warm()
         async with grpc_server(
             "authz",
             settings.listen,

@@ -23,6 +23,7 @@ from common.metrics import AUTHZ_LOCAL_GRANTS
 logger = logging.getLogger(__name__)
 _SCRIPT = Path(__file__).with_name("check.lua").read_text(encoding="utf-8")
 _SCRIPT_SHA = sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
+_WARM_TRIES = 5
 _PAUSE_SECONDS = 0.5  # after a failure, before Valkey is asked again: a check must not wait for a dead one
 
 
@@ -81,6 +82,16 @@ class Limits:
     @property
     def degraded(self) -> bool:
         return self._down_since is not None
+
+    async def warm(self) -> None:
+        """Connects and loads the script, so that no check waits for that; a Valkey that is away is no error yet."""
+        for _ in range(_WARM_TRIES):
+            try:
+                await self._valkey.call("SCRIPT", "LOAD", _SCRIPT)
+                return
+            except ValkeyError as problem:
+                missing = problem
+        logger.warning("Valkey does not answer yet", extra={"problem": repr(missing)})
 
     async def admit(self, record: KeyRecord, question: Question) -> Grant:
         """Reserves and grants; raises RATE_LIMIT_EXCEEDED, INSUFFICIENT_QUOTA or UNAVAILABLE."""

@@ -74,7 +74,7 @@ class Authz:
         model: str = "m",
         facts: dict[str, float] | None = None,
         headers: dict[str, str] | None = None,
-        seconds: float = 5.0,
+        seconds: float = 60.0,
     ) -> Answer:
         request = auth.CheckRequest()
         http = request.attributes.request.http
@@ -148,7 +148,7 @@ async def running(settings: AuthzSettings, connection: asyncpg.Connection) -> As
     service = asyncio.create_task(main(settings, stop))
     try:
         waiting = asyncio.create_task(addresses.get())
-        await asyncio.wait({waiting, service}, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({waiting, service}, timeout=60, return_when=asyncio.FIRST_COMPLETED)
         if service.done():
             service.result()
         address = waiting.result()
@@ -159,7 +159,7 @@ async def running(settings: AuthzSettings, connection: asyncpg.Connection) -> As
             yield Authz(address, channel, connection)
     finally:
         stop.set()
-        await asyncio.wait_for(service, 20)
+        await asyncio.wait_for(service, 60)
 
 
 @pytest.fixture
@@ -169,8 +169,9 @@ def settings(database: tuple[str, asyncpg.Connection], redis_url: str, nats_url:
         redis_url=redis_url,
         nats_url=nats_url,
         peppers=(f"p1:{PEPPER.decode()}",),
-        limits_seconds=1.0,
-        lookup_seconds=1.0,
+        limits_seconds=30.0,  # no busy machine reaches it
+        lookup_seconds=30.0,
+        unknown_ttl_seconds=60.0,
     )
 
 

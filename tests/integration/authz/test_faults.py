@@ -28,7 +28,7 @@ def own_postgres(start_server: Callable[[str], Any]) -> Any:
     return start_server("postgres")
 
 
-async def _until(authz: Any, key: str, status: int, seconds: float = 5.0) -> None:
+async def _until(authz: Any, key: str, status: int, seconds: float = 60.0) -> None:
     async with asyncio.timeout(seconds):
         while (await authz.check(key)).status != status:
             await asyncio.sleep(0.05)
@@ -38,16 +38,20 @@ async def test_valkey_killed_known_keys_have_a_share_strangers_503_and_it_recove
     start: Any, settings: AuthzSettings, own_valkey: Any
 ) -> None:
     valkey = own_valkey
-    async with start(settings, redis_url=valkey.url, limits_seconds=0.3, outage_seconds=3.0) as authz:
+    async with start(settings, redis_url=valkey.url, outage_seconds=5.0) as authz:
+        await authz.add_account()
+        unlimited = await authz.add_key()
+        authz.account += "-limited"
         await authz.add_account(requests_per_minute=20)
         known, stranger = await authz.add_key(), await authz.add_key()
+        assert (await authz.check(unlimited.text)).status == 200
         assert (await authz.check(known.text)).status == 200
         await valkey.kill()
-        statuses = [(await authz.check(known.text, seconds=1.0)).status for _ in range(8)]
+        statuses = [(await authz.check(known.text)).status for _ in range(8)]
         assert statuses == [200] * 4 + [503] * 4  # a quarter of the 19 that were left
         assert (await authz.check(stranger.text)).status == 503
-        await asyncio.sleep(3.1)
-        assert (await authz.check(known.text)).status == 503
+        assert (await authz.check(unlimited.text)).status == 200
+        await _until(authz, unlimited.text, 503)  # the outage lasts too long
         await valkey.start()
         await _until(authz, known.text, 200)
         await _until(authz, stranger.text, 200)
@@ -72,13 +76,13 @@ async def test_a_flushed_valkey_is_refilled_from_the_ledger_without_an_error(
         assert answer.told["x-ratelimit-remaining-tokens"] == str(1000 - 600 - 110)
 
 
-async def test_postgres_killed_known_keys_work_and_strangers_get_503_in_time(
+async def test_postgres_killed_known_keys_work_and_strangers_get_503(
     start: Any, settings: AuthzSettings, own_postgres: Any
 ) -> None:
     postgres = own_postgres
     connection = await asyncpg.connect(postgres.url)
     await migrate(connection)
-    async with start(settings, postgres_url=postgres.url, key_ttl_seconds=0.2, lookup_seconds=0.1) as authz:
+    async with start(settings, postgres_url=postgres.url, key_ttl_seconds=0.2) as authz:
         authz.database = connection
         await authz.add_account()
         known, stranger = await authz.add_key(), await authz.add_key()
@@ -88,9 +92,9 @@ async def test_postgres_killed_known_keys_work_and_strangers_get_503_in_time(
         await asyncio.sleep(0.3)
         for _ in range(5):
             assert (await authz.check(known.text)).status == 200
-        assert (await authz.check(stranger.text, seconds=1.0)).status == 503
+        assert (await authz.check(stranger.text)).status == 503
         await postgres.start()
-        await _until(authz, stranger.text, 200, seconds=10)
+        await _until(authz, stranger.text, 200)
 
 
 async def test_a_wrong_valkey_password_is_an_outage_and_no_free_pass(
@@ -140,7 +144,7 @@ async def test_the_process_serves_under_uvloop_and_drains_on_sigterm(
             answers = await asyncio.gather(*(authz.check(key.text) for _ in range(50)))
         assert {answer.status for answer in answers} == {200}
         process.terminate()
-        assert await asyncio.to_thread(process.wait, 15) == 0
+        assert await asyncio.to_thread(process.wait, 60) == 0
     finally:
         process.kill()
         process.wait()

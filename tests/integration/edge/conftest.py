@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from google.protobuf.json_format import MessageToDict
 
 from edge.settings import EdgeSettings
 
-_START_SECONDS = 20.0
+_START_SECONDS = 60.0
+_PATIENCE_SECONDS = 60.0  # a wait that only a failure makes this long
 
 
 @dataclass
@@ -147,7 +148,7 @@ class Edge:
         *,
         port: int | None = None,
     ) -> Reply:
-        connection = http.client.HTTPConnection("127.0.0.1", port or self.public, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", port or self.public, timeout=_PATIENCE_SECONDS)
         try:
             connection.request(method, path, body, headers or {})
             answer = connection.getresponse()
@@ -155,16 +156,16 @@ class Edge:
         finally:
             connection.close()
 
-    def chat(self, body: object = None, headers: dict[str, str] | None = None) -> Reply:
+    def chat(self, body: object = None, headers: dict[str, str] | None = None, *, port: int | None = None) -> Reply:
         content = {"model": "m", "messages": []} if body is None else body
         payload = content if isinstance(content, bytes) else json.dumps(content).encode()
         return self.request(
-            "POST", "/v1/chat/completions", payload, {"content-type": "application/json", **(headers or {})}
+            "POST", "/v1/chat/completions", payload, {"content-type": "application/json", **(headers or {})}, port=port
         )
 
-    def raw(self, data: bytes, *, seconds: float = 5.0) -> bytes:
-        """Bytes in, bytes out, until Envoy closes or falls silent."""
-        with socket.create_connection(("127.0.0.1", self.public), timeout=seconds) as connection:
+    def raw(self, data: bytes, *, seconds: float = _PATIENCE_SECONDS, port: int | None = None) -> bytes:
+        """Bytes in, bytes out, until Envoy closes, or is silent for so many seconds."""
+        with socket.create_connection(("127.0.0.1", port or self.public), timeout=seconds) as connection:
             connection.sendall(data)
             received = b""
             try:
@@ -236,7 +237,7 @@ class EdgeProcess:
                 self.ports = self._listeners()
 
     def page(self, path: str) -> str:
-        connection = http.client.HTTPConnection("127.0.0.1", self.envoy_admin, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.envoy_admin, timeout=_START_SECONDS)
         try:
             connection.request("GET", path)
             return connection.getresponse().read().decode()
@@ -262,7 +263,10 @@ class EdgeProcess:
 
 
 def edge_settings(authz_port: int, service_port: int, folder: Path) -> EdgeSettings:
-    """Short times and a small body, so that reaching them is quick; one template serves every Envoy of the session."""
+    """A small body, so that its limit is quickly reached, and waits that no busy machine reaches.
+
+    One template serves every Envoy of the session that keeps to these.
+    """
     service = (f"127.0.0.1:{service_port}",)
     return EdgeSettings(
         public_address="127.0.0.1:0",
@@ -272,9 +276,10 @@ def edge_settings(authz_port: int, service_port: int, folder: Path) -> EdgeSetti
         router_endpoints=service,
         control_endpoints=service,
         max_body_bytes=1 << 20,
-        request_headers_timeout_seconds=0.5,
-        request_timeout_seconds=1.0,
-        stream_idle_timeout_seconds=2.0,
+        authz_timeout_seconds=_PATIENCE_SECONDS,
+        connect_timeout_seconds=_PATIENCE_SECONDS,
+        request_headers_timeout_seconds=_PATIENCE_SECONDS,
+        request_timeout_seconds=_PATIENCE_SECONDS,
         access_log_path=str(folder / "access.log"),
     )
 
@@ -319,11 +324,12 @@ def edge(edge_process: Edge) -> Edge:
 
 
 @pytest.fixture(scope="session")
-def another_edge(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int], EdgeProcess]:
-    """Starts one more Envoy, told where authz and the services are; who calls it stops it."""
+def another_edge(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., EdgeProcess]:
+    """Starts one more Envoy, told where authz and the services are, and other settings; who calls it stops it."""
 
-    def start(authz_port: int, service_port: int) -> EdgeProcess:
+    def start(authz_port: int, service_port: int, **changes: Any) -> EdgeProcess:
         folder = tmp_path_factory.mktemp("edge")
-        return EdgeProcess(edge_settings(authz_port, service_port, folder), folder, tmp_path_factory.getbasetemp())
+        settings = replace(edge_settings(authz_port, service_port, folder), **changes)
+        return EdgeProcess(settings, folder, tmp_path_factory.getbasetemp())
 
     return start

@@ -12,7 +12,7 @@ NATIVE = "/uplion.inference.v1.InferenceService/"
 
 def refusal(channel: grpc.Channel, method: str, **options: Any) -> grpc.RpcError:
     with pytest.raises(grpc.RpcError) as found:
-        channel.unary_unary(method)(b"", timeout=5, **options)
+        channel.unary_unary(method)(b"", timeout=60, **options)
     return found.value
 
 
@@ -20,7 +20,7 @@ def test_native_calls_pass_untouched_with_identity(edge: Any) -> None:
     edge.backend.frames = lambda: iter([b"raw answer"])
     with edge.channel() as channel:
         metadata = (("x-uplion-model", "org/m"), ("authorization", "Bearer k"), ("x-uplion-account", "evil"))
-        answer, call = channel.unary_unary(f"{NATIVE}Chat").with_call(b"raw request", metadata=metadata, timeout=5)
+        answer, call = channel.unary_unary(f"{NATIVE}Chat").with_call(b"raw request", metadata=metadata, timeout=60)
     assert answer == b"raw answer"
     seen = edge.backend.calls[-1]
     assert (seen.method, seen.payload) == (f"{NATIVE}Chat", b"raw request")
@@ -41,7 +41,7 @@ def test_native_streams_and_their_errors_pass(edge: Any) -> None:
     edge.backend.frames = lambda: iter([b"1", b"2"])
     edge.backend.abort = (grpc.StatusCode.RESOURCE_EXHAUSTED, "busy")
     with edge.channel() as channel:
-        call = channel.unary_stream(f"{NATIVE}ChatStream")(b"", timeout=5)
+        call = channel.unary_stream(f"{NATIVE}ChatStream")(b"", timeout=60)
         found = [next(call), next(call)]
         with pytest.raises(grpc.RpcError) as error:
             next(call)
@@ -94,7 +94,7 @@ def test_a_native_deadline_is_honoured(edge: Any, deadline: float) -> None:
 
 def test_a_native_request_over_the_limit_is_refused(edge: Any) -> None:
     with edge.channel() as channel, pytest.raises(grpc.RpcError) as error:
-        channel.unary_unary(f"{NATIVE}Chat")(b"x" * (2 << 20), timeout=5)
+        channel.unary_unary(f"{NATIVE}Chat")(b"x" * (2 << 20), timeout=60)
     assert error.value.code() in {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL}
     assert edge.backend.calls == []
 
@@ -142,7 +142,7 @@ def test_admin_errors_are_error_objects(edge: Any) -> None:
 def test_the_admin_listener_takes_native_control_calls(edge: Any) -> None:
     edge.backend.frames = lambda: iter([b"x"])
     with edge.channel(edge.admin) as channel:
-        assert channel.unary_unary("/uplion.control.v1.KeyService/ListKeys")(b"", timeout=5) == b"x"
+        assert channel.unary_unary("/uplion.control.v1.KeyService/ListKeys")(b"", timeout=60) == b"x"
     assert edge.authz.listeners == ["admin"]
 
 

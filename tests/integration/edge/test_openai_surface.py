@@ -65,11 +65,11 @@ def test_sse_frames_and_done_arrive_as_they_are_sent(edge: Any) -> None:
 
     def stream() -> Iterator[bytes]:
         for frame, gate in zip(frames, gates, strict=True):
-            gate.wait(5)
+            gate.wait(60)
             yield HttpBody(content_type="text/event-stream", data=frame).SerializeToString()
 
     edge.backend.frames = stream
-    connection = http.client.HTTPConnection("127.0.0.1", edge.public, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", edge.public, timeout=60)
     gates[0].set()
     connection.request("POST", "/v1/chat/completions", b'{"model":"m","stream":true}')
     answer = connection.getresponse()
@@ -138,7 +138,7 @@ def _http2_chat(port: int) -> tuple[dict[str, str], dict[str, str], bytes]:
     headers: dict[str, str] = {}
     trailers: dict[str, str] = {}
     body = b""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as wire:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as wire:
         while True:
             wire.sendall(connection.data_to_send())
             for event in connection.receive_data(wire.recv(65536)):
@@ -283,16 +283,16 @@ def test_a_client_that_leaves_cancels_the_call(edge: Any) -> None:
             ended.set()
 
     edge.backend.frames = endless
-    with socket.create_connection(("127.0.0.1", edge.public), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", edge.public), timeout=60) as connection:
         connection.sendall(b'POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 13\r\n\r\n{"model":"m"}')
         assert connection.recv(100)
-    assert ended.wait(3)
+    assert ended.wait(60)
 
 
 def test_the_access_log_tells_facts_and_no_content(edge: Any) -> None:
     reply = edge.chat({"model": "m", "messages": ["canary-prompt"]}, {"authorization": "Bearer canary-key"})
     wanted = reply.headers["x-request-id"]
-    deadline = time.monotonic() + 15  # Envoy flushes its log every 10 s, or sooner when it is long
+    deadline = time.monotonic() + 60  # Envoy flushes its log every 10 s, or sooner when it is long
     line: dict[str, Any] = {}
     while not line and time.monotonic() < deadline:
         found = [each for each in edge.access_log.read_text().splitlines() if wanted in each]

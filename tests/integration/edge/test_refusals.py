@@ -3,12 +3,14 @@
 import contextlib
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import grpc
 import pytest
+from envoy.service.auth.v3 import external_auth_pb2 as auth
 
 CHAT = b'{"model":"m"}'
 BEHIND = b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -19,16 +21,41 @@ def fails(*_: object) -> Any:
     raise RuntimeError("canary")
 
 
-def sleeps(*_: object) -> Any:
-    time.sleep(1)
+@pytest.fixture(scope="module")
+def impatient(backends: Any, another_edge: Any) -> Iterator[int]:
+    """The public port of an edge whose times are quickly reached."""
+    process = another_edge(
+        backends[3],
+        backends[2],
+        authz_timeout_seconds=0.25,
+        request_headers_timeout_seconds=0.5,
+        request_timeout_seconds=1.0,
+        stream_idle_timeout_seconds=2.0,
+    )
+    yield process.ports["public"]
+    process.stop()
 
 
-@pytest.mark.parametrize("answer", [fails, sleeps])
-def test_a_failing_or_slow_authz_is_503_in_time_and_never_403(edge: Any, answer: Any) -> None:
-    edge.authz.answer = answer
-    started = time.monotonic()
-    reply = edge.chat()
-    assert time.monotonic() - started < 0.9
+def test_a_failing_authz_is_503_and_never_403(edge: Any) -> None:
+    edge.authz.answer = fails
+    assert_unavailable(edge, edge.chat())
+
+
+def test_a_slow_authz_is_503_in_time_and_never_403(edge: Any, impatient: int) -> None:
+    over = threading.Event()
+
+    def late(*_: object) -> auth.CheckResponse:
+        over.wait(30)
+        return auth.CheckResponse()
+
+    edge.authz.answer = late
+    reply = edge.chat(port=impatient)
+    over.set()
+    assert_unavailable(edge, reply)
+
+
+def assert_unavailable(edge: Any, reply: Any) -> None:
+    """The answer to a check that nobody could make; the next one can be made."""
     assert reply.status == 503
     assert (reply.error["type"], reply.error["code"]) == ("server_error", "unavailable")
     assert reply.headers["x-should-retry"] == "true"
@@ -40,8 +67,6 @@ def test_a_failing_or_slow_authz_is_503_in_time_and_never_403(edge: Any, answer:
 
 
 def test_a_denial_passes_unchanged(edge: Any) -> None:
-    from envoy.service.auth.v3 import external_auth_pb2 as auth
-
     body = b'{"error":{"message":"m","type":"t","param":null,"code":"c"}}'
     for status in (400, 401, 403, 404, 413, 429):
 
@@ -90,7 +115,7 @@ def test_no_authz_and_no_router_are_503(edge: Any, lonely: Any, which: int) -> N
 @pytest.mark.parametrize("which", [0, 1])
 def test_no_authz_and_no_router_are_unavailable_to_grpc(edge: Any, lonely: Any, which: int) -> None:
     with edge.channel(lonely[which].ports["public"]) as channel, pytest.raises(grpc.RpcError) as refusal:
-        channel.unary_unary("/uplion.inference.v1.InferenceService/Chat")(b"", timeout=5)
+        channel.unary_unary("/uplion.inference.v1.InferenceService/Chat")(b"", timeout=60)
     assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
     assert not refusal.value.details().startswith("{")
 
@@ -200,43 +225,48 @@ def test_smuggling_and_odd_requests_are_refused_and_nothing_gets_behind(edge: An
 
 def test_a_folded_header_and_a_second_host_change_nothing(edge: Any) -> None:
     """Envoy takes both; the upstream gets one request, over HTTP/2, and nothing routes or decides by the host."""
-    folded = HEAD + b"content-length: 13\r\nx-a: b\r\n x-uplion-account: evil\r\n\r\n" + CHAT
-    for request_bytes in (folded, b"GET /v1/models HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n"):
+    folded = HEAD + b"content-length: 13\r\nconnection: close\r\nx-a: b\r\n x-uplion-account: evil\r\n\r\n" + CHAT
+    for request_bytes in (folded, b"GET /v1/models HTTP/1.1\r\nhost: x\r\nhost: y\r\nconnection: close\r\n\r\n"):
         edge.backend.calls.clear()
-        assert edge.raw(request_bytes, seconds=0.5)[9:12] in {b"200", b"400"}
+        assert edge.raw(request_bytes)[9:12] in {b"200", b"400"}
         assert len(edge.backend.calls) <= 1
         for call in edge.backend.calls:
             assert call.all("x-uplion-account") == ["from-authz-account"]
 
 
 def test_an_absolute_url_is_routed_and_judged_by_its_path(edge: Any) -> None:
-    answer = edge.raw(b"GET http://other/v1/models HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", seconds=1.0)
+    answer = edge.raw(b"GET http://other/v1/models HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200")
     assert edge.authz.checks[-1].attributes.request.http.path == "/v1/models"
     assert edge.backend.calls[-1].method.endswith("/ListModels")
 
 
-def test_slow_headers_and_slow_bodies_are_cut(edge: Any) -> None:
-    """The test's edge allows 0.5 s for headers and 1 s for a request."""
+def test_slow_headers_and_slow_bodies_are_cut(edge: Any, impatient: int) -> None:
+    """This edge allows 0.5 s for headers and 1 s for a request."""
     for start, status in ((b"POST /v1/chat", b"408"), (HEAD + b"content-length: 13\r\n\r\n{", b"408")):
         began = time.monotonic()
-        answer = edge.raw(start, seconds=5.0)
-        assert time.monotonic() - began < 4
+        answer = edge.raw(start, seconds=30.0, port=impatient)
+        assert time.monotonic() - began < 25
         assert not answer or answer[9:12] == status, answer
     assert edge.backend.calls == []
 
 
-def test_a_silent_stream_is_cut_after_its_idle_time(edge: Any) -> None:
-    """The test's edge allows 2 s; the router's keep-alive comments come more often than the real 10 min."""
+def test_a_silent_stream_is_cut_after_its_idle_time(edge: Any, impatient: int) -> None:
+    """This edge allows 2 s; the router's keep-alive comments come more often than the real 10 min."""
+    over = threading.Event()
 
     def silent() -> Iterator[bytes]:
-        time.sleep(3.5)
+        over.wait(30)
         yield b""
 
     edge.backend.frames = silent
     began = time.monotonic()
-    reply = edge.chat()
-    assert 1.5 < time.monotonic() - began < 3.4
+    for _ in range(5):
+        reply = edge.chat(port=impatient)
+        if reply.status != 503:  # a check that a busy machine answered too late for this edge
+            break
+    assert time.monotonic() - began > 1.5
+    over.set()
     assert reply.status == 504
     assert reply.error["code"] == "deadline_exceeded"
 
@@ -258,7 +288,7 @@ def test_no_body_harms_the_edge(edge: Any, body: bytes) -> None:
     """They are the router's to refuse; Envoy passes them on untouched, or refuses, and lives."""
     began = time.monotonic()
     reply = edge.chat(body)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
     assert reply.status in {200, 400}
     if edge.backend.calls:
         assert edge.backend.calls[-1].body == body

