@@ -21,8 +21,10 @@ from uplion.control.v1 import (
     usage_service_pb2_grpc,
 )
 
+from cli import limits
 from cli.options import running
 from cli.output import CommandError
+from common.limits import Limit
 from common.manifest import AIModel
 from stack.state import State
 
@@ -46,8 +48,7 @@ class NewKey:
     name: str = ""
     account: str = ""
     scopes: tuple[str, ...] = ()
-    requests_per_minute: int | None = None
-    token_budget: int | None = None
+    limits: tuple[Limit, ...] = ()
     expire_time: datetime | None = None
 
 
@@ -60,11 +61,9 @@ class Admin:
 
     def create_key(self, wanted: NewKey) -> dict[str, Any]:
         """The new key; the only time that it is shown."""
-        request = key_pb2.CreateKeyRequest(name=wanted.name, account=wanted.account, scopes=wanted.scopes)
-        if wanted.requests_per_minute is not None:
-            request.limits.requests_per_minute = wanted.requests_per_minute
-        if wanted.token_budget is not None:
-            request.limits.token_budget = wanted.token_budget
+        request = key_pb2.CreateKeyRequest(
+            name=wanted.name, account=wanted.account, scopes=wanted.scopes, limits=limits.messages(wanted.limits)
+        )
         if wanted.expire_time is not None:
             request.expire_time.FromDatetime(wanted.expire_time.astimezone(UTC))
         response = self._call(key_service_pb2_grpc.KeyServiceStub(self._channel).CreateKey, request)
@@ -142,15 +141,13 @@ def _sentence(problem: grpc.RpcError) -> str:
 
 
 def _key(key: key_pb2.Key) -> dict[str, Any]:
-    limits = key.limits
     return {
         "id": key.id,
         "account": key.account,
         "name": key.name,
         "state": _enum(key_pb2.Key.DESCRIPTOR, "state", key.state),
         "scopes": list(key.scopes),
-        "requests_per_minute": limits.requests_per_minute if limits.HasField("requests_per_minute") else None,
-        "token_budget": limits.token_budget if limits.HasField("token_budget") else None,
+        "limits": limits.texts(key.limits),
         "create_time": _time(key, "create_time"),
         "expire_time": _time(key, "expire_time"),
         "last_four": key.last_four,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import JsonOption, StateOption, state_of
+from cli.options import JsonOption, LimitOption, StateOption, state_of
 from cli.output import command, print_json, print_table
 
 app = typer.Typer(no_args_is_help=True, help="Create, list and revoke keys.")
@@ -19,21 +19,20 @@ def create(
     scopes: Annotated[
         list[str] | None, typer.Option("--scope", help="inference or admin (repeatable).", show_default="inference")
     ] = None,
-    requests_per_minute: Annotated[int | None, typer.Option(min=0, help="Most requests in a minute.")] = None,
-    token_budget: Annotated[int | None, typer.Option(min=0, help="Most tokens over its whole life.")] = None,
+    limits: LimitOption = None,
     expires_in_days: Annotated[float | None, typer.Option(min=0, help="From then on it is refused.")] = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Create a key and show it, once."""
     from cli.admin import NewKey, admin
+    from cli.limits import parse
 
     wanted = NewKey(
         name=name,
         account=account,
         scopes=tuple(scopes or ()),
-        requests_per_minute=requests_per_minute,
-        token_budget=token_budget,
+        limits=tuple(parse(limit) for limit in limits or ()),
         expire_time=None if expires_in_days is None else datetime.now(UTC) + timedelta(days=expires_in_days),
     )
     with admin(state_of(state)) as api:

@@ -15,6 +15,25 @@ StateOption = Annotated[
     Path | None,
     typer.Option("--state", metavar="DIR", help="Folder of the stack's state.", show_default="under XDG_STATE_HOME"),
 ]
+
+
+def _complete_limit(incomplete: str) -> list[str]:
+    from cli import limits
+
+    return limits.complete(incomplete)
+
+
+LimitOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit",
+        metavar="LIMIT",
+        help="Such as requests/minute=100, tokens/day=1000000, cost/month/USD=25.00, tokens/life/MODEL=5000,"
+        " shadow:concurrency=4 (repeatable).",
+        show_default="none",
+        autocompletion=_complete_limit,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 from uplion.control.v1 import account_pb2, account_service_pb2_grpc
-from uplion.control.v1.account_pb2 import Account, Limits, ResourceState
+from uplion.control.v1.account_pb2 import Account
 
-from common.errors import Reason, UplionError
-from control import requests
+from control import limits, requests
 from control.invalidation import Invalidations
 from control.store import Store
+from control.updates import changed
 
 if TYPE_CHECKING:
     import asyncpg
@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 
 _NAME_CHARACTERS = 100
 _ID_ALPHABET = "0123456789abcdefghijkmnpqrstuvwxyz"
-STATES = {
-    "active": ResourceState.RESOURCE_STATE_ACTIVE,
-    "suspended": ResourceState.RESOURCE_STATE_SUSPENDED,
-    "revoked": ResourceState.RESOURCE_STATE_REVOKED,
-}
+_UPDATABLE = ("state", "limits")
 
 
 class AccountService(account_service_pb2_grpc.AccountServiceServicer):
@@ -40,7 +36,7 @@ class AccountService(account_service_pb2_grpc.AccountServiceServicer):
         name = requests.text("name", request.name.strip(), least=1, most=_NAME_CHARACTERS)
         identifier = "acc_" + "".join(secrets.choice(_ID_ALPHABET) for _ in range(16))
         row = await self._store.create_account(
-            identifier, name, requests.limits(request.limits), requests.request_id(request.request_id)
+            identifier, name, limits.checked(request.limits), requests.request_id(request.request_id)
         )
         return account_pb2.CreateAccountResponse(account=_account(row))
 
@@ -59,34 +55,28 @@ class AccountService(account_service_pb2_grpc.AccountServiceServicer):
         self, request: account_pb2.UpdateAccountRequest, context: "Context"
     ) -> account_pb2.UpdateAccountResponse:
         requests.caller(context)
-        if request.state == ResourceState.RESOURCE_STATE_REVOKED:
-            raise requests.invalid("state", "an account is not revoked but suspended")
-        states = {value: name for name, value in STATES.items()}
-        if request.state and request.state not in states:
-            raise requests.invalid("state", "is not a known state")
-        if not request.id:
-            raise UplionError(Reason.INVALID_REQUEST, "id: must be set", param="id")
-        row = await self._store.update_account(
-            requests.text("id", request.id, most=_NAME_CHARACTERS),
-            states.get(request.state),
-            requests.limits(request.limits) if request.HasField("limits") else None,
-        )
+        identifier = requests.text("id", request.id, least=1, most=_NAME_CHARACTERS)
+        row = await self._store.update_account(identifier, _changes(request))
         await self._invalidations.account(row["id"])
         return account_pb2.UpdateAccountResponse(account=_account(row))
 
 
-def stored_limits(row: "asyncpg.Record") -> Limits | None:
-    """The limits of an account's or key's row; None when it has none."""
-    if row["requests_per_minute"] is None and row["token_budget"] is None:
-        return None
-    return Limits(requests_per_minute=row["requests_per_minute"], token_budget=row["token_budget"])
+def _changes(request: account_pb2.UpdateAccountRequest) -> dict[str, object]:
+    """Columns and their new values."""
+    changes: dict[str, object] = {}
+    for field in changed(request, _UPDATABLE):
+        if field == "state":
+            changes[field] = requests.state(request.state)
+        else:
+            changes[field] = limits.checked(request.limits)
+    return changes
 
 
 def _account(row: "asyncpg.Record") -> Account:
     return Account(
         id=row["id"],
         name=row["name"],
-        state=STATES[row["state"]],
-        limits=stored_limits(row),
+        state=requests.STATES[row["state"]],
         create_time=row["create_time"],
+        limits=limits.shown(row["limits"]),
     )

@@ -8,8 +8,7 @@ from uplion.control.v1 import key_pb2, key_service_pb2_grpc
 from uplion.control.v1.key_pb2 import Key
 
 from common import keys, names
-from control import requests
-from control.accounts import STATES, stored_limits
+from control import limits, requests
 from control.invalidation import Invalidations
 from control.store import Store
 
@@ -46,7 +45,7 @@ class KeyService(key_service_pb2_grpc.KeyServiceServicer):
             account=requests.text("account", request.account, most=_NAME_CHARACTERS) or ACCOUNT_DEFAULT,
             name=requests.text("name", request.name.strip(), most=_NAME_CHARACTERS),
             scopes=_scopes(list(request.scopes)),
-            limits=requests.limits(request.limits),
+            limits=limits.checked(request.limits),
             digest=keys.digest(made.secret, self._pepper),
             pepper_id=self._pepper_id,
             last_four=made.secret[-4:],
@@ -101,10 +100,10 @@ def _key(row: "asyncpg.Record") -> Key:
         id=row["id"],
         account=row["account"],
         name=row["name"],
-        state=STATES[row["state"]],
+        state=requests.STATES[row["state"]],
         scopes=row["scopes"],
-        limits=stored_limits(row),
         create_time=row["create_time"],
         expire_time=row["expire_time"],
         last_four=row["last_four"],
+        limits=limits.shown(row["limits"]),
     )

@@ -7,16 +7,19 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc.aio
-from uplion.control.v1.account_pb2 import Limits
+from uplion.control.v1.account_pb2 import ResourceState
 
 from common.errors import Reason, UplionError
 from common.identity import Identity
 
 _PAGE_DEFAULT = 100
 _PAGE_MOST = 1000
-_INTEGER_MOST = (1 << 31) - 1
-_BIGINT_MOST = (1 << 63) - 1
 _REQUEST_ID_CHARACTERS = 100
+STATES = {
+    "active": ResourceState.RESOURCE_STATE_ACTIVE,
+    "suspended": ResourceState.RESOURCE_STATE_SUSPENDED,
+    "revoked": ResourceState.RESOURCE_STATE_REVOKED,
+}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -45,23 +48,13 @@ def request_id(value: str) -> str | None:
     return text("request_id", value, most=_REQUEST_ID_CHARACTERS) or None
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedLimits:
-    """Limits as the database has them; None: the level above decides, or there is no budget."""
-
-    requests_per_minute: int | None
-    token_budget: int | None
-
-
-def limits(value: Limits) -> CheckedLimits:
-    """Limits that fit the database."""
-    requests = value.requests_per_minute if value.HasField("requests_per_minute") else None
-    tokens = value.token_budget if value.HasField("token_budget") else None
-    if requests is not None and requests > _INTEGER_MOST:
-        raise invalid("limits.requests_per_minute", f"must be at most {_INTEGER_MOST}")
-    if tokens is not None and tokens > _BIGINT_MOST:
-        raise invalid("limits.token_budget", f"must be at most {_BIGINT_MOST}")
-    return CheckedLimits(requests, tokens)
+def state(value: ResourceState.ValueType) -> str:
+    """The state as the database has it; only what can be undone is set this way."""
+    if value == ResourceState.RESOURCE_STATE_ACTIVE:
+        return "active"
+    if value == ResourceState.RESOURCE_STATE_SUSPENDED:
+        return "suspended"
+    raise invalid("state", "must be active or suspended")
 
 
 def page_size(value: int) -> int:

@@ -4,7 +4,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from common.errors import Reason, UplionError
-from control.requests import CheckedLimits, Position
+from control.requests import Position
 
 if TYPE_CHECKING:
     Record = asyncpg.Record
@@ -35,8 +35,8 @@ _AWAY = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
 )
-_ACCOUNT = "id, name, state, requests_per_minute, token_budget, create_time"
-_KEY = "id, account, name, state, scopes, requests_per_minute, token_budget, create_time, expire_time, last_four"
+_ACCOUNT = "id, name, state, limits, create_time"
+_KEY = "id, account, name, state, scopes, limits, create_time, expire_time, last_four"
 
 
 @asynccontextmanager
@@ -64,18 +64,15 @@ class Store:
                 async with self._pool.acquire(timeout=QUERY_SECONDS) as connection:
                     yield connection
 
-    async def create_account(
-        self, identifier: str, name: str, limits: CheckedLimits, request_id: str | None
-    ) -> "Record":
+    async def create_account(self, identifier: str, name: str, limits: str, request_id: str | None) -> "Record":
         """The new account; for a repeated request id, the one it made the first time."""
         async with self._connection() as connection:
             row = await connection.fetchrow(
-                "INSERT INTO accounts (id, name, requests_per_minute, token_budget, request_id)"
-                f" VALUES ($1, $2, $3, $4, $5) ON CONFLICT (request_id) DO NOTHING RETURNING {_ACCOUNT}",
+                "INSERT INTO accounts (id, name, limits, request_id)"
+                f" VALUES ($1, $2, $3, $4) ON CONFLICT (request_id) DO NOTHING RETURNING {_ACCOUNT}",
                 identifier,
                 name,
-                limits.requests_per_minute,
-                limits.token_budget,
+                limits,
                 request_id,
             )
             if row is None:
@@ -94,19 +91,12 @@ class Store:
                 after.id if after else None,
             )
 
-    async def update_account(self, identifier: str, state: str | None, limits: CheckedLimits | None) -> "Record":
-        """The changed account; NOT_FOUND when there is none."""
+    async def update_account(self, identifier: str, changes: Mapping[str, object]) -> "Record":
+        """The changed account; NOT_FOUND when there is none. `changes` are columns and their new values."""
+        columns = ", ".join(f"{column} = ${number}" for number, column in enumerate(changes, start=2))
         async with self._connection() as connection:
             row = await connection.fetchrow(
-                "UPDATE accounts SET state = coalesce($2, state),"
-                " requests_per_minute = CASE WHEN $3 THEN $4 ELSE requests_per_minute END,"
-                " token_budget = CASE WHEN $3 THEN $5 ELSE token_budget END"
-                f" WHERE id = $1 RETURNING {_ACCOUNT}",
-                identifier,
-                state,
-                limits is not None,
-                limits.requests_per_minute if limits else None,
-                limits.token_budget if limits else None,
+                f"UPDATE accounts SET {columns} WHERE id = $1 RETURNING {_ACCOUNT}", identifier, *changes.values()
             )
         if row is None:
             raise UplionError(Reason.NOT_FOUND, f"There is no account {identifier!r}.", param="id")
@@ -119,7 +109,7 @@ class Store:
         account: str,
         name: str,
         scopes: list[str],
-        limits: CheckedLimits,
+        limits: str,
         digest: bytes,
         pepper_id: str,
         last_four: str,
@@ -130,15 +120,14 @@ class Store:
         try:
             async with self._connection() as connection:
                 row = await connection.fetchrow(
-                    "INSERT INTO keys (id, account, name, scopes, requests_per_minute, token_budget, digest, pepper_id,"
-                    " last_four, expire_time, request_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+                    "INSERT INTO keys (id, account, name, scopes, limits, digest, pepper_id,"
+                    " last_four, expire_time, request_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
                     f" RETURNING {_KEY}",
                     identifier,
                     account,
                     name,
                     scopes,
-                    limits.requests_per_minute,
-                    limits.token_budget,
+                    limits,
                     digest,
                     pepper_id,
                     last_four,

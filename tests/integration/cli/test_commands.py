@@ -46,12 +46,12 @@ def uplion(state: Path, *arguments: str, exit_code: int = 0) -> Any:
 
 
 def test_keys_are_created_used_and_revoked(state: Path) -> None:
-    created = uplion(
-        state, "keys", "create", "--name", "mine", "--requests-per-minute", "100", "--expires-in-days", "1"
-    )
+    limits = ["requests/minute=100", "cost/month/USD=2.5", "shadow:tokens/day/org/model=5000"]
+    options = [text for limit in limits for text in ("--limit", limit)]
+    created = uplion(state, "keys", "create", "--name", "mine", "--expires-in-days", "1", *options)
     assert created["key"].startswith("upl_")
     assert created["id"] in created["key"]
-    assert (created["requests_per_minute"], created["token_budget"], created["state"]) == (100, None, "active")
+    assert (created["limits"], created["state"]) == (limits, "active")
     listed = {key["id"]: key for key in uplion(state, "keys", "list")}
     assert listed[created["id"]]["name"] == "mine"
     assert "key" not in listed[created["id"]]

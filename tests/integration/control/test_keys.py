@@ -1,13 +1,17 @@
 """Keys over the real admin API: shown once, stored as a digest, ended everywhere."""
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 
-from uplion.control.v1.account_pb2 import CreateAccountRequest, Limits, ResourceState
+from uplion.control.v1.account_pb2 import CreateAccountRequest, ResourceState
 from uplion.control.v1.key_pb2 import CreateKeyRequest, ListKeysRequest, RevokeKeyRequest
+from uplion.control.v1.limit_pb2 import Limit, LimitMeasure, LimitPeriod
 
 from common import keys, names
 from common.errors import Reason
+
+BUDGET = Limit(measure=LimitMeasure.LIMIT_MEASURE_TOKENS, period=LimitPeriod.LIMIT_PERIOD_LIFE, amount=1 << 50)
 
 
 async def new_account(control, name="Team"):
@@ -21,16 +25,16 @@ async def new_key(control, account, **fields):
 
 async def test_a_created_key_is_well_formed_and_its_digest_is_stored_with_the_peppers_id(control, database, settings):
     account = await new_account(control)
-    made = await new_key(control, account, name=" laptop ", limits=Limits(requests_per_minute=0, token_budget=1 << 60))
+    made = await new_key(control, account, name=" laptop ", limits=[BUDGET])
     parsed = keys.parse(made.secret)
     row = await database.fetchrow("SELECT * FROM keys WHERE id = $1", made.key.id)
     assert parsed.id == made.key.id
     assert row["digest"] == keys.digest(parsed.secret, settings.pepper.encode())
     assert row["pepper_id"] == settings.pepper_id
-    assert (row["requests_per_minute"], row["token_budget"]) == (0, 1 << 60)
+    assert json.loads(row["limits"]) == [{"measure": "tokens", "period": "life", "amount": 1 << 50}]
     assert (made.key.name, list(made.key.scopes), made.key.last_four) == ("laptop", ["inference"], parsed.secret[-4:])
     assert made.key.state == ResourceState.RESOURCE_STATE_ACTIVE
-    assert made.key.limits.HasField("requests_per_minute")
+    assert list(made.key.limits) == [BUDGET]
     assert abs(made.key.create_time.ToDatetime(tzinfo=UTC) - datetime.now(UTC)) < timedelta(seconds=20)
 
 
@@ -87,8 +91,7 @@ async def test_every_wrong_field_is_named(control):
         "scopes": CreateKeyRequest(account=account, scopes=["inference", "root"]),
         "account": CreateKeyRequest(account="a\0b"),
         "request_id": CreateKeyRequest(account=account, request_id="r" * 101),
-        "limits.requests_per_minute": CreateKeyRequest(account=account, limits=Limits(requests_per_minute=1 << 31)),
-        "limits.token_budget": CreateKeyRequest(account=account, limits=Limits(token_budget=1 << 63)),
+        "limits[1].measure": CreateKeyRequest(account=account, limits=[BUDGET, Limit(amount=5)]),
     }
     for param, request in [*wrong.items(), ("expire_time", past), ("expire_time", far)]:
         refused = await control.refusal(control.keys.CreateKey, request)

@@ -70,6 +70,25 @@ async def test_a_database_newer_than_this_program_is_left_alone(connection):
     assert await migrate(connection, migrations()[:1]) == len(migrations())
 
 
+async def test_limits_of_before_become_limits_of_now(connection):
+    await migrate(connection, migrations()[:2])
+    await connection.execute(
+        "INSERT INTO accounts (id, name, requests_per_minute, token_budget)"
+        " VALUES ('both', '', 60, 1000), ('one', '', NULL, 0), ('none', '', NULL, NULL)"
+    )
+    await connection.execute(
+        "INSERT INTO keys (id, account, scopes, requests_per_minute, digest, pepper_id, last_four)"
+        " VALUES ('key', 'both', '{inference}', 5, sha256(''), '1', 'last')"
+    )
+    await migrate(connection)
+    per_minute = {"measure": "requests", "period": "minute", "amount": 60}
+    budget = {"measure": "tokens", "period": "life", "amount": 1000}
+    accounts = {row["id"]: json.loads(row["limits"]) for row in await connection.fetch("SELECT * FROM accounts")}
+    assert accounts == {"both": [per_minute, budget], "one": [budget | {"amount": 0}], "none": []}
+    (key,) = await connection.fetch("SELECT * FROM keys")
+    assert json.loads(key["limits"]) == [per_minute | {"amount": 5}]
+
+
 async def start(connection, file, pepper=PEPPER):
     await bootstrap(connection, file, pepper=pepper, pepper_id="1", environment="local")
     return json.loads(file.read_text())

@@ -8,7 +8,6 @@ import pytest
 from google.protobuf.struct_pb2 import Struct
 from hypothesis import given
 from hypothesis import strategies as st
-from uplion.control.v1.account_pb2 import Limits
 
 from common.errors import Reason, UplionError
 from control import requests
@@ -37,11 +36,6 @@ def test_a_strangers_token_is_refused_and_never_an_accident(token):
 
 def test_page_sizes():
     assert [requests.page_size(asked) for asked in (0, 1, 1000, 5000)] == [100, 1, 1000, 1000]
-
-
-def test_limits_keep_unset_apart_from_zero():
-    assert requests.limits(Limits()) == requests.CheckedLimits(None, None)
-    assert requests.limits(Limits(requests_per_minute=0, token_budget=0)) == requests.CheckedLimits(0, 0)
 
 
 def test_micros_round_half_to_even():

@@ -5,10 +5,12 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from uplion.control.v1 import limit_pb2 as _limit_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -49,39 +51,6 @@ RESOURCE_STATE_REVOKED: ResourceState.ValueType  # 3
 Global___ResourceState: _TypeAlias = ResourceState  # noqa: Y015
 
 @_typing.final
-class Limits(_message.Message):
-    """What may be spent, and how fast."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    REQUESTS_PER_MINUTE_FIELD_NUMBER: _builtins.int
-    TOKEN_BUDGET_FIELD_NUMBER: _builtins.int
-    requests_per_minute: _builtins.int
-    """Requests in any sliding minute; unset means the level above decides."""
-    token_budget: _builtins.int
-    """Tokens over the whole life, settled and reserved; unset means no budget."""
-    def __init__(
-        self,
-        *,
-        requests_per_minute: _builtins.int | None = ...,
-        token_budget: _builtins.int | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_requests_per_minute", b"_requests_per_minute", "_token_budget", b"_token_budget", "requests_per_minute", b"requests_per_minute", "token_budget", b"token_budget"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_requests_per_minute", b"_requests_per_minute", "_token_budget", b"_token_budget", "requests_per_minute", b"requests_per_minute", "token_budget", b"token_budget"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__requests_per_minute: _TypeAlias = _typing.Literal["requests_per_minute"]  # noqa: Y015
-    _WhichOneofArgType__requests_per_minute: _TypeAlias = _typing.Literal["_requests_per_minute", b"_requests_per_minute"]  # noqa: Y015
-    _WhichOneofReturnType__token_budget: _TypeAlias = _typing.Literal["token_budget"]  # noqa: Y015
-    _WhichOneofArgType__token_budget: _TypeAlias = _typing.Literal["_token_budget", b"_token_budget"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_per_minute) -> _WhichOneofReturnType__requests_per_minute | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__token_budget) -> _WhichOneofReturnType__token_budget | None: ...
-
-Global___Limits: _TypeAlias = Limits  # noqa: Y015
-
-@_typing.final
 class Account(_message.Message):
     """Who pays."""
 
@@ -90,8 +59,8 @@ class Account(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
-    LIMITS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Chosen by the platform, such as "acc_7h2k..."."""
     name: _builtins.str
@@ -99,12 +68,12 @@ class Account(_message.Message):
     state: Global___ResourceState.ValueType
     """Whether its keys work."""
     @_builtins.property
-    def limits(self) -> Global___Limits:
-        """Over all its keys together."""
-
-    @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was created."""
+
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[_limit_pb2.Limit]:
+        """Over all its keys together; unset means none."""
 
     def __init__(
         self,
@@ -112,10 +81,10 @@ class Account(_message.Message):
         id: _builtins.str = ...,
         name: _builtins.str = ...,
         state: Global___ResourceState.ValueType = ...,
-        limits: Global___Limits | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        limits: _abc.Iterable[_limit_pb2.Limit] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "limits", b"limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "id", b"id", "limits", b"limits", "name", b"name", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -137,17 +106,17 @@ class CreateAccountRequest(_message.Message):
     name: _builtins.str
     """For people; 1 to 100 characters."""
     @_builtins.property
-    def limits(self) -> Global___Limits:
-        """Over all its keys together; unset means no limits."""
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[_limit_pb2.Limit]:
+        """Over all its keys together, at most 50; unset means none."""
 
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         name: _builtins.str = ...,
-        limits: Global___Limits | None = ...,
+        limits: _abc.Iterable[_limit_pb2.Limit] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -235,31 +204,39 @@ Global___ListAccountsResponse: _TypeAlias = ListAccountsResponse  # noqa: Y015
 
 @_typing.final
 class UpdateAccountRequest(_message.Message):
-    """Asks for a change."""
+    """Asks for a change. Without `update_mask`, what is set here changes and the rest stays."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Which account."""
     state: Global___ResourceState.ValueType
     """The new state; unset means unchanged. An account is not revoked but suspended."""
     @_builtins.property
-    def limits(self) -> Global___Limits:
-        """The new limits as a whole; unset means unchanged."""
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[_limit_pb2.Limit]:
+        """The new limits as a whole, at most 50; unset means unchanged."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """The fields that change, as AIP-134 has it: one that is named here and unset above is emptied; "*" names all.
+        Unset means the fields that are set.
+        """
 
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         state: Global___ResourceState.ValueType = ...,
-        limits: Global___Limits | None = ...,
+        limits: _abc.Iterable[_limit_pb2.Limit] | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "limits", b"limits", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "limits", b"limits", "state", b"state", "update_mask", b"update_mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,27 +24,28 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from uplion.control.v1 import account_pb2 as uplion_dot_control_dot_v1_dot_account__pb2
+from uplion.control.v1 import limit_pb2 as uplion_dot_control_dot_v1_dot_limit__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1buplion/control/v1/key.proto\x12\x11uplion.control.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fuplion/control/v1/account.proto\"\x91\x02\n\x03Key\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .uplion.control.v1.ResourceState\x12\x0e\n\x06scopes\x18\x05 \x03(\t\x12)\n\x06limits\x18\x06 \x01(\x0b\x32\x19.uplion.control.v1.Limits\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tlast_four\x18\t \x01(\t\"\xb1\x01\n\x10\x43reateKeyRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12)\n\x06limits\x18\x05 \x01(\x0b\x32\x19.uplion.control.v1.Limits\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"H\n\x11\x43reateKeyResponse\x12#\n\x03key\x18\x01 \x01(\x0b\x32\x16.uplion.control.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\"I\n\x0fListKeysRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Q\n\x10ListKeysResponse\x12$\n\x04keys\x18\x01 \x03(\x0b\x32\x16.uplion.control.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1e\n\x10RevokeKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\"8\n\x11RevokeKeyResponse\x12#\n\x03key\x18\x01 \x01(\x0b\x32\x16.uplion.control.v1.Keyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1buplion/control/v1/key.proto\x12\x11uplion.control.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fuplion/control/v1/account.proto\x1a\x1duplion/control/v1/limit.proto\"\x96\x02\n\x03Key\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .uplion.control.v1.ResourceState\x12\x0e\n\x06scopes\x18\x05 \x03(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tlast_four\x18\t \x01(\t\x12(\n\x06limits\x18\n \x03(\x0b\x32\x18.uplion.control.v1.LimitJ\x04\x08\x06\x10\x07\"\xb6\x01\n\x10\x43reateKeyRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x06limits\x18\x07 \x03(\x0b\x32\x18.uplion.control.v1.LimitJ\x04\x08\x05\x10\x06\"H\n\x11\x43reateKeyResponse\x12#\n\x03key\x18\x01 \x01(\x0b\x32\x16.uplion.control.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\"I\n\x0fListKeysRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Q\n\x10ListKeysResponse\x12$\n\x04keys\x18\x01 \x03(\x0b\x32\x16.uplion.control.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1e\n\x10RevokeKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\"8\n\x11RevokeKeyResponse\x12#\n\x03key\x18\x01 \x01(\x0b\x32\x16.uplion.control.v1.Keyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'uplion.control.v1.key_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KEY']._serialized_start=117
-  _globals['_KEY']._serialized_end=390
-  _globals['_CREATEKEYREQUEST']._serialized_start=393
-  _globals['_CREATEKEYREQUEST']._serialized_end=570
-  _globals['_CREATEKEYRESPONSE']._serialized_start=572
-  _globals['_CREATEKEYRESPONSE']._serialized_end=644
-  _globals['_LISTKEYSREQUEST']._serialized_start=646
-  _globals['_LISTKEYSREQUEST']._serialized_end=719
-  _globals['_LISTKEYSRESPONSE']._serialized_start=721
-  _globals['_LISTKEYSRESPONSE']._serialized_end=802
-  _globals['_REVOKEKEYREQUEST']._serialized_start=804
-  _globals['_REVOKEKEYREQUEST']._serialized_end=834
-  _globals['_REVOKEKEYRESPONSE']._serialized_start=836
-  _globals['_REVOKEKEYRESPONSE']._serialized_end=892
+  _globals['_KEY']._serialized_start=148
+  _globals['_KEY']._serialized_end=426
+  _globals['_CREATEKEYREQUEST']._serialized_start=429
+  _globals['_CREATEKEYREQUEST']._serialized_end=611
+  _globals['_CREATEKEYRESPONSE']._serialized_start=613
+  _globals['_CREATEKEYRESPONSE']._serialized_end=685
+  _globals['_LISTKEYSREQUEST']._serialized_start=687
+  _globals['_LISTKEYSREQUEST']._serialized_end=760
+  _globals['_LISTKEYSRESPONSE']._serialized_start=762
+  _globals['_LISTKEYSRESPONSE']._serialized_end=843
+  _globals['_REVOKEKEYREQUEST']._serialized_start=845
+  _globals['_REVOKEKEYREQUEST']._serialized_end=875
+  _globals['_REVOKEKEYRESPONSE']._serialized_start=877
+  _globals['_REVOKEKEYRESPONSE']._serialized_end=933
 # @@protoc_insertion_point(module_scope)

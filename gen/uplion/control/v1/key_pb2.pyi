@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from uplion.control.v1 import account_pb2 as _account_pb2
+from uplion.control.v1 import limit_pb2 as _limit_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -31,10 +32,10 @@ class Key(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     SCOPES_FIELD_NUMBER: _builtins.int
-    LIMITS_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     LAST_FOUR_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The public id: the third part of the key, between underscores."""
     account: _builtins.str
@@ -50,16 +51,16 @@ class Key(_message.Message):
         """What it may do: "inference", "admin"."""
 
     @_builtins.property
-    def limits(self) -> _account_pb2.Limits:
-        """For this key alone, within its account's limits."""
-
-    @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was created."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """From then on it is refused; unset means never."""
+
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[_limit_pb2.Limit]:
+        """For this key alone, within its account's limits; unset means none."""
 
     def __init__(
         self,
@@ -69,12 +70,12 @@ class Key(_message.Message):
         name: _builtins.str = ...,
         state: _account_pb2.ResourceState.ValueType = ...,
         scopes: _abc.Iterable[_builtins.str] | None = ...,
-        limits: _account_pb2.Limits | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         last_four: _builtins.str = ...,
+        limits: _abc.Iterable[_limit_pb2.Limit] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "limits", b"limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "create_time", b"create_time", "expire_time", b"expire_time", "id", b"id", "last_four", b"last_four", "limits", b"limits", "name", b"name", "scopes", b"scopes", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
@@ -92,8 +93,8 @@ class CreateKeyRequest(_message.Message):
     ACCOUNT_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     SCOPES_FIELD_NUMBER: _builtins.int
-    LIMITS_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes a retry safe: a repeated id is refused with ALREADY_EXISTS, since a secret is shown once. Unset: no promise."""
     account: _builtins.str
@@ -105,12 +106,12 @@ class CreateKeyRequest(_message.Message):
         """What it may do; unset means "inference" alone."""
 
     @_builtins.property
-    def limits(self) -> _account_pb2.Limits:
-        """For this key alone; unset means its account's limits only."""
-
-    @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """From then on it is refused; unset means never."""
+
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[_limit_pb2.Limit]:
+        """For this key alone, at most 50; unset means its account's limits only."""
 
     def __init__(
         self,
@@ -119,10 +120,10 @@ class CreateKeyRequest(_message.Message):
         account: _builtins.str = ...,
         name: _builtins.str = ...,
         scopes: _abc.Iterable[_builtins.str] | None = ...,
-        limits: _account_pb2.Limits | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        limits: _abc.Iterable[_limit_pb2.Limit] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "limits", b"limits"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "expire_time", b"expire_time", "limits", b"limits", "name", b"name", "request_id", b"request_id", "scopes", b"scopes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
