@@ -4,7 +4,7 @@ from typing import Any
 
 from authz.keys import KeyRecord
 
-SCHEMA_VERSION = 2  # keys and accounts (1), balances (2)
+SCHEMA_VERSION = 4  # balances by scope, model and period
 
 _KEY = """
 SELECT k.id, k.account, k.digest, k.pepper_id, k.scopes, k.expire_time,
@@ -14,7 +14,10 @@ SELECT k.id, k.account, k.digest, k.pepper_id, k.scopes, k.expire_time,
 FROM keys k JOIN accounts a ON a.id = k.account
 WHERE k.id = $1
 """
-_USED = "SELECT key, tokens FROM balances WHERE account = $1 AND (key = '' OR key = $2)"
+_USED = (
+    "SELECT scope, tokens FROM balances WHERE account = $1 AND scope IN ('a', 'k:' || $2) AND model = ''"
+    " AND period = 'life'"
+)
 
 
 class Store:
@@ -47,5 +50,5 @@ class Store:
         """Lifetime tokens of the account and of the key."""
         async with self._pool.acquire(timeout=self._seconds) as connection:
             rows = await connection.fetch(_USED, account, key_id, timeout=self._seconds)
-        totals = {row["key"]: int(row["tokens"]) for row in rows}
-        return totals.get("", 0), totals.get(key_id, 0)
+        totals = {row["scope"]: int(row["tokens"]) for row in rows}
+        return totals.get("a", 0), totals.get(f"k:{key_id}", 0)

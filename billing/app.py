@@ -3,6 +3,7 @@
 import asyncio
 
 from billing.consumer import Consumer
+from billing.retention import keep_small
 from billing.settings import BillingSettings
 from billing.settlement import connect_settlement
 from billing.store import SCHEMA_VERSION, Ledger
@@ -19,11 +20,14 @@ async def main(settings: BillingSettings, stop: asyncio.Event) -> None:
         connect_bus(settings.nats_url, "billing") as bus,
         connect_settlement(settings.redis_url) as settlement,
         connect_pool(
-            settings.postgres_url, least=0, most=settings.concurrent_batches + 1, command_seconds=_BATCH_SECONDS
+            settings.postgres_url, least=0, most=settings.concurrent_batches + 2, command_seconds=_BATCH_SECONDS
         ) as pool,
     ):
         await bus.ensure_streams()
         await bus.ensure_usage_consumer()
         await wait_for_schema(pool, SCHEMA_VERSION, seconds=settings.schema_seconds)
         announce_ready("billing")
-        await Consumer(bus, Ledger(pool), settlement, settings).run(stop)
+        async with asyncio.TaskGroup() as tasks:
+            keeper = tasks.create_task(keep_small(pool, settings.retention_months), name="billing retention")
+            await Consumer(bus, Ledger(pool), settlement, settings).run(stop)
+            keeper.cancel()

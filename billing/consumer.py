@@ -14,6 +14,8 @@ from nats.aio.msg import Msg
 from nats.js import api
 
 from billing.entry import Entry, MalformedEventError, decode
+from billing.retention import oldest_month
+from billing.rollups import Totals
 from billing.settings import BillingSettings
 from billing.slicing import slices
 from billing.store import Recorded
@@ -46,7 +48,7 @@ class Books(Protocol):
 class Settler(Protocol):
     """Where reservations are settled; `billing.settlement.Settlement`."""
 
-    async def settle(self, entries: Sequence[Entry], totals: dict[tuple[str, str], int], /) -> int: ...
+    async def settle(self, entries: Sequence[Entry], totals: Totals, /) -> int: ...
 
 
 @dataclass(slots=True)
@@ -132,12 +134,16 @@ class Consumer:
 
     async def _bill(self, messages: list[Msg]) -> None:
         now_seconds = time.time()
+        oldest = oldest_month(now_seconds, self._settings.retention_months)
         entries: dict[int, Entry] = {}
         dead: list[_Dead] = []
         async for part in slices(list(enumerate(messages))):
             for position, message in part:
                 try:
-                    entries[position] = decode(message.data, now_seconds)
+                    entry = decode(message.data, now_seconds)
+                    if entry.month < oldest:  # its twin may be gone with the month, and could not refuse it
+                        raise MalformedEventError("the ledger of its month is closed")
+                    entries[position] = entry
                 except MalformedEventError as problem:
                     dead.append(_Dead(message, str(problem)))
                 except Exception as problem:  # the message-consumer boundary: a bug of ours must not stop the batch

@@ -29,7 +29,7 @@ class MalformedEventError(ValueError):
 
 
 class Entry(NamedTuple):
-    """The ledger's columns in order (`record_time` and the price are the store's), and `hour` for the rollup."""
+    """The ledger's columns in order (its cost and its link are the store's), then two fields that are no columns."""
 
     request_id: str
     attempt: int
@@ -56,7 +56,16 @@ class Entry(NamedTuple):
     end_time: datetime
     last: bool
     reservation: str
-    hour: datetime  # that end_time lies in; the one field that is no column
+    project: str  # "" when the key has none
+    cache_write_tokens: int
+    compute_seconds: float | None  # exact to the microsecond
+    hour: datetime  # that end_time lies in
+    measured: bool  # the event says what was used, if only zeros; without, nothing is known of it
+
+    @property
+    def by_worker(self) -> bool:
+        """A worker measured it; the router, which writes for workers that vanished, knows no provider."""
+        return bool(self.provider)
 
     @property
     def billed_model(self) -> str:
@@ -111,7 +120,11 @@ def decode(payload: bytes, now_seconds: float) -> Entry:
         _EPOCH + timedelta(0, end_seconds, end_time.nanos // 1000),
         event.last,
         event.reservation,
+        event.project,
+        usage.cache_write_tokens,
+        _microseconds(event.compute_duration) / 1e6 if event.HasField("compute_duration") else None,
         _hour(end_seconds // _HOUR_SECONDS),
+        event.HasField("usage"),
     )
     _check_texts(entry)
     return entry
@@ -129,6 +142,7 @@ def _check_texts(entry: Entry) -> None:
         entry.operation,
         entry.error_reason,
         entry.reservation,
+        entry.project,
     )
     joined = "".join(texts)
     if "\0" in joined:
@@ -153,6 +167,10 @@ def _sane(field: str, seconds: int, now_seconds: float) -> int:
 def _seconds(duration: Duration) -> float:
     """Never negative: a clock may have been set back between two readings."""
     return max(0.0, duration.seconds + duration.nanos / 1e9)
+
+
+def _microseconds(duration: Duration) -> int:
+    return max(0, duration.seconds * 1_000_000 + duration.nanos // 1000)
 
 
 @lru_cache(maxsize=256)

@@ -5,10 +5,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Context, Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import NamedTuple
 
 from billing.entry import Entry
+from billing.policy import Action
 
 # Prices have 12 decimals and are per million tokens, so 18 decimals hold every cost exactly, and integers add fast.
 _UNIT_DECIMALS = 18
@@ -29,6 +30,9 @@ class Price:
     cached_per_million_tokens: Decimal | None  # None: as other input
     output_per_million_tokens: Decimal
     per_request: Decimal
+    cache_write_per_million_tokens: Decimal | None = None  # None: as other input
+    reasoning_per_million_tokens: Decimal | None = None  # None: as other output
+    per_gpu_second: Decimal = Decimal(0)
 
 
 class Charge(NamedTuple):
@@ -40,17 +44,50 @@ class Charge(NamedTuple):
 
 
 class _Rates:
-    """A price as integers: units per token, and per request."""
+    """A price as integers: units per token, per request, and per microsecond of an engine."""
 
-    __slots__ = ("cached", "currency", "effective_from", "input", "output", "request", "version")
+    __slots__ = (
+        "cache_write",
+        "cached",
+        "compute",
+        "currency",
+        "effective_from",
+        "input",
+        "output",
+        "reasoning",
+        "request",
+        "version",
+    )
 
     def __init__(self, price: Price) -> None:
         self.version, self.currency, self.effective_from = price.version, price.currency, price.effective_from
         self.input = _integer(price.input_per_million_tokens)
-        cached = price.cached_per_million_tokens
-        self.cached = self.input if cached is None else _integer(cached)
+        self.cached = _integer(price.cached_per_million_tokens, self.input)
+        self.cache_write = _integer(price.cache_write_per_million_tokens, self.input)
         self.output = _integer(price.output_per_million_tokens)
+        self.reasoning = _integer(price.reasoning_per_million_tokens, self.output)
         self.request = _integer(price.per_request) * _UNITS_PER_PRICE_UNIT
+        self.compute = _integer(price.per_gpu_second)
+
+    def input_units(self, entry: Entry) -> int:
+        """Cached tokens and tokens written to a cache are parts of the input."""
+        cached_tokens = min(entry.cached_tokens, entry.input_tokens)
+        cache_write_tokens = min(entry.cache_write_tokens, entry.input_tokens - cached_tokens)
+        return (
+            (entry.input_tokens - cached_tokens - cache_write_tokens) * self.input
+            + cached_tokens * self.cached
+            + cache_write_tokens * self.cache_write
+        )
+
+    def other_units(self, entry: Entry) -> int:
+        """Output, of which reasoning is a part; the engine's time; and the request's own price when it completed."""
+        reasoning_tokens = min(entry.reasoning_tokens, entry.output_tokens)
+        units = (entry.output_tokens - reasoning_tokens) * self.output + reasoning_tokens * self.reasoning
+        if self.compute and entry.compute_seconds:
+            units += round(entry.compute_seconds * 1e6) * self.compute
+        if entry.status == "completed":
+            units += self.request
+        return units
 
 
 class PriceList:
@@ -61,22 +98,17 @@ class PriceList:
         for price in sorted(prices, key=lambda price: (price.effective_from, price.version)):
             self._by_model[price.model].append(_Rates(price))
 
-    def charge(self, entry: Entry) -> Charge | None:
-        """What the entry costs; None when no price is known: counted and flagged, never invented.
-
-        Tokens as the worker counted them, however the attempt ended; the request's own price only when it completed.
-        """
+    def charge(self, entry: Entry, action: Action) -> Charge | None:
+        """What the entry costs; None when its price or what it used is unknown: counted and flagged, not invented."""
         rates = self._rates(entry.billed_model, entry.end_time)
-        if rates is None:
+        unknown_use = entry.status == "completed" and not entry.measured and action is not Action.WAIVE
+        if rates is None or unknown_use:
             return None
-        cached_tokens = min(entry.cached_tokens, entry.input_tokens)
-        units = (
-            (entry.input_tokens - cached_tokens) * rates.input
-            + cached_tokens * rates.cached
-            + entry.output_tokens * rates.output
-        )
-        if entry.status == "completed":
-            units += rates.request
+        units = 0
+        if action is not Action.WAIVE:
+            units = rates.input_units(entry)
+        if action is Action.BILL:
+            units += rates.other_units(entry)
         return Charge(rates.version, units, rates.currency)
 
     def _rates(self, model: str, moment: datetime) -> _Rates | None:
@@ -95,7 +127,15 @@ def amount(units: int) -> Decimal:
     return Decimal(units).scaleb(-_UNIT_DECIMALS, _WIDE)
 
 
-def _integer(price: Decimal) -> int:
+def millionths(cost: Decimal) -> int:
+    """Money as Valkey counts it, rounded half to even."""
+    return int(cost.scaleb(6, _WIDE).to_integral_value(ROUND_HALF_EVEN))
+
+
+def _integer(price: Decimal | None, default: int = 0) -> int:
+    """A price in 10^-12 of its currency; `default` for one that is not set."""
+    if price is None:
+        return default
     scaled = price.scaleb(_PRICE_DECIMALS, _WIDE)
     if scaled != scaled.to_integral_value():
         raise ValueError(f"a price has at most {_PRICE_DECIMALS} decimals")

@@ -18,4 +18,5 @@ class BillingSettings:
     batch_seconds: float = setting(1.0, doc="seconds a batch waits for more events; usage is that much older")
     idle_seconds: float = setting(0.2, doc="seconds without a new event after which a batch waits no longer")
     concurrent_batches: int = setting(2, doc="batches under way at once, so that decoding overlaps with the database")
+    retention_months: int = setting(13, doc="months before this one whose usage events are kept; rollups stay for ever")
     schema_seconds: float = setting(60.0, doc="seconds to wait at start for control to migrate the database")

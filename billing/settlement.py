@@ -1,7 +1,7 @@
 """Settling in Valkey: what was used goes up, what was reserved goes back. Idempotent, so it may be repeated at will."""
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from hashlib import sha1
 from pathlib import Path
@@ -13,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
 
 from billing.entry import Entry
+from billing.rollups import ALL_MODELS, LIFE, Totals
 from common import names
 
 _SCRIPT = Path(__file__).with_name("settle.lua").read_text(encoding="utf-8")
@@ -29,7 +30,7 @@ class Settlement:
     def __init__(self, redis: "Redis") -> None:
         self._redis = redis
 
-    async def settle(self, entries: Iterable[Entry], totals: Mapping[tuple[str, str], int]) -> int:
+    async def settle(self, entries: Iterable[Entry], totals: Totals) -> int:
         """Raises the used totals and gives back the reservations of entries that say `last`; how many it gave back."""
         calls = list(_calls(entries, totals))
         settled = 0
@@ -57,11 +58,12 @@ class Settlement:
         return sum(results)
 
 
-def _calls(entries: Iterable[Entry], totals: Mapping[tuple[str, str], int]) -> Iterable[tuple[str, list[str]]]:
+def _calls(entries: Iterable[Entry], totals: Totals) -> Iterable[tuple[str, list[str]]]:
     """(account, ARGV of settle.lua); totals go first: no moment may show a reservation back and its use missing."""
     used: dict[str, list[str]] = defaultdict(list)
-    for (account, key), tokens in totals.items():
-        used[account] += (key, str(tokens))
+    for (account, scope, model, period), tokens in totals.tokens.items():
+        if (model, period) == (ALL_MODELS, LIFE) and not scope.startswith("p:"):
+            used[account] += (scope.removeprefix("a").removeprefix("k:"), str(tokens))
     reservations: dict[str, dict[str, None]] = defaultdict(dict)
     for entry in entries:
         if entry.last and entry.reservation:

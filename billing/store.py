@@ -1,27 +1,30 @@
 """The ledger in Postgres: a batch is one transaction, and whatever happens to it, every event counts exactly once.
 
-Many billing processes write side by side. Every one takes its row locks in the same order (ledger rows by request id,
-then rollups, balances and spending, each sorted), so none can wait for another in a circle.
+Many billing processes write side by side. Every one takes its row locks in the same order (the heads of the accounts'
+hash chains, ledger rows by request id, then rollups, balances and spending, each sorted), so none can wait for another
+in a circle.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
+from billing import chain, policy
 from billing.entry import Entry
+from billing.policy import Action
 from billing.pricing import Charge, Price, PriceList, amount
+from billing.rollups import Sums, Totals, read_totals
 from billing.slicing import slices
 
 if TYPE_CHECKING:
     Pool = asyncpg.Pool[asyncpg.Record]
     Connection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
 
-SCHEMA_VERSION = 2  # the oldest schema this module works with
-ACCOUNT_TOTAL = ""  # the `key` of an account's own row in balances and spending
+SCHEMA_VERSION = 4  # the oldest schema this module works with
 
 _COLUMNS = {
     "request_id": "text",
@@ -49,12 +52,21 @@ _COLUMNS = {
     "end_time": "timestamptz",
     "last": "boolean",
     "reservation": "text",
+    "project": "text",
+    "cache_write_tokens": "bigint",
+    "compute_seconds": "double precision",
     "price_version": "bigint",
     "cost": "numeric",
     "currency": "text",
+    "policy": "text",
+    "link": "bigint",
 }
-_UNPRICED = (None, None, None)
 _NAMES = ", ".join(_COLUMNS)
+_PRICE_COLUMNS = (
+    "version, model, effective_from, currency, input_per_million_tokens, cached_per_million_tokens,"
+    " output_per_million_tokens, per_request, cache_write_per_million_tokens, reasoning_per_million_tokens,"
+    " per_gpu_second"
+)
 
 # COPY takes 10 us of our CPU for a row, parameters take 30. The table is the connection's own and empties itself.
 _ENSURE_INCOMING = (
@@ -66,36 +78,23 @@ _INSERT_EVENTS = (
     f"INSERT INTO usage_events ({_NAMES}) SELECT {_NAMES} FROM incoming"  # noqa: S608  # our own names
     " ON CONFLICT DO NOTHING RETURNING request_id, attempt"
 )
-_ADD_HOURLY = """
-    INSERT INTO usage_hourly AS hourly (hour, account, key, model, currency, requests, input_tokens, cached_tokens,
-                                        output_tokens, reasoning_tokens, cost)
-    SELECT * FROM unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],
-                         $8::bigint[], $9::bigint[], $10::bigint[], $11::numeric[])
-    ON CONFLICT (hour, account, key, model, currency) DO UPDATE SET
-        requests = hourly.requests + excluded.requests,
-        input_tokens = hourly.input_tokens + excluded.input_tokens,
-        cached_tokens = hourly.cached_tokens + excluded.cached_tokens,
-        output_tokens = hourly.output_tokens + excluded.output_tokens,
-        reasoning_tokens = hourly.reasoning_tokens + excluded.reasoning_tokens,
-        cost = hourly.cost + excluded.cost
+_ENSURE_HEADS = "INSERT INTO ledger_heads (account) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING"
+_LOCK_HEADS = (
+    "SELECT account, link, digest FROM ledger_heads WHERE account = ANY($1::text[])"
+    ' ORDER BY account COLLATE "C" FOR UPDATE'
+)
+_ADD_LINKS = """
+    WITH links AS (
+        SELECT * FROM unnest($1::text[], $2::bigint[], $3::bytea[], $4::bytea[], $5::integer[])
+            AS link (account, link, previous, digest, rows)
+    ), moved AS (
+        UPDATE ledger_heads SET link = links.link, digest = links.digest
+        FROM links WHERE ledger_heads.account = links.account
+    )
+    INSERT INTO ledger_chain (account, link, previous, digest, rows) SELECT * FROM links
 """
-_ADD_BALANCES = """
-    INSERT INTO balances AS balance (account, key, tokens, requests)
-    SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[])
-    ON CONFLICT (account, key) DO UPDATE SET
-        tokens = balance.tokens + excluded.tokens,
-        requests = balance.requests + excluded.requests,
-        update_time = now()
-"""
-_ADD_SPENDING = """
-    INSERT INTO spending AS spent (account, key, currency, cost)
-    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::numeric[])
-    ON CONFLICT (account, key, currency) DO UPDATE SET cost = spent.cost + excluded.cost
-"""
-_TOTALS = """
-    SELECT account, key, tokens FROM balances
-    JOIN unnest($1::text[], $2::text[]) AS wanted (account, key) USING (account, key)
-"""
+
+_Key = tuple[str, int]  # request id, attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +103,8 @@ class Recorded:
 
     new: int
     duplicates: int
-    unpriced: int
-    totals: dict[tuple[str, str], int]  # (account, key or ACCOUNT_TOTAL) -> lifetime tokens, for every one in the batch
+    unpriced: int  # of the new ones: used something, and nobody knows what it costs
+    totals: Totals  # of everything the batch touched, duplicates included
 
 
 class Ledger:
@@ -119,32 +118,51 @@ class Ledger:
 
     async def record(self, entries: Iterable[Entry]) -> Recorded:
         """Commits what is new among the entries; when it returns, all of them are in the ledger."""
-        batch: dict[tuple[str, int], Entry] = {}
+        batch: dict[_Key, Entry] = {}
         delivered = 0
         for entry in entries:
             delivered += 1
-            batch.setdefault(entry[:2], entry)
+            known = batch.setdefault(entry[:2], entry)
+            if entry.by_worker and not known.by_worker:  # what a worker measured is better than what a router saw
+                batch[entry[:2]] = entry
         await self._ensure_partitions({entry.month for entry in batch.values()})
-        charges: dict[tuple[str, int], Charge | None] = {}
         try:
             async with self._pool.acquire() as connection, connection.transaction():
-                prices = await self._current_prices(connection)
-                await connection.execute(_ENSURE_INCOMING)
-                async for keys in slices(sorted(batch)):
-                    charges |= {key: prices.charge(batch[key]) for key in keys}
-                    rows = [_row(batch[key], charges[key]) for key in keys]
-                    await connection.copy_records_to_table("incoming", records=rows, columns=list(_COLUMNS))
-                fresh = [(row[0], row[1]) for row in await connection.fetch(_INSERT_EVENTS)]
-                sums = _Sums()
-                async for keys in slices(fresh):
-                    for key in keys:
-                        sums.add(batch[key], charges[key])
-                await sums.write(connection)
-                totals = await _read_totals(connection, batch.values())
+                return await self._record(connection, batch, delivered)
         except asyncpg.CheckViolationError:  # a month was dropped behind our back: look again at the next try
             self._months.clear()
             raise
-        unpriced = sum(charges[key] is None for key in fresh)
+
+    async def _record(self, connection: "Connection", batch: dict[_Key, Entry], delivered: int) -> Recorded:
+        prices = await self._current_prices(connection)
+        actions = await _actions(connection, batch)
+        heads = await _lock_heads(connection, sorted({entry.account for entry in batch.values()}))
+        await connection.execute(_ENSURE_INCOMING)
+        charges: dict[_Key, Charge | None] = {}
+        rows: dict[_Key, tuple[Any, ...]] = {}
+        async for keys in slices(sorted(batch)):
+            for key in keys:
+                entry, action = batch[key], actions.get(key, Action.BILL)
+                charge = charges[key] = prices.charge(entry, action)
+                rows[key] = _row(entry, charge, action, heads[entry.account][0] + 1)
+            await connection.copy_records_to_table(
+                "incoming", records=[rows[key] for key in keys], columns=list(_COLUMNS)
+            )
+        fresh = [(row[0], row[1]) for row in await connection.fetch(_INSERT_EVENTS)]
+        sums, unpriced = Sums(), 0
+        links: dict[str, list[str]] = defaultdict(list)  # the canonical rows of each account
+        async for keys in slices(sorted(fresh)):
+            for key in keys:
+                entry, charge = batch[key], charges[key]
+                sums.add(entry, charge)
+                links[entry.account].append(_canonical(rows[key]))
+                unpriced += charge is None and bool(entry.input_tokens or entry.output_tokens)
+        if links:
+            await _add_links(connection, heads, links)
+        totals = await sums.write(connection)
+        if len(fresh) < delivered:
+            known = await read_totals(connection, batch.values())
+            totals = Totals(known.tokens | totals.tokens, known.cost_millionths | totals.cost_millionths)
         return Recorded(len(fresh), delivered - len(fresh), unpriced, totals)
 
     async def _ensure_partitions(self, months: set[date]) -> None:
@@ -156,63 +174,48 @@ class Ledger:
         """Read again only when a version was added: rows are never changed."""
         seen = tuple(await connection.fetchrow("SELECT count(*), max(version) FROM prices") or ())
         if seen != self._prices_seen:
-            rows = await connection.fetch(
-                "SELECT version, model, effective_from, currency, input_per_million_tokens, cached_per_million_tokens,"
-                " output_per_million_tokens, per_request FROM prices"
-            )
+            rows = await connection.fetch(f"SELECT {_PRICE_COLUMNS} FROM prices")  # noqa: S608  # our own names
             self._prices = PriceList(Price(*row) for row in rows)
             self._prices_seen = seen
         return self._prices
 
 
-def _row(entry: Entry, charge: Charge | None) -> tuple[Any, ...]:
-    return entry[:-1] + ((charge.price_version, amount(charge.units), charge.currency) if charge else _UNPRICED)
+async def _actions(connection: "Connection", batch: dict[_Key, Entry]) -> dict[_Key, Action]:
+    """What the policies say of those that ended abnormally."""
+    ends = {key: end for key, entry in batch.items() if (end := policy.abnormal_end(entry))}
+    if not ends:
+        return {}
+    rows = await connection.fetch(
+        "SELECT id, billing_policy FROM accounts WHERE id = ANY($1::text[]) AND billing_policy <> '{}'",
+        list({batch[key].account for key in ends}),
+    )
+    own = {row["id"]: policy.parse(row["billing_policy"]) for row in rows}
+    return {key: policy.action(end, own.get(batch[key].account, {})) for key, end in ends.items()}
 
 
-class _Sums:
-    """What new entries add to rollups, balances and spending."""
-
-    def __init__(self) -> None:
-        # (hour, account, key, model, currency) -> requests, input, cached, output and reasoning tokens, cost in units
-        self._groups: dict[tuple[datetime, str, str, str, str], list[int]] = defaultdict(lambda: [0] * 6)
-
-    def add(self, entry: Entry, charge: Charge | None) -> None:
-        currency, units = (charge.currency, charge.units) if charge else ("", 0)
-        group = self._groups[entry.hour, entry.account, entry.key, entry.billed_model, currency]
-        group[0] += entry.last  # an attempt that another one follows is not another request
-        group[1] += entry.input_tokens
-        group[2] += entry.cached_tokens
-        group[3] += entry.output_tokens
-        group[4] += entry.reasoning_tokens
-        group[5] += units
-
-    async def write(self, connection: "Connection") -> None:
-        """Adds everything, in sorted order."""
-        if not self._groups:
-            return
-        balances: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0] * 2)
-        spending: dict[tuple[str, str, str], int] = defaultdict(int)
-        hourly = []
-        for group in sorted(self._groups):
-            _, account, key, _, currency = group
-            requests, input_tokens, cached_tokens, output_tokens, reasoning_tokens, units = self._groups[group]
-            tokens = (requests, input_tokens, cached_tokens, output_tokens, reasoning_tokens)
-            hourly.append((*group, *tokens, amount(units)))
-            for holder in (key, ACCOUNT_TOTAL):
-                balances[account, holder][0] += input_tokens + output_tokens
-                balances[account, holder][1] += requests
-                if currency:
-                    spending[account, holder, currency] += units
-        await connection.execute(_ADD_HOURLY, *zip(*hourly, strict=True))
-        balance_rows = [(*holder, *balances[holder]) for holder in sorted(balances)]
-        await connection.execute(_ADD_BALANCES, *zip(*balance_rows, strict=True))
-        if spending:
-            spending_rows = [(*holder, amount(spending[holder])) for holder in sorted(spending)]
-            await connection.execute(_ADD_SPENDING, *zip(*spending_rows, strict=True))
+async def _lock_heads(connection: "Connection", accounts: list[str]) -> dict[str, tuple[int, bytes]]:
+    """The last link and digest of each account, locked: batches of one account follow each other."""
+    await connection.execute(_ENSURE_HEADS, accounts)
+    return {row[0]: (row[1], row[2]) for row in await connection.fetch(_LOCK_HEADS, accounts)}
 
 
-async def _read_totals(connection: "Connection", entries: Iterable[Entry]) -> dict[tuple[str, str], int]:
-    """Also of what brought nothing new: a duplicate may come because its settlement was interrupted."""
-    wanted = sorted({(entry.account, key) for entry in entries for key in (entry.key, ACCOUNT_TOTAL)})
-    rows = await connection.fetch(_TOTALS, *zip(*wanted, strict=True))
-    return {(row["account"], row["key"]): row["tokens"] for row in rows}
+async def _add_links(
+    connection: "Connection", heads: dict[str, tuple[int, bytes]], links: dict[str, list[str]]
+) -> None:
+    rows = []
+    for account, texts in links.items():
+        link, previous = heads[account]
+        rows.append((account, link + 1, previous, chain.digest(previous, texts), len(texts)))
+    await connection.execute(_ADD_LINKS, *zip(*rows, strict=True))
+
+
+def _row(entry: Entry, charge: Charge | None, action: Action, link: int) -> tuple[Any, ...]:
+    price = (charge.price_version, amount(charge.units), charge.currency) if charge else (None, None, None)
+    return (*entry[:-2], *price, action.value, link)
+
+
+_CANONICAL = [list(_COLUMNS).index(name) for name in chain.COLUMNS]
+
+
+def _canonical(row: tuple[Any, ...]) -> str:
+    return chain.row(*(row[position] for position in _CANONICAL))

@@ -125,8 +125,8 @@ async def test_what_was_used_before_is_loaded_from_the_ledger(authz: Any) -> Non
     await authz.add_account(token_budget=1000)
     key = await authz.add_key(token_budget=900)
     await authz.database.executemany(
-        "INSERT INTO balances (account, key, tokens, requests) VALUES ($1, $2, $3, 1)",
-        [(authz.account, "", 400), (authz.account, key.id, 400)],
+        "INSERT INTO balances (account, scope, model, period, tokens, requests) VALUES ($1, $2, '', 'life', $3, 1)",
+        [(authz.account, "a", 400), (authz.account, f"k:{key.id}", 400)],
     )
     answer = await authz.check(key.text, size=300, facts={"max_tokens": 10})
     assert answer.told["x-ratelimit-limit-tokens"] == "900"

@@ -66,7 +66,9 @@ async def test_a_flushed_valkey_is_refilled_from_the_ledger_without_an_error(
         key = await authz.add_key()
         assert (await authz.check(key.text, facts={"max_tokens": 10.0})).status == 200
         await authz.database.execute(
-            "INSERT INTO balances (account, key, tokens, requests) VALUES ($1, '', 600, 1)", authz.account
+            "INSERT INTO balances (account, scope, model, period, tokens, requests)"
+            " VALUES ($1, 'a', '', 'life', 600, 1)",
+            authz.account,
         )
         redis = Redis.from_url(valkey.url)
         await redis.flushall()

@@ -13,6 +13,7 @@ from nats.js.errors import NotFoundError
 from redis.asyncio import Redis
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
 
+from billing import chain
 from billing.app import main
 from billing.settings import BillingSettings
 from common import names
@@ -103,7 +104,7 @@ class Books:
         await self.until(done)
 
     async def check(self, *events: UsageEvent) -> None:
-        """Ledger, rollups and balances hold exactly these events, each once."""
+        """Ledger, rollups, balances, spending and hash chain hold exactly these events, each once."""
         unique = {(event.request_id, event.attempt): event for event in events}
         tokens = sum(event.usage.input_tokens + event.usage.output_tokens for event in unique.values())
         requests = sum(event.last for event in unique.values())
@@ -111,13 +112,37 @@ class Books:
         assert sorted(tuple(row) for row in rows) == sorted(unique)
         sums = "coalesce(sum(requests), 0), coalesce(sum({}), 0)"
         hourly = await self.database.fetchrow(f"SELECT {sums.format('input_tokens + output_tokens')} FROM usage_hourly")
-        totals = await self.database.fetchrow(f"SELECT {sums.format('tokens')} FROM balances WHERE key = ''")
-        by_key = await self.database.fetchrow(f"SELECT {sums.format('tokens')} FROM balances WHERE key <> ''")
-        assert tuple(hourly) == tuple(totals) == tuple(by_key) == (requests, tokens)
+        assert tuple(hourly) == (requests, tokens)
         ledger = await self.database.fetchval("SELECT coalesce(sum(cost), 0) FROM usage_events")
         rolled = await self.database.fetchval("SELECT coalesce(sum(cost), 0) FROM usage_hourly")
-        spent = await self.database.fetchval("SELECT coalesce(sum(cost), 0) FROM spending WHERE key = ''")
-        assert ledger == rolled == spent
+        assert ledger == rolled
+        # Every event names a key and a model, so each kind of balance has them all.
+        kinds = "GROUP BY left(scope, 1), model = '', length(period) HAVING left(scope, 1) <> 'p'"
+        for row in await self.database.fetch(f"SELECT {sums.format('tokens')} FROM balances {kinds}"):
+            assert tuple(row) == (requests, tokens)
+        for row in await self.database.fetch(f"SELECT sum(cost) FROM spending {kinds}"):
+            assert row[0] == ledger
+        await self.check_chain()
+
+    async def check_chain(self) -> None:
+        """Every row is in its account's chain, and every digest is right."""
+        names = ", ".join(chain.COLUMNS)
+        rows = await self.database.fetch(
+            f'SELECT account, link, {names} FROM usage_events ORDER BY account, link, request_id COLLATE "C", attempt'
+        )
+        links: dict[tuple[str, int], list[str]] = {}
+        for row in rows:
+            links.setdefault((row[0], row[1]), []).append(chain.row(*row[2:]))
+        heads: dict[str, tuple[int, bytes]] = {}
+        for link in await self.database.fetch("SELECT * FROM ledger_chain ORDER BY account, link"):
+            number, previous = heads.get(link["account"], (0, chain.FIRST_PREVIOUS))
+            assert (link["link"], link["previous"]) == (number + 1, previous)
+            texts = links.pop((link["account"], link["link"]))
+            assert (link["rows"], link["digest"]) == (len(texts), chain.digest(previous, texts))
+            heads[link["account"]] = link["link"], link["digest"]
+        assert not links
+        stored = await self.database.fetch("SELECT account, link, digest FROM ledger_heads WHERE link > 0")
+        assert {row[0]: (row[1], row[2]) for row in stored} == heads
 
     @asynccontextmanager
     async def billing(self, **changes: Any) -> AsyncIterator[None]:
@@ -159,7 +184,12 @@ async def open_books(settings: BillingSettings) -> AsyncIterator[Books]:
 @pytest.fixture
 def settings(postgres_database: str, redis_url: str, nats_url: str) -> BillingSettings:
     return BillingSettings(
-        postgres_url=postgres_database, redis_url=redis_url, nats_url=nats_url, idle_seconds=0.05, batch_seconds=0.5
+        postgres_url=postgres_database,
+        redis_url=redis_url,
+        nats_url=nats_url,
+        idle_seconds=0.05,
+        batch_seconds=0.5,
+        retention_months=1200,
     )
 
 

@@ -25,7 +25,7 @@ sys.argv = ["billing"]
 runpy.run_module("billing", run_name="__main__")
 """
 POINTS = {
-    "inside the transaction": ("billing.store", "_read_totals"),
+    "inside the transaction": ("billing.rollups", "Sums.write"),
     "between commit and settlement": ("billing.settlement", "Settlement.settle"),
     "between settlement and ack": ("billing.consumer", "Consumer._acknowledge"),
 }
@@ -153,7 +153,9 @@ async def test_valkey_dies_in_the_middle_and_comes_back_empty(with_servers, star
         await asyncio.sleep(0.5)
         await server.start()
         await outage.finish()
-        total = await books.database.fetchval("SELECT tokens FROM balances WHERE key = ''")
+        total = await books.database.fetchval(
+            "SELECT tokens FROM balances WHERE scope = 'a' AND model = '' AND period = 'life'"
+        )
         assert (await books.quota())["used"] == total
 
 

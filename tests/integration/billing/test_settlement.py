@@ -5,8 +5,14 @@ import random
 import pytest
 
 from billing.entry import decode
+from billing.rollups import ALL_MODELS, LIFE, Balance, Totals
 from billing.settlement import connect_settlement
 from common import names
+
+
+def totals(tokens):
+    """Lifetime totals from tokens by (account, scope)."""
+    return Totals({Balance(*holder, ALL_MODELS, LIFE): count for holder, count in tokens.items()})
 
 
 def entries(*events):
@@ -24,7 +30,7 @@ async def test_settling_again_and_in_any_order_changes_nothing(books, settlement
     events = [books.event(number, key="k") for number in range(6)]
     await books.reserve(*events)
     steps = [
-        (entries(*events[:number]), {(books.account, ""): 10 * number, (books.account, "k"): 10 * number})
+        (entries(*events[:number]), totals({(books.account, "a"): 10 * number, (books.account, "k:k"): 10 * number}))
         for number in range(1, 7)
     ]
     order = steps * 3
@@ -39,28 +45,28 @@ async def test_settling_again_and_in_any_order_changes_nothing(books, settlement
 async def test_an_event_that_is_not_the_last_keeps_the_reservation(books, settlement):
     event = books.event(last=False)
     await books.reserve(event)
-    assert await settlement.settle(entries(event), {(books.account, ""): 5}) == 0
+    assert await settlement.settle(entries(event), totals({(books.account, "a"): 5})) == 0
     assert (await books.quota())["reserved"] == 1000
 
 
 async def test_an_unknown_reservation_takes_nothing_from_others(books, settlement):
     mine, other = books.event(1, key="k"), books.event(2, key="k")
     await books.reserve(other)
-    assert await settlement.settle(entries(mine), {(books.account, ""): 1}) == 0
+    assert await settlement.settle(entries(mine), totals({(books.account, "a"): 1})) == 0
     assert (await books.quota())["reserved"] == 1000
 
 
 async def test_a_fresh_valkey_learns_the_script_and_the_totals(books, settlement):
     await books.redis.script_flush()
-    await settlement.settle(entries(books.event()), {(books.account, ""): 70, (books.account, "key0"): 30})
+    await settlement.settle(entries(books.event()), totals({(books.account, "a"): 70, (books.account, "k:key0"): 30}))
     assert await books.quota() == {"used": 70, "used:key0": 30}
 
 
 async def test_large_batches_are_cut_into_short_calls(books, settlement):
     events = [books.event(number, key=f"k{number}") for number in range(1203)]
     await books.reserve(*events, tokens=3)
-    totals = {(books.account, event.key): 7 for event in events} | {(books.account, ""): 1 << 50}
-    assert await settlement.settle(entries(*events), totals) == 1203
+    tokens = {(books.account, f"k:{event.key}"): 7 for event in events} | {(books.account, "a"): 1 << 50}
+    assert await settlement.settle(entries(*events), totals(tokens)) == 1203
     quota = await books.quota()
     assert (quota["used"], quota["used:k1202"], quota["reserved"], quota["reserved:k77"]) == (1 << 50, 7, 0, 0)
 
@@ -69,5 +75,5 @@ async def test_a_reservation_larger_than_what_is_left_never_goes_below_zero(book
     event = books.event()
     await books.reserve(event)
     await books.redis.hset(names.quota_key(books.account), "reserved", 10)
-    await settlement.settle(entries(event), {(books.account, ""): 1})
+    await settlement.settle(entries(event), totals({(books.account, "a"): 1}))
     assert (await books.quota())["reserved"] == 0
