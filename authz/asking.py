@@ -1,5 +1,6 @@
 """What a check asks: the facts of one request, in our own words. Pure, and without Envoy's types."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -96,3 +97,12 @@ def wanted_output_tokens(facts: dict[str, float], most: int) -> int | None:
 def wanted_choices(facts: dict[str, float]) -> int:
     value = facts.get("n", 1.0)
     return int(min(max(value, 1.0), _MOST_CHOICES)) if value == value else 1
+
+
+def client_address(headers: Mapping[str, str]) -> str:
+    """The client's IP address as the edge saw it, without a port; empty where the edge does not say.
+
+    Envoy writes this header itself and drops a client's copy; it counts the edge's trusted hops. (The check's
+    `source.address` is who connected to Envoy: the load balancer, where there is one.)
+    """
+    return headers.get(names.HEADER_CLIENT, "")

@@ -1,18 +1,17 @@
-"""The key a request shows: one, in any of three headers, or none at all."""
+"""The credential a request shows: one, in any of three headers, or none at all."""
 
 from collections.abc import Mapping
 
-from common.errors import Reason, UplionError
+from common.credentials import HEADERS, MOST_TOKEN_CHARACTERS, NO_KEY, NOT_BEARER, SCHEME, TWO_KEYS, refused
 
-HEADERS = ("authorization", "x-api-key", "api-key")  # OpenAI's, Anthropic's and Azure's clients
-_MOST_CHARACTERS = 256
-_SCHEME = "bearer "
+__all__ = ["HEADERS", "credential", "refused"]
 
 
 def credential(headers: Mapping[str, str]) -> str:
-    """The key's text; raises INVALID_API_KEY. Two different keys, or anything unclear, is no key.
+    """The key's or token's text; raises INVALID_API_KEY. Two different ones, or anything unclear, is none.
 
-    Envoy joins repeated headers with a comma, and a comma is in no key.
+    Envoy joins repeated headers with a comma, and a comma is in no key and in no token. The edge judges by the same
+    rules (front.lua), so what gets here is odd only where it was not asked through the edge.
     """
     found: str | None = None
     for name in HEADERS:
@@ -20,19 +19,14 @@ def credential(headers: Mapping[str, str]) -> str:
         if value is None:
             continue
         if name == "authorization":
-            if value[:7].lower() != _SCHEME:
-                raise refused("The authorization header must be: Bearer <key>.")
-            value = value[7:]
+            if value[: len(SCHEME)].lower() != SCHEME:
+                raise refused(NOT_BEARER)
+            value = value[len(SCHEME) :]
         if found is not None and found != value:
-            raise refused("The request shows two different keys.")
+            raise refused(TWO_KEYS)
         found = value
     if found is None:
-        raise refused("No key was given. Send it as: Authorization: Bearer <key>.")
-    if not found or len(found) > _MOST_CHARACTERS or not found.isascii():
+        raise refused(NO_KEY)
+    if not found or len(found) > MOST_TOKEN_CHARACTERS or not found.isascii():
         raise refused()
     return found
-
-
-def refused(message: str = "The key is not valid.") -> UplionError:
-    """Says nothing of what was wrong with a key that looks like one."""
-    return UplionError(Reason.INVALID_API_KEY, message)

@@ -68,6 +68,7 @@ HEADER_SCOPES = "x-uplion-scopes"
 HEADER_STATUS = "x-uplion-status"  # the router's answer to the edge: HTTP status when it is not 200
 HEADER_LISTENER = "x-uplion-listener"  # the edge's word to authz: LISTENER_PUBLIC or LISTENER_ADMIN
 HEADER_REQUEST_ID = "x-request-id"
+HEADER_CLIENT = "x-envoy-external-address"  # the client's IP address: Envoy always writes it anew
 HEADER_DEAD_REASON = "x-uplion-reason"  # on DEAD: why nobody could use the message
 HEADER_DEAD_SUBJECT = "x-uplion-subject"  # on DEAD: where it was published
 HEADER_DEAD_SEQUENCE = "x-uplion-sequence"  # on DEAD: its number in the stream it came from

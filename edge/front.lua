@@ -1,13 +1,57 @@
 -- First to see a request, last to see an answer.
+-- ERRORS (by gRPC code), REFUSALS (by what is wrong with a credential) and TOKENS are written above this line.
 
-local ERRORS = { --[[ ERRORS ]] }
+-- upl_<env>_<id12>_<secret43><crc6>; the checksum is authz's to check.
+local function is_key(text)
+  local env, id, rest = string.match(text, "^upl_(%l+)_(%w+)_(%w+)$")
+  return env ~= nil and #env <= 8 and #id == 12 and #rest == 49
+end
+
+-- Three base64url parts: a signed token, where an issuer of tokens is configured.
+local function is_token(text)
+  return TOKENS and #text <= MOST_TOKEN_CHARACTERS and string.match(text, "^[%w_-]+%.[%w_-]+%.[%w_-]+$") ~= nil
+end
+
+-- What is wrong with the request's credential, by the rules of authz/credentials.py; nil: it may be one of ours.
+local function refusal(headers)
+  local found = nil
+  for _, name in ipairs(CREDENTIAL_HEADERS) do
+    local value = headers:get(name)
+    if value ~= nil then
+      if name == "authorization" then
+        if string.lower(string.sub(value, 1, 7)) ~= "bearer " then return REFUSALS.NOT_BEARER end
+        value = string.sub(value, 8)
+      end
+      if found ~= nil and found ~= value then return REFUSALS.TWO_KEYS end
+      found = value
+    end
+  end
+  if found == nil then return REFUSALS.NO_KEY end
+  if not is_key(found) and not is_token(found) then return REFUSALS.NOT_VALID end
+  return nil
+end
+
+local function is_grpc(headers)
+  local content_type = headers:get("content-type")
+  return content_type ~= nil and string.lower(string.sub(content_type, 1, 16)) == "application/grpc"
+end
 
 function envoy_on_request(handle)
   local route = handle:streamInfo():routeName()
   if route == nil or route == "" then
     handle:respond({[":status"] = "404"}, "")
+    return
   elseif string.sub(route, 1, 7) == "refuse/" then
     handle:respond({[":status"] = string.sub(route, 8)}, "")
+    return
+  end
+  local headers = handle:headers()
+  local refused = refusal(headers)
+  if refused == nil then return end
+  if is_grpc(headers) then
+    handle:respond({[":status"] = "401", ["grpc-status-details-bin"] = refused.details}, refused.message)
+  else
+    handle:respond({[":status"] = "401", ["x-should-retry"] = "false"}, refused.body)
   end
 end
 

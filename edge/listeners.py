@@ -112,6 +112,7 @@ def _connection_manager(name: str, settings: EdgeSettings) -> HttpConnectionMana
         codec_type=HttpConnectionManagerCodecType.AUTO,
         server_name="uplion",
         use_remote_address=True,
+        xff_num_trusted_hops=settings.trusted_hops,
         # Nobody is internal: loopback clients get no more trust than the internet (x-envoy-*, x-request-id).
         internal_address_config=HttpConnectionManagerInternalAddressConfig(
             cidr_ranges=[CidrRange(address_prefix="255.255.255.255", prefix_len=32)]

@@ -1,5 +1,6 @@
 """What Envoy itself answers: the same error objects that the services give, from the same table."""
 
+from base64 import b64encode
 from dataclasses import dataclass
 
 from envoy_data_plane.envoy.config.accesslog.v3 import (
@@ -20,10 +21,15 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Struct
 
-from common.errors import Reason
+from common.errors import STATUS_DETAILS_METADATA, Reason, UplionError, grpc_status
 from edge.building import overwrite
 
 _JSON = "application/json"
+
+
+def status_details(error: UplionError) -> str:
+    """What `grpc-status-details-bin` holds."""
+    return b64encode(grpc_status(error).SerializeToString()).decode().rstrip("=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +41,17 @@ class _Reply:
     retry: bool
     retry_after_seconds: int | None = None
     flags: tuple[str, ...] = ()  # Envoy response flags; empty: any
+    details: str = ""  # google.rpc.Status for a native caller, as its header holds it
 
 
 def _reply(
     reason: Reason, message: str, *, retry_after_seconds: int | None = None, flags: tuple[str, ...] = ()
 ) -> _Reply:
     answer = reason.value
-    return _Reply(answer.http_status, answer.type, answer.code, message, answer.retry, retry_after_seconds, flags)
+    details = status_details(UplionError(reason, message, retry_after_seconds=retry_after_seconds))
+    return _Reply(
+        answer.http_status, answer.type, answer.code, message, answer.retry, retry_after_seconds, flags, details
+    )
 
 
 def _client_error(status: int, code: str, message: str) -> _Reply:
@@ -61,6 +71,11 @@ _REPLIES = (
         retry_after_seconds=1,
         flags=("UO", "OM"),
     ),
+    _reply(
+        Reason.RATE_LIMIT_EXCEEDED,
+        "Too many requests a second, from this address or in all. Try again shortly.",
+        retry_after_seconds=1,
+    ),
     _reply(Reason.UNAVAILABLE, "The service is not reachable at the moment. Try again shortly.", retry_after_seconds=1),
     _reply(Reason.NOT_FOUND, "There is nothing at this URL. The base URL ends in /v1."),
     _client_error(405, "method_not_allowed", "This URL does not take this method."),
@@ -79,38 +94,10 @@ _REPLIES = (
 _BAD_REQUEST = _reply(Reason.INVALID_REQUEST, "The request is malformed.")
 _BAD_ADMIN_REQUEST = _reply(Reason.INVALID_REQUEST, "%LOCAL_REPLY_BODY%")  # the transcoder names the field
 
-_REASON_BY_GRPC_CODE = {
-    1: Reason.CANCELLED,
-    3: Reason.INVALID_REQUEST,
-    4: Reason.DEADLINE_EXCEEDED,
-    5: Reason.NOT_FOUND,
-    6: Reason.ALREADY_EXISTS,
-    7: Reason.PERMISSION_DENIED,
-    8: Reason.OVERLOADED,
-    9: Reason.INVALID_REQUEST,
-    11: Reason.INVALID_REQUEST,
-    12: Reason.NOT_FOUND,
-    13: Reason.INTERNAL,
-    14: Reason.UNAVAILABLE,
-    16: Reason.INVALID_API_KEY,
-}
 
-
-def lua_table() -> str:
-    """The error table for front.lua: by gRPC code, what an HTTP client is told."""
-    rows = []
-    for code, reason in _REASON_BY_GRPC_CODE.items():
-        answer = reason.value
-        message = next((reply.message for reply in _REPLIES if reply.code == answer.code), "The request failed.")
-        fields = {
-            "status": str(answer.http_status),
-            "type": answer.type,
-            "code": answer.code,
-            "retry": "true" if answer.retry else "false",
-            "message": message,
-        }
-        rows.append(f"[{code}] = {{" + ", ".join(f'{name} = "{value}"' for name, value in fields.items()) + "}")
-    return ", ".join(rows)
+def message(code: str) -> str:
+    """What is said where a service ended with an error and no words of its own."""
+    return next((reply.message for reply in _REPLIES if reply.code == code), "The request failed.")
 
 
 def local_replies(*, admin: bool) -> LocalReplyConfig:
@@ -119,6 +106,7 @@ def local_replies(*, admin: bool) -> LocalReplyConfig:
     denied = AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=["UAEX"]))
     unchanged = "%LOCAL_REPLY_BODY%"
     grpc_denied = AccessLogFilter(and_filter=AndFilter(filters=[_is_grpc(), denied]))
+    refused = AccessLogFilter(status_code_filter=_status(401))  # by front.lua, in authz's words
     mappers = [
         _for_grpc(down),
         ResponseMapper(filter=grpc_denied, body_format_override=_text(unchanged, "text/plain")),
@@ -126,6 +114,7 @@ def local_replies(*, admin: bool) -> LocalReplyConfig:
         ResponseMapper(filter=_is_grpc(), body_format_override=_text(unchanged, "text/plain")),
         _for_http(down),
         ResponseMapper(filter=denied, body_format_override=_text(unchanged, _JSON)),
+        ResponseMapper(filter=refused, body_format_override=_text(unchanged, _JSON)),
         *(_for_http(reply) for reply in others),
         _for_http(_BAD_ADMIN_REQUEST if admin else _BAD_REQUEST),
     ]
@@ -138,6 +127,7 @@ def _for_grpc(reply: _Reply) -> ResponseMapper:
     return ResponseMapper(
         filter=AccessLogFilter(and_filter=both),
         body=DataSource(inline_string=reply.message),
+        headers_to_add=[overwrite(STATUS_DETAILS_METADATA, reply.details)] if reply.details else [],
         body_format_override=_text("%LOCAL_REPLY_BODY%", "text/plain"),
     )
 
@@ -153,14 +143,15 @@ def _for_http(reply: _Reply) -> ResponseMapper:
 
 
 def _conditions(reply: _Reply) -> list[AccessLogFilter]:
-    status = ComparisonFilter(
-        op=ComparisonFilterOp.EQ,
-        value=RuntimeUInt32(default_value=reply.status, runtime_key=f"edge.reply.{reply.status}"),
-    )
-    conditions = [AccessLogFilter(status_code_filter=StatusCodeFilter(comparison=status))]
+    conditions = [AccessLogFilter(status_code_filter=_status(reply.status))]
     if reply.flags:
         conditions.append(AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=list(reply.flags))))
     return conditions
+
+
+def _status(status: int) -> StatusCodeFilter:
+    value = RuntimeUInt32(default_value=status, runtime_key=f"edge.reply.{status}")
+    return StatusCodeFilter(comparison=ComparisonFilter(op=ComparisonFilterOp.EQ, value=value))
 
 
 def _is_grpc() -> AccessLogFilter:

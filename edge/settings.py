@@ -36,6 +36,17 @@ class EdgeSettings:
         3600.0, doc="seconds a request may take in all, streams included; then 504 or a cut"
     )
     idle_connection_seconds: float = setting(300.0, doc="seconds an idle client connection is kept")
+    trusted_hops: int = setting(
+        0, doc="proxies of ours in front, whose x-forwarded-for is believed; 0: the client is who connects"
+    )
+    tokens: bool = setting(False, doc="whether signed tokens may pass to authz, which then has issuers configured")
+    client_requests_per_second: int = setting(
+        2_000, doc="requests a second from one client address (an IPv6 /64); more are answered with 429"
+    )
+    client_requests_burst: int = setting(4_000, doc="requests from one client address at once, before the rate holds")
+    clients: int = setting(10_000, doc="client addresses counted at once; the longest silent one is forgotten first")
+    requests_per_second: int = setting(10_000, doc="requests a second to one listener; more are answered with 429")
+    requests_burst: int = setting(20_000, doc="requests to one listener at once, before the rate holds")
     max_connections: int = setting(20_000, doc="client connections at once; more are closed on arrival")
     max_requests: int = setting(20_000, doc="requests at once to each service; more are answered with 503")
     access_log_path: str | None = setting(None, doc="file of the JSON access log (one line a request); unset: none")

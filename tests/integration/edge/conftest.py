@@ -21,6 +21,8 @@ from envoy.service.auth.v3 import external_auth_pb2 as auth
 from google.api.httpbody_pb2 import HttpBody
 from google.protobuf.json_format import MessageToDict
 
+from common.credentials import HEADERS as CREDENTIALS
+from common.keys import TEST_KEY
 from edge.settings import EdgeSettings
 
 _START_SECONDS = 60.0
@@ -127,6 +129,18 @@ class Reply:
         return dict(found)
 
 
+class _ShowsKey(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):  # type: ignore[misc]
+    """A native caller with a well-formed key, unless it shows one itself."""
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        metadata = list(details.metadata or ())
+        if not {name for name, _ in metadata} & set(CREDENTIALS):
+            metadata.append(("authorization", f"Bearer {TEST_KEY}"))
+        return continuation(details._replace(metadata=metadata), request)
+
+    intercept_unary_stream = intercept_unary_unary
+
+
 @dataclass
 class Edge:
     """The running Envoy, and how to talk to it."""
@@ -147,10 +161,15 @@ class Edge:
         headers: dict[str, str] | None = None,
         *,
         port: int | None = None,
+        key: str | None = TEST_KEY,
     ) -> Reply:
+        """Shows `key` unless the headers show one already."""
+        headers = dict(headers or {})
+        if key is not None and not {name.lower() for name in headers} & set(CREDENTIALS):
+            headers["authorization"] = f"Bearer {key}"
         connection = http.client.HTTPConnection("127.0.0.1", port or self.public, timeout=_PATIENCE_SECONDS)
         try:
-            connection.request(method, path, body, headers or {})
+            connection.request(method, path, body, headers)
             answer = connection.getresponse()
             return Reply(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
         finally:
@@ -179,8 +198,9 @@ class Edge:
         """A page of Envoy's own admin."""
         return self.request("GET", path, port=self.envoy_admin).body.decode()
 
-    def channel(self, port: int | None = None) -> grpc.Channel:
-        return grpc.insecure_channel(f"127.0.0.1:{port or self.public}", options=[("grpc.enable_retries", 0)])
+    def channel(self, port: int | None = None, *, key: bool = True) -> grpc.Channel:
+        channel = grpc.insecure_channel(f"127.0.0.1:{port or self.public}", options=[("grpc.enable_retries", 0)])
+        return grpc.intercept_channel(channel, _ShowsKey()) if key else channel
 
 
 def _serve(handler: Callable[[grpc.HandlerCallDetails], Any]) -> tuple[grpc.Server, int]:
@@ -262,13 +282,13 @@ class EdgeProcess:
             self.process.wait()
 
 
-def edge_settings(authz_port: int, service_port: int, folder: Path) -> EdgeSettings:
+def edge_settings(authz_port: int, service_port: int, folder: Path, **changes: Any) -> EdgeSettings:
     """A small body, so that its limit is quickly reached, and waits that no busy machine reaches.
 
     One template serves every Envoy of the session that keeps to these.
     """
     service = (f"127.0.0.1:{service_port}",)
-    return EdgeSettings(
+    settings = EdgeSettings(
         public_address="127.0.0.1:0",
         admin_address="127.0.0.1:0",
         envoy_admin_address="127.0.0.1:0",
@@ -282,6 +302,7 @@ def edge_settings(authz_port: int, service_port: int, folder: Path) -> EdgeSetti
         request_timeout_seconds=_PATIENCE_SECONDS,
         access_log_path=str(folder / "access.log"),
     )
+    return replace(settings, **changes)
 
 
 @pytest.fixture(scope="session")
@@ -329,7 +350,7 @@ def another_edge(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Edge
 
     def start(authz_port: int, service_port: int, **changes: Any) -> EdgeProcess:
         folder = tmp_path_factory.mktemp("edge")
-        settings = replace(edge_settings(authz_port, service_port, folder), **changes)
+        settings = edge_settings(authz_port, service_port, folder, **changes)
         return EdgeProcess(settings, folder, tmp_path_factory.getbasetemp())
 
     return start

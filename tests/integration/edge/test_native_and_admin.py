@@ -7,6 +7,8 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 from uplion.control.v1 import key_pb2, key_service_pb2, usage_pb2
 
+from common.keys import TEST_KEY
+
 NATIVE = "/uplion.inference.v1.InferenceService/"
 
 
@@ -19,7 +21,7 @@ def refusal(channel: grpc.Channel, method: str, **options: Any) -> grpc.RpcError
 def test_native_calls_pass_untouched_with_identity(edge: Any) -> None:
     edge.backend.frames = lambda: iter([b"raw answer"])
     with edge.channel() as channel:
-        metadata = (("x-uplion-model", "org/m"), ("authorization", "Bearer k"), ("x-uplion-account", "evil"))
+        metadata = (("x-uplion-model", "org/m"), ("authorization", f"Bearer {TEST_KEY}"), ("x-uplion-account", "evil"))
         answer, call = channel.unary_unary(f"{NATIVE}Chat").with_call(b"raw request", metadata=metadata, timeout=60)
     assert answer == b"raw answer"
     seen = edge.backend.calls[-1]
@@ -30,7 +32,7 @@ def test_native_calls_pass_untouched_with_identity(edge: Any) -> None:
     http = edge.authz.checks[-1].attributes.request.http
     assert (http.path, http.headers["authorization"], http.headers["x-uplion-model"]) == (
         f"{NATIVE}Chat",
-        "Bearer k",
+        f"Bearer {TEST_KEY}",
         "org/m",
     )
     assert int(http.headers["content-length"]) == len(b"raw request") + 5

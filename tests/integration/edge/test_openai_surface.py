@@ -15,6 +15,8 @@ import h2.events
 import pytest
 from google.api.httpbody_pb2 import HttpBody
 
+from common.keys import TEST_KEY
+
 IDENTITY = ("account", "key", "reservation", "tier", "limits")
 
 
@@ -71,7 +73,8 @@ def test_sse_frames_and_done_arrive_as_they_are_sent(edge: Any) -> None:
     edge.backend.frames = stream
     connection = http.client.HTTPConnection("127.0.0.1", edge.public, timeout=60)
     gates[0].set()
-    connection.request("POST", "/v1/chat/completions", b'{"model":"m","stream":true}')
+    shown = {"authorization": f"Bearer {TEST_KEY}"}
+    connection.request("POST", "/v1/chat/completions", b'{"model":"m","stream":true}', shown)
     answer = connection.getresponse()
     assert answer.getheader("content-type") == "text/event-stream"
     for position, frame in enumerate(frames):
@@ -131,9 +134,8 @@ def test_no_grpc_header_or_trailer_reaches_an_http2_client(edge: Any) -> None:
 def _http2_chat(port: int) -> tuple[dict[str, str], dict[str, str], bytes]:
     connection = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
     connection.initiate_connection()
-    connection.send_headers(
-        1, [(":method", "POST"), (":path", "/v1/chat/completions"), (":scheme", "http"), (":authority", "x")]
-    )
+    pseudo = [(":method", "POST"), (":path", "/v1/chat/completions"), (":scheme", "http"), (":authority", "x")]
+    connection.send_headers(1, [*pseudo, ("authorization", f"Bearer {TEST_KEY}")])
     connection.send_data(1, b'{"model":"m"}', end_stream=True)
     headers: dict[str, str] = {}
     trailers: dict[str, str] = {}
@@ -216,7 +218,8 @@ def _assert_clean(edge: Any) -> None:
 
 
 def test_duplicates_and_underscores_get_nothing_through_either(edge: Any) -> None:
-    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 13\r\nconnection: close\r\n"
+    key = f"authorization: Bearer {TEST_KEY}\r\n"
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 13\r\nconnection: close\r\n{key}"
     twice = "x-uplion-account: evil\r\nX-Uplion-Account: evil2\r\nx-uplion-key: evil, evil\r\nx-uplion-model: evil\r\n"
     assert edge.raw(f'{head}{twice}\r\n{{"model":"m"}}'.encode()).startswith(b"HTTP/1.1 200")
     _assert_clean(edge)
@@ -252,9 +255,10 @@ def test_the_request_id_is_ours_new_each_time_and_told(edge: Any) -> None:
 
 
 def test_the_credential_goes_to_authz_and_no_further(edge: Any) -> None:
-    edge.chat(None, {"authorization": "Bearer secret", "x-api-key": "secret", "api-key": "secret", "cookie": "secret"})
-    assert edge.authz.checks[-1].attributes.request.http.headers["authorization"] == "Bearer secret"
-    assert not [pair for pair in edge.backend.calls[-1].metadata if "secret" in pair[1]]
+    secret = TEST_KEY
+    edge.chat(None, {"authorization": f"Bearer {secret}", "x-api-key": secret, "api-key": secret, "cookie": secret})
+    assert edge.authz.checks[-1].attributes.request.http.headers["authorization"] == f"Bearer {secret}"
+    assert not [pair for pair in edge.backend.calls[-1].metadata if secret in pair[1]]
 
 
 def test_a_client_neither_steers_grpc_nor_envoy(edge: Any) -> None:
@@ -284,13 +288,14 @@ def test_a_client_that_leaves_cancels_the_call(edge: Any) -> None:
 
     edge.backend.frames = endless
     with socket.create_connection(("127.0.0.1", edge.public), timeout=60) as connection:
-        connection.sendall(b'POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 13\r\n\r\n{"model":"m"}')
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-api-key: {TEST_KEY}\r\ncontent-length: 13\r\n\r\n"
+        connection.sendall(head.encode() + b'{"model":"m"}')
         assert connection.recv(100)
     assert ended.wait(60)
 
 
 def test_the_access_log_tells_facts_and_no_content(edge: Any) -> None:
-    reply = edge.chat({"model": "m", "messages": ["canary-prompt"]}, {"authorization": "Bearer canary-key"})
+    reply = edge.chat({"model": "m", "messages": ["canary-prompt"]}, {"cookie": "canary-cookie"})
     wanted = reply.headers["x-request-id"]
     deadline = time.monotonic() + 60  # Envoy flushes its log every 10 s, or sooner when it is long
     line: dict[str, Any] = {}
@@ -300,6 +305,7 @@ def test_the_access_log_tells_facts_and_no_content(edge: Any) -> None:
         time.sleep(0.1)
     assert (line["status"], line["method"], line["account"]) == (200, "POST", "from-authz-account")
     assert "canary" not in edge.access_log.read_text()
+    assert TEST_KEY not in edge.access_log.read_text()
 
 
 def test_lua_never_failed(edge: Any) -> None:

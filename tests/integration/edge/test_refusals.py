@@ -12,9 +12,12 @@ import grpc
 import pytest
 from envoy.service.auth.v3 import external_auth_pb2 as auth
 
+from common.keys import TEST_KEY
+
 CHAT = b'{"model":"m"}'
-BEHIND = b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n"
-HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
+KEY = f"authorization: Bearer {TEST_KEY}\r\n".encode()
+BEHIND = b"GET /v1/models HTTP/1.1\r\nhost: x\r\n" + KEY + b"\r\n"
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n" + KEY
 
 
 def fails(*_: object) -> Any:
@@ -207,12 +210,12 @@ def test_too_large_headers_are_refused(edge: Any) -> None:
         HEAD + b"content-length: 13\r\nx a: b\r\n\r\n" + CHAT,
         HEAD + b"transfer-encoding: xchunked\r\n\r\n" + CHAT,
         HEAD + b"transfer-encoding: chunked\r\n\r\nZZ\r\n" + CHAT,
-        b"CONNECT /v1/models HTTP/1.1\r\nhost: x\r\n\r\n",
-        b"CONNECT upstream:80 HTTP/1.1\r\nhost: upstream:80\r\n\r\n",
-        b"GET v1/models HTTP/1.1\r\nhost: x\r\n\r\n",
-        b"GET /v1/models HTTP/1.1\r\n\r\n",
-        b"GET /v1/models HTTP/1.0\r\n\r\n",
-        b"GET /v1/models HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
+        b"CONNECT /v1/models HTTP/1.1\r\nhost: x\r\n" + KEY + b"\r\n",
+        b"CONNECT upstream:80 HTTP/1.1\r\nhost: upstream:80\r\n" + KEY + b"\r\n",
+        b"GET v1/models HTTP/1.1\r\nhost: x\r\n" + KEY + b"\r\n",
+        b"GET /v1/models HTTP/1.1\r\n" + KEY + b"\r\n",
+        b"GET /v1/models HTTP/1.0\r\n" + KEY + b"\r\n",
+        b"GET /v1/models HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n" + KEY + b"\r\n",
     ],
 )
 def test_smuggling_and_odd_requests_are_refused_and_nothing_gets_behind(edge: Any, request_bytes: bytes) -> None:
@@ -226,7 +229,10 @@ def test_smuggling_and_odd_requests_are_refused_and_nothing_gets_behind(edge: An
 def test_a_folded_header_and_a_second_host_change_nothing(edge: Any) -> None:
     """Envoy takes both; the upstream gets one request, over HTTP/2, and nothing routes or decides by the host."""
     folded = HEAD + b"content-length: 13\r\nconnection: close\r\nx-a: b\r\n x-uplion-account: evil\r\n\r\n" + CHAT
-    for request_bytes in (folded, b"GET /v1/models HTTP/1.1\r\nhost: x\r\nhost: y\r\nconnection: close\r\n\r\n"):
+    for request_bytes in (
+        folded,
+        b"GET /v1/models HTTP/1.1\r\nhost: x\r\nhost: y\r\nconnection: close\r\n" + KEY + b"\r\n",
+    ):
         edge.backend.calls.clear()
         assert edge.raw(request_bytes)[9:12] in {b"200", b"400"}
         assert len(edge.backend.calls) <= 1
@@ -235,7 +241,8 @@ def test_a_folded_header_and_a_second_host_change_nothing(edge: Any) -> None:
 
 
 def test_an_absolute_url_is_routed_and_judged_by_its_path(edge: Any) -> None:
-    answer = edge.raw(b"GET http://other/v1/models HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    head = b"GET http://other/v1/models HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
+    answer = edge.raw(head + KEY + b"\r\n")
     assert answer.startswith(b"HTTP/1.1 200")
     assert edge.authz.checks[-1].attributes.request.http.path == "/v1/models"
     assert edge.backend.calls[-1].method.endswith("/ListModels")

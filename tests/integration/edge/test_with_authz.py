@@ -113,7 +113,7 @@ def test_bad_credentials_are_401_error_objects(edge: Any, real: Any) -> None:
         {"authorization": f"Bearer {key}", "x-api-key": "other"},
     ]
     for headers in bad:
-        reply = edge.request("POST", "/v1/chat/completions", CHAT, headers, port=port)
+        reply = edge.request("POST", "/v1/chat/completions", CHAT, headers, port=port, key=None)
         assert (reply.status, reply.error["code"]) == (401, "invalid_api_key"), headers
         assert reply.headers["x-should-retry"] == "false"
     assert edge.backend.calls == []
@@ -166,7 +166,7 @@ def _details(error: Any) -> list[Any]:
 
 def test_native_denials_are_proper_statuses(edge: Any, real: Any) -> None:
     port, key, _ = real
-    with edge.channel(port) as channel:
+    with edge.channel(port, key=False) as channel:
         call = channel.unary_unary(NATIVE)
         with pytest.raises(grpc.RpcError) as refusal:
             call(b"", timeout=60)

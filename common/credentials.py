@@ -1,0 +1,16 @@
+"""How a caller shows a credential, and what is said to one that cannot be ours: the edge and authz say the same."""
+
+from common.errors import Reason, UplionError
+
+HEADERS = ("authorization", "x-api-key", "api-key")  # OpenAI's, Anthropic's and Azure's clients
+SCHEME = "bearer "
+MOST_TOKEN_CHARACTERS = 8192  # of a signed token; a key is far shorter
+
+NO_KEY = "No key was given. Send it as: Authorization: Bearer <key>."
+NOT_BEARER = "The authorization header must be: Bearer <key>."
+TWO_KEYS = "The request shows two different keys."
+NOT_VALID = "The key is not valid."  # nothing of what was wrong with it
+
+
+def refused(message: str = NOT_VALID) -> UplionError:
+    return UplionError(Reason.INVALID_API_KEY, message)
