@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from common import names, telemetry
 from common.errors import STATUS_DETAILS_METADATA, Reason, UplionError, grpc_status
@@ -41,6 +42,23 @@ class MaskingInterceptor(grpc.aio.ServerInterceptor):
         return found
 
 
+_UNREADABLE = object()  # stands for a message that is none
+
+
+def _lenient(deserializer: Any) -> Any:
+    """The gRPC library would tell the client what our parser raised; ours is one more refusal."""
+    if deserializer is None:
+        return None
+
+    def read(data: bytes) -> Any:
+        try:
+            return deserializer(data)
+        except DecodeError:
+            return _UNREADABLE
+
+    return read
+
+
 def _wrap(handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
     if handler.request_streaming:
         return handler  # only reflection and such; none of our own methods streams requests
@@ -48,10 +66,10 @@ def _wrap(handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any
         # A coroutine writes through its context, which costs a message less than a generator inside a generator.
         wrap = _unary if inspect.iscoroutinefunction(handler.unary_stream) else _streaming
         return grpc.unary_stream_rpc_method_handler(
-            wrap(handler.unary_stream), handler.request_deserializer, handler.response_serializer
+            wrap(handler.unary_stream), _lenient(handler.request_deserializer), handler.response_serializer
         )
     return grpc.unary_unary_rpc_method_handler(
-        _unary(handler.unary_unary), handler.request_deserializer, handler.response_serializer
+        _unary(handler.unary_unary), _lenient(handler.request_deserializer), handler.response_serializer
     )
 
 
@@ -68,6 +86,8 @@ def _unary(behavior: Any) -> Any:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         _enter(context)
         try:
+            if request is _UNREADABLE:
+                raise UplionError(Reason.INVALID_REQUEST, "The request is not a valid message.")
             return await behavior(request, context)
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
@@ -81,6 +101,8 @@ def _streaming(behavior: Any) -> Any:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
         _enter(context)
         try:
+            if request is _UNREADABLE:
+                raise UplionError(Reason.INVALID_REQUEST, "The request is not a valid message.")
             async for message in behavior(request, context):
                 yield message
         except (asyncio.CancelledError, grpc.aio.AbortError, GeneratorExit):

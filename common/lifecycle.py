@@ -120,6 +120,7 @@ async def grpc_server(
     drain_seconds: float = 0.0,
     grace_seconds: float = 30.0,
     options: Sequence[tuple[str, int]] = (),
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     announce: bool = True,
 ) -> AsyncIterator[str]:
     """Serves until the block is left; yields the bound `host:port` (so port 0 works).
@@ -129,7 +130,7 @@ async def grpc_server(
     `grace_seconds`.
     """
     server = grpc.aio.server(
-        interceptors=[MaskingInterceptor()],
+        interceptors=[*interceptors, MaskingInterceptor()],
         options=[
             ("grpc.so_reuseport", 0),
             ("grpc.max_concurrent_streams", 20_000),

@@ -8,11 +8,13 @@ import nats.errors
 
 from common.bus import Bus, connect_bus
 from common.lifecycle import grpc_server
+from router.admissions import Admissions
 from router.dispatching import Dispatcher
 from router.front import Front
 from router.models import Models
 from router.native_service import NativeService
 from router.openai_service import OpenAIService
+from router.releases import Releases
 from router.settings import RouterSettings
 from router.tickets import Tickets
 from router.usage import UsageReporter
@@ -33,16 +35,18 @@ async def main(settings: RouterSettings, stop: asyncio.Event) -> None:
     ):
         await bus.ensure_streams()
         usage = UsageReporter(bus, settings.usage_pending)
+        releases = Releases(bus.nc)
         models = Models(bus)
         async with Tickets.open(bus.nc, models, settings) as tickets, asyncio.TaskGroup() as tasks:
             eternal = [
                 tasks.create_task(usage.run(), name="publish usage"),
+                tasks.create_task(releases.run(), name="release slots"),
                 tasks.create_task(models.run(), name="watch models"),
                 tasks.create_task(_mend(bus, tickets), name="mend the queue"),
                 tasks.create_task(_sweep(models, workers), name="close idle channels"),
             ]
             await models.ready.wait()
-            front = Front(Dispatcher(tickets, workers, models, usage, settings), usage, settings)
+            front = Front(Dispatcher(tickets, workers, models, usage, settings), usage, releases, settings)
 
             def register(server: grpc.aio.Server) -> None:
                 OpenAIService(front, models, settings).register(server)
@@ -54,6 +58,7 @@ async def main(settings: RouterSettings, stop: asyncio.Event) -> None:
                 register,
                 drain_seconds=settings.drain_seconds,
                 grace_seconds=settings.grace_seconds,
+                interceptors=(Admissions(front.ended_unbegun),),
                 options=(
                     ("grpc.max_receive_message_length", settings.request_bytes + _REQUEST_MARGIN_BYTES),
                     ("grpc.max_send_message_length", -1),

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 import grpc
 import grpc.aio
 from uplion.dispatch.v1.run_pb2 import RunEvent, TokenArray
-from uplion.inference.v1.sampling_pb2 import TokenUsage
+from uplion.inference.v1.sampling_pb2 import FINISH_REASON_LENGTH, BudgetCut, TokenUsage
 
 from common import metrics, telemetry
 from common.errors import ELSEWHERE, STATUS_DETAILS_METADATA, Reason, UplionError, from_rpc_error
@@ -47,10 +47,21 @@ class _LostError(Exception):
 class _Progress:
     """What the client was given so far, over all attempts: enough to go on elsewhere."""
 
-    __slots__ = ("cached_tokens", "delivered", "ended", "input_tokens", "output_tokens", "resumable", "token_ids")
+    __slots__ = (
+        "_cap",
+        "_context_tokens",
+        "delivered",
+        "ended",
+        "input_tokens",
+        "output_tokens",
+        "resumable",
+        "token_ids",
+    )
 
-    def __init__(self, choices: int) -> None:
-        self.token_ids: list[list[int]] = [[] for _ in range(choices)]
+    def __init__(self, job: Job, context_tokens: int) -> None:
+        self._cap = job.output_cap
+        self._context_tokens = context_tokens
+        self.token_ids: list[list[int]] = [[] for _ in range(job.choices)]
         self.ended = 0  # choices that have their finish reason
         self.delivered = False
         self.resumable = True
@@ -71,11 +82,18 @@ class _Progress:
                 self.ended += 1
                 if delta.index == 0:
                     record.finish_reason = delta.finish_reason
+                if self._cap is not None and delta.finish_reason == FINISH_REASON_LENGTH:
+                    record.budget_cut = self._cut(self._cap)
         if event.deltas or event.vectors:
             if record.first_token_at is None:
                 record.first_token_at = time.monotonic()
             self.delivered = True
             self.resumable = self.resumable and not event.vectors
+
+    def _cut(self, cap: BudgetCut) -> BudgetCut | None:
+        """The budget, unless the model's context was full before it."""
+        room = self._context_tokens - self.input_tokens if self._context_tokens else cap.max_output_tokens
+        return cap if cap.max_output_tokens <= room else None
 
     @property
     def complete(self) -> bool:
@@ -184,9 +202,10 @@ class Dispatcher:
         Raises UplionError. Closing the generator, or cancelling who reads it, cancels the run or takes the ticket back;
         what is left to account for is then in `record.owed`. `seconds` bounds the whole.
         """
-        record.model = self._models.route(job.model, job.operation).name
+        route = self._models.route(job.model, job.operation)
+        record.model = route.name
         deadline = asyncio.get_running_loop().time() + seconds
-        progress = _Progress(job.choices)
+        progress = _Progress(job, route.context_tokens)
         while True:
             with telemetry.span("router.queue"):
                 accepted = await self._tickets.offer(job, record, deadline)

@@ -16,11 +16,13 @@ from uplion.inference.v1.sampling_pb2 import TokenUsage
 from common import metrics, telemetry
 from common.errors import Reason, UplionError
 from common.identity import Identity
+from router import admissions
 from router.answers import Answer, Piece, Unwritten
 from router.dispatching import Dispatcher
 from router.jobs import Job
 from router.measures import Measures
 from router.records import Record
+from router.releases import Releases
 from router.settings import RouterSettings
 from router.usage import UsageReporter
 
@@ -62,19 +64,24 @@ async def write(context: Context, message: object) -> None:
 class Front:
     """Carries requests between the surfaces and the dispatcher."""
 
-    def __init__(self, dispatcher: Dispatcher, usage: UsageReporter, settings: RouterSettings) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, usage: UsageReporter, releases: Releases, settings: RouterSettings
+    ) -> None:
         self._dispatcher = dispatcher
         self._usage = usage
+        self._releases = releases
         self._settings = settings
         self._measures = Measures()
 
     def begin(self, record: Record) -> None:
         """A call of a known caller starts; `end` must follow."""
+        admissions.begun()
         metrics.ROUTER_IN_FLIGHT.inc()
 
     def end(self, record: Record, error: UplionError | None) -> None:
-        """Says once what became of the call: the usage event nobody else owes, metrics, one log line."""
+        """Says once what became of the call: its slot's release, the usage event it owes, metrics, one log line."""
         metrics.ROUTER_IN_FLIGHT.dec()
+        self._releases.ended(record.identity)
         if record.owed:
             self._usage.report(record.usage_event(error, last=True))
         record.ended_at = time.monotonic()
@@ -82,6 +89,11 @@ class Front:
         self._measures.observe(record, status)
         if logger.isEnabledFor(logging.INFO):
             logger.info("request", extra=record.facts(status))
+
+    def ended_unbegun(self, record: Record, error: UplionError) -> None:
+        """The same for an admitted call that no handler saw."""
+        self.begin(record)
+        self.end(record, error)
 
     def seconds(self, identity: Identity, context: Context) -> float:
         """How long the whole request may take: the caller's limit, or less where the call itself says so."""

@@ -10,6 +10,7 @@ from uplion.dispatch.v1.worker_state_pb2 import (
     CAPABILITY_EMBEDDING,
     Capability,
 )
+from uplion.inference.v1.sampling_pb2 import BudgetCut
 
 from common import names
 from common.errors import Reason, UplionError
@@ -46,6 +47,14 @@ class Job:
     choices: int
     estimated_tokens: int
     lane: str = names.LANE_DEFAULT
+
+    @property
+    def output_cap(self) -> BudgetCut | None:
+        """The budget whose rest bounds this answer; None where the caller or the model set the bound."""
+        identity, most = self.identity, self.run.sampling.max_output_tokens
+        if not identity.capped_by or most != identity.max_output_tokens:
+            return None
+        return BudgetCut(limit=identity.capped_by, max_output_tokens=most)
 
 
 def check_model(model: str, identity: Identity) -> str:

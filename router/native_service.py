@@ -26,8 +26,10 @@ _MAX_PAGE = 1000
 class _Sink:
     """A Sink of typed messages."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, record: Record) -> None:
         self._context = context
+        self.record = record
+        self.request_id = record.identity.request_id
 
     async def keep_alive(self) -> None:
         """HTTP/2 pings keep a native stream alive."""
@@ -37,32 +39,30 @@ class _Sink:
 
 
 class _ChatSink(_Sink):
-    def __init__(self, context: Context, request_id: str) -> None:
-        super().__init__(context)
-        self._request_id = request_id
-
     async def pieces(self, pieces: Sequence[Piece]) -> None:
         deltas = [chat_pb2.ChatDelta(index=index, content=text, finish_reason=finish) for index, text, finish in pieces]
-        await self.send(chat_pb2.ChatStreamResponse(request_id=self._request_id, deltas=deltas))
+        await self.send(chat_pb2.ChatStreamResponse(request_id=self.request_id, deltas=deltas))
 
     async def end(self, usage: TokenUsage) -> None:
-        await self.send(chat_pb2.ChatStreamResponse(request_id=self._request_id, usage=usage))
+        await self.send(
+            chat_pb2.ChatStreamResponse(request_id=self.request_id, usage=usage, budget_cut=self.record.budget_cut)
+        )
 
 
 class _CompletionSink(_Sink):
-    def __init__(self, context: Context, request_id: str) -> None:
-        super().__init__(context)
-        self._request_id = request_id
-
     async def pieces(self, pieces: Sequence[Piece]) -> None:
         choices = [
             completion_pb2.CompletionChoice(index=index, text=text, finish_reason=finish)
             for index, text, finish in pieces
         ]
-        await self.send(completion_pb2.CompletionStreamResponse(request_id=self._request_id, choices=choices))
+        await self.send(completion_pb2.CompletionStreamResponse(request_id=self.request_id, choices=choices))
 
     async def end(self, usage: TokenUsage) -> None:
-        await self.send(completion_pb2.CompletionStreamResponse(request_id=self._request_id, usage=usage))
+        await self.send(
+            completion_pb2.CompletionStreamResponse(
+                request_id=self.request_id, usage=usage, budget_cut=self.record.budget_cut
+            )
+        )
 
 
 class NativeService(inference_service_pb2_grpc.InferenceServiceServicer):
@@ -76,7 +76,7 @@ class NativeService(inference_service_pb2_grpc.InferenceServiceServicer):
         inference_service_pb2_grpc.add_InferenceServiceServicer_to_server(self, server)
 
     async def Chat(self, request: chat_pb2.ChatRequest, context: Context) -> chat_pb2.ChatResponse:
-        job, answer = await self._whole(Operation.CHAT, lambda identity: chat_job(request, identity), context)
+        record, answer = await self._whole(Operation.CHAT, lambda identity: chat_job(request, identity), context)
         choices = [
             chat_pb2.ChatChoice(
                 index=index,
@@ -86,7 +86,11 @@ class NativeService(inference_service_pb2_grpc.InferenceServiceServicer):
             for index, text, finish in answer.pieces()
         ]
         return chat_pb2.ChatResponse(
-            request_id=job.identity.request_id, model=job.model, choices=choices, usage=answer.usage
+            request_id=record.identity.request_id,
+            model=record.model,
+            choices=choices,
+            usage=answer.usage,
+            budget_cut=record.budget_cut,
         )
 
     # grpc.aio also takes a coroutine that writes; the generated types know generators only.
@@ -98,7 +102,7 @@ class NativeService(inference_service_pb2_grpc.InferenceServiceServicer):
     async def Completion(
         self, request: completion_pb2.CompletionRequest, context: Context
     ) -> completion_pb2.CompletionResponse:
-        job, answer = await self._whole(
+        record, answer = await self._whole(
             Operation.COMPLETION, lambda identity: completion_job(request, identity), context
         )
         choices = [
@@ -106,7 +110,11 @@ class NativeService(inference_service_pb2_grpc.InferenceServiceServicer):
             for index, text, finish in answer.pieces()
         ]
         return completion_pb2.CompletionResponse(
-            request_id=job.identity.request_id, model=job.model, choices=choices, usage=answer.usage
+            request_id=record.identity.request_id,
+            model=record.model,
+            choices=choices,
+            usage=answer.usage,
+            budget_cut=record.budget_cut,
         )
 
     # grpc.aio also takes a coroutine that writes; the generated types know generators only.
@@ -118,10 +126,12 @@ class NativeService(inference_service_pb2_grpc.InferenceServiceServicer):
         )
 
     async def Embed(self, request: embedding_pb2.EmbedRequest, context: Context) -> embedding_pb2.EmbedResponse:
-        job, answer = await self._whole(Operation.EMBEDDING, lambda identity: embedding_job(request, identity), context)
+        record, answer = await self._whole(
+            Operation.EMBEDDING, lambda identity: embedding_job(request, identity), context
+        )
         vectors = [embedding_pb2.Embedding(index=index, values=floats(raw)) for index, raw in enumerate(answer.vectors)]
         return embedding_pb2.EmbedResponse(
-            request_id=job.identity.request_id, model=job.model, embeddings=vectors, usage=answer.usage
+            request_id=record.identity.request_id, model=record.model, embeddings=vectors, usage=answer.usage
         )
 
     async def ListModels(self, request: model_pb2.ListModelsRequest, context: Context) -> model_pb2.ListModelsResponse:
@@ -141,22 +151,21 @@ class NativeService(inference_service_pb2_grpc.InferenceServiceServicer):
 
     async def _whole(
         self, operation: Operation, make: Callable[[Identity], Job], context: Context
-    ) -> tuple[Job, Answer]:
+    ) -> tuple[Record, Answer]:
         with self._recorded(operation, context) as record:
-            job = make(record.identity)
-            return job, await self._front.collect(job, record, context)
+            return record, await self._front.collect(make(record.identity), record, context)
 
     async def _stream(
         self,
         operation: Operation,
         make: Callable[[Identity], Job],
         context: Context,
-        sink: Callable[[Context, str], Sink],
+        sink: Callable[[Context, Record], Sink],
     ) -> None:
         with self._recorded(operation, context) as record:
             record.stream = True
             job = make(record.identity)
-            await self._front.relay(job, record, context, sink(context, job.identity.request_id))
+            await self._front.relay(job, record, context, sink(context, record))
 
     @contextmanager
     def _recorded(self, operation: Operation, context: Context) -> Iterator[Record]:

@@ -9,7 +9,13 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-from uplion.inference.v1.sampling_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP, FinishReason, TokenUsage
+from uplion.inference.v1.sampling_pb2 import (
+    FINISH_REASON_LENGTH,
+    FINISH_REASON_STOP,
+    BudgetCut,
+    FinishReason,
+    TokenUsage,
+)
 
 from common.errors import UplionError, openai_body
 from router.answers import Answer, Piece
@@ -86,11 +92,11 @@ class StreamFrames:
         self._begun: set[int] = set()  # choices whose role was sent
         self._open = set(range(choices))  # choices without a finish reason
 
-    def pieces(self, pieces: Sequence[Piece]) -> bytes:
-        """One frame for each piece."""
-        return b"".join([self._piece(*piece) for piece in pieces])
+    def pieces(self, pieces: Sequence[Piece], cut: BudgetCut | None = None) -> bytes:
+        """One frame for each piece; the one that ends a choice also says which budget did, if one did."""
+        return b"".join([self._piece(*piece, cut) for piece in pieces])
 
-    def _piece(self, index: int, text: str, finish: FinishReason.ValueType) -> bytes:
+    def _piece(self, index: int, text: str, finish: FinishReason.ValueType, cut: BudgetCut | None) -> bytes:
         if self._chat:
             if index not in self._begun:
                 self._begun.add(index)
@@ -104,7 +110,10 @@ class StreamFrames:
         if finish:
             self._open.discard(index)
         end = _FINISH.get(finish, b"null")
-        return b"".join((self._prefix, b'{"index":%d' % index, delta, b',"finish_reason":', end, b"}", self._tail))
+        tail = self._tail
+        if cut is not None and finish == FINISH_REASON_LENGTH:
+            tail = tail[:-3] + b',"x-uplion":' + _encode(cut_object(cut)) + b"}\n\n"
+        return b"".join((self._prefix, b'{"index":%d' % index, delta, b',"finish_reason":', end, b"}", tail))
 
     def end(self, usage: TokenUsage) -> bytes:
         """The usage frame where it was asked for, then [DONE]. A choice the engine never ended ends here."""
@@ -125,8 +134,19 @@ def usage_object(usage: TokenUsage) -> dict[str, object]:
     }
 
 
+def cut_object(cut: BudgetCut) -> dict[str, object]:
+    """The `x-uplion` of an answer that a budget ended: beside OpenAI's own fields, which its SDKs keep as an extra."""
+    return {"reason": "budget", "limit": cut.limit, "max_output_tokens": cut.max_output_tokens}
+
+
 def whole_generation(
-    operation: Operation, request_id: str, model: str, tier: str, created: int, answer: Answer
+    operation: Operation,
+    request_id: str,
+    model: str,
+    tier: str,
+    created: int,
+    answer: Answer,
+    cut: BudgetCut | None = None,
 ) -> bytes:
     """The JSON of a chat or completion that was not streamed."""
     chat = operation is Operation.CHAT
@@ -140,18 +160,19 @@ def whole_generation(
         choice["logprobs"] = None
         choice["finish_reason"] = _FINISH_TEXT.get(finish, "stop")
         choices.append(choice)
-    return _encode(
-        {
-            "id": answer_id(operation, request_id),
-            "object": "chat.completion" if chat else "text_completion",
-            "created": created,
-            "model": model,
-            "choices": choices,
-            "usage": usage_object(answer.usage),
-            "service_tier": tier,
-            "system_fingerprint": None,
-        }
-    )
+    body: dict[str, object] = {
+        "id": answer_id(operation, request_id),
+        "object": "chat.completion" if chat else "text_completion",
+        "created": created,
+        "model": model,
+        "choices": choices,
+        "usage": usage_object(answer.usage),
+        "service_tier": tier,
+        "system_fingerprint": None,
+    }
+    if cut is not None:
+        body["x-uplion"] = cut_object(cut)
+    return _encode(body)
 
 
 def embedding_list(model: str, answer: Answer, *, base64: bool) -> bytes:

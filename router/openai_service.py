@@ -37,13 +37,14 @@ Handler: TypeAlias = "Callable[[bytes, Context], Awaitable[None]]"
 class _Stream:
     """A Sink of server-sent events."""
 
-    def __init__(self, context: Context, written: frames.StreamFrames) -> None:
+    def __init__(self, context: Context, record: Record, written: frames.StreamFrames) -> None:
         self._context = context
+        self._record = record
         self._frames = written
         self.begun = False
 
     async def pieces(self, pieces: Sequence[Piece]) -> None:
-        await self._write(self._frames.pieces(pieces))
+        await self._write(self._frames.pieces(pieces, self._record.budget_cut))
 
     async def keep_alive(self) -> None:
         await self._write(frames.KEEP_ALIVE)
@@ -136,7 +137,7 @@ class OpenAIService:
             request = parse(_parsed(HttpBody, data).data, record.identity)
             record.stream = request.stream
             if request.stream:
-                stream = _Stream(context, _stream_frames(request))
+                stream = _Stream(context, record, _stream_frames(request))
                 await self._front.relay(request.job, record, context, stream)
             else:
                 await self._answer_whole(request, record, context)
@@ -165,7 +166,13 @@ class OpenAIService:
         else:
             identity = job.identity
             body = frames.whole_generation(
-                job.operation, identity.request_id, job.model, identity.tier, int(time.time()), answer
+                job.operation,
+                identity.request_id,
+                job.model,
+                identity.tier,
+                int(time.time()),
+                answer,
+                record.budget_cut,
             )
         await write(context, frames.http_body(body, frames.CONTENT_JSON))
 

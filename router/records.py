@@ -3,7 +3,7 @@
 import time
 
 from uplion.billing.v1 import usage_event_pb2 as billing
-from uplion.inference.v1.sampling_pb2 import FinishReason, TokenUsage
+from uplion.inference.v1.sampling_pb2 import BudgetCut, FinishReason, TokenUsage
 
 from common import names
 from common.errors import Reason, UplionError
@@ -25,6 +25,7 @@ class Record:
     __slots__ = (
         "attempt",
         "begun_at",
+        "budget_cut",
         "delivered_tokens",
         "ended_at",
         "finish_reason",
@@ -64,6 +65,7 @@ class Record:
         self.delivered_tokens = 0  # by the current attempt
         self.usage: TokenUsage | None = None  # of the whole request, once it is complete
         self.finish_reason: FinishReason.ValueType = 0  # type: ignore[assignment]  # unspecified
+        self.budget_cut: BudgetCut | None = None  # a budget ended the answer: for the client and the log
 
     @property
     def seconds(self) -> float:
@@ -100,6 +102,8 @@ class Record:
         if self.usage is not None:
             facts["input_tokens"] = self.usage.input_tokens
             facts["output_tokens"] = self.usage.output_tokens
+        if self.budget_cut is not None:
+            facts["budget"] = self.budget_cut.limit
         return facts
 
     def next_attempt(self) -> None:

@@ -56,6 +56,20 @@ async def test_an_unknown_exception_tells_the_client_its_request_id_and_nothing_
     assert CANARY in caplog.text  # the log has the whole story
 
 
+async def test_a_message_that_is_none_is_the_callers_fault(caplog) -> None:  # type: ignore[no-untyped-def]
+    def register(server: grpc.aio.Server) -> None:
+        usage_service_pb2_grpc.add_UsageServiceServicer_to_server(_Usage(), server)
+
+    async with (
+        grpc_server("example", "127.0.0.1:0", register) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary("/uplion.control.v1.UsageService/QueryUsage")(b"\xff\xff", timeout=5)
+    assert from_rpc_error(caught.value).reason is Reason.INVALID_REQUEST
+    assert "DecodeError" not in str(caught.value.details())
+
+
 async def test_an_error_of_ours_arrives_whole(stub) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.QueryUsage(usage_pb2.QueryUsageRequest(account="refuse"), timeout=5)

@@ -12,6 +12,7 @@ from uplion.inference.v1.sampling_pb2 import (
     FINISH_REASON_LENGTH,
     FINISH_REASON_STOP,
     FINISH_REASON_UNSPECIFIED,
+    BudgetCut,
     TokenUsage,
 )
 
@@ -74,6 +75,20 @@ def test_usage_is_null_until_its_own_chunk_when_asked_for() -> None:
     assert chunk["usage"] is None
     assert usage["choices"] == []
     assert usage["usage"] == USAGE_JSON
+    assert done == "data: [DONE]"
+
+
+@pytest.mark.parametrize("include_usage", [False, True])
+def test_the_chunk_that_a_budget_ended_says_which(include_usage: bool) -> None:
+    written = stream(choices=2, include_usage=include_usage)
+    cut = BudgetCut(limit="key/tokens/day", max_output_tokens=9)
+    pieces = [(0, "a", OPEN), (0, "b", FINISH_REASON_STOP), (1, "", FINISH_REASON_LENGTH)]
+    *chunks, done = decoded(written.pieces(pieces, cut) + written.end(USAGE))
+    detail = {"reason": "budget", "limit": "key/tokens/day", "max_output_tokens": 9}
+    assert [chunk.get("x-uplion") for chunk in chunks[:3]] == [None, None, detail]
+    assert chunks[2]["choices"][0]["finish_reason"] == "length"
+    assert chunks[2].get("usage", "none") == (None if include_usage else "none")
+    assert len(chunks) == 3 + include_usage
     assert done == "data: [DONE]"
 
 

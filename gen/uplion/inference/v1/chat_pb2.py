@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from uplion.inference.v1 import sampling_pb2 as uplion_dot_inference_dot_v1_dot_sampling__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1euplion/inference/v1/chat.proto\x12\x13uplion.inference.v1\x1a\"uplion/inference/v1/sampling.proto\":\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"\x88\x01\n\nChatChoice\x12\r\n\x05index\x18\x01 \x01(\r\x12\x31\n\x07message\x18\x02 \x01(\x0b\x32 .uplion.inference.v1.ChatMessage\x12\x38\n\rfinish_reason\x18\x03 \x01(\x0e\x32!.uplion.inference.v1.FinishReason\"e\n\tChatDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x38\n\rfinish_reason\x18\x03 \x01(\x0e\x32!.uplion.inference.v1.FinishReason\"\x81\x01\n\x0b\x43hatRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x32\n\x08messages\x18\x02 \x03(\x0b\x32 .uplion.inference.v1.ChatMessage\x12/\n\x08sampling\x18\x03 \x01(\x0b\x32\x1d.uplion.inference.v1.Sampling\"\x93\x01\n\x0c\x43hatResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x30\n\x07\x63hoices\x18\x03 \x03(\x0b\x32\x1f.uplion.inference.v1.ChatChoice\x12.\n\x05usage\x18\x04 \x01(\x0b\x32\x1f.uplion.inference.v1.TokenUsage\"\x87\x01\n\x11\x43hatStreamRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x32\n\x08messages\x18\x02 \x03(\x0b\x32 .uplion.inference.v1.ChatMessage\x12/\n\x08sampling\x18\x03 \x01(\x0b\x32\x1d.uplion.inference.v1.Sampling\"\x88\x01\n\x12\x43hatStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12.\n\x06\x64\x65ltas\x18\x02 \x03(\x0b\x32\x1e.uplion.inference.v1.ChatDelta\x12.\n\x05usage\x18\x03 \x01(\x0b\x32\x1f.uplion.inference.v1.TokenUsageb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1euplion/inference/v1/chat.proto\x12\x13uplion.inference.v1\x1a\"uplion/inference/v1/sampling.proto\":\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"\x88\x01\n\nChatChoice\x12\r\n\x05index\x18\x01 \x01(\r\x12\x31\n\x07message\x18\x02 \x01(\x0b\x32 .uplion.inference.v1.ChatMessage\x12\x38\n\rfinish_reason\x18\x03 \x01(\x0e\x32!.uplion.inference.v1.FinishReason\"e\n\tChatDelta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x38\n\rfinish_reason\x18\x03 \x01(\x0e\x32!.uplion.inference.v1.FinishReason\"\x81\x01\n\x0b\x43hatRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x32\n\x08messages\x18\x02 \x03(\x0b\x32 .uplion.inference.v1.ChatMessage\x12/\n\x08sampling\x18\x03 \x01(\x0b\x32\x1d.uplion.inference.v1.Sampling\"\xc7\x01\n\x0c\x43hatResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x30\n\x07\x63hoices\x18\x03 \x03(\x0b\x32\x1f.uplion.inference.v1.ChatChoice\x12.\n\x05usage\x18\x04 \x01(\x0b\x32\x1f.uplion.inference.v1.TokenUsage\x12\x32\n\nbudget_cut\x18\x05 \x01(\x0b\x32\x1e.uplion.inference.v1.BudgetCut\"\x87\x01\n\x11\x43hatStreamRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x32\n\x08messages\x18\x02 \x03(\x0b\x32 .uplion.inference.v1.ChatMessage\x12/\n\x08sampling\x18\x03 \x01(\x0b\x32\x1d.uplion.inference.v1.Sampling\"\xbc\x01\n\x12\x43hatStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12.\n\x06\x64\x65ltas\x18\x02 \x03(\x0b\x32\x1e.uplion.inference.v1.ChatDelta\x12.\n\x05usage\x18\x03 \x01(\x0b\x32\x1f.uplion.inference.v1.TokenUsage\x12\x32\n\nbudget_cut\x18\x04 \x01(\x0b\x32\x1e.uplion.inference.v1.BudgetCutb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,9 +41,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHATREQUEST']._serialized_start=394
   _globals['_CHATREQUEST']._serialized_end=523
   _globals['_CHATRESPONSE']._serialized_start=526
-  _globals['_CHATRESPONSE']._serialized_end=673
-  _globals['_CHATSTREAMREQUEST']._serialized_start=676
-  _globals['_CHATSTREAMREQUEST']._serialized_end=811
-  _globals['_CHATSTREAMRESPONSE']._serialized_start=814
-  _globals['_CHATSTREAMRESPONSE']._serialized_end=950
+  _globals['_CHATRESPONSE']._serialized_end=725
+  _globals['_CHATSTREAMREQUEST']._serialized_start=728
+  _globals['_CHATSTREAMREQUEST']._serialized_end=863
+  _globals['_CHATSTREAMRESPONSE']._serialized_start=866
+  _globals['_CHATSTREAMRESPONSE']._serialized_end=1054
 # @@protoc_insertion_point(module_scope)

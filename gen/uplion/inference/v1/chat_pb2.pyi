@@ -155,6 +155,7 @@ class ChatResponse(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    BUDGET_CUT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The platform's id for this request, also in logs, traces and the ledger."""
     model: _builtins.str
@@ -167,6 +168,10 @@ class ChatResponse(_message.Message):
     def usage(self) -> _sampling_pb2.TokenUsage:
         """What was counted."""
 
+    @_builtins.property
+    def budget_cut(self) -> _sampling_pb2.BudgetCut:
+        """A budget ended the answer; unset means that none did."""
+
     def __init__(
         self,
         *,
@@ -174,10 +179,11 @@ class ChatResponse(_message.Message):
         model: _builtins.str = ...,
         choices: _abc.Iterable[Global___ChatChoice] | None = ...,
         usage: _sampling_pb2.TokenUsage | None = ...,
+        budget_cut: _sampling_pb2.BudgetCut | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget_cut", b"budget_cut", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "model", b"model", "request_id", b"request_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_cut", b"budget_cut", "choices", b"choices", "model", b"model", "request_id", b"request_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -226,6 +232,7 @@ class ChatStreamResponse(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     DELTAS_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    BUDGET_CUT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The platform's id for this request; in every message."""
     @_builtins.property
@@ -236,16 +243,21 @@ class ChatStreamResponse(_message.Message):
     def usage(self) -> _sampling_pb2.TokenUsage:
         """What was counted; in the last message only."""
 
+    @_builtins.property
+    def budget_cut(self) -> _sampling_pb2.BudgetCut:
+        """In the last message only: a budget ended the answer; unset means that none did."""
+
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         deltas: _abc.Iterable[Global___ChatDelta] | None = ...,
         usage: _sampling_pb2.TokenUsage | None = ...,
+        budget_cut: _sampling_pb2.BudgetCut | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget_cut", b"budget_cut", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deltas", b"deltas", "request_id", b"request_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_cut", b"budget_cut", "deltas", b"deltas", "request_id", b"request_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

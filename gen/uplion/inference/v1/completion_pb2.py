@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from uplion.inference.v1 import sampling_pb2 as uplion_dot_inference_dot_v1_dot_sampling__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$uplion/inference/v1/completion.proto\x12\x13uplion.inference.v1\x1a\"uplion/inference/v1/sampling.proto\"i\n\x10\x43ompletionChoice\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x38\n\rfinish_reason\x18\x03 \x01(\x0e\x32!.uplion.inference.v1.FinishReason\"c\n\x11\x43ompletionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12/\n\x08sampling\x18\x03 \x01(\x0b\x32\x1d.uplion.inference.v1.Sampling\"\x9f\x01\n\x12\x43ompletionResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x36\n\x07\x63hoices\x18\x03 \x03(\x0b\x32%.uplion.inference.v1.CompletionChoice\x12.\n\x05usage\x18\x04 \x01(\x0b\x32\x1f.uplion.inference.v1.TokenUsage\"i\n\x17\x43ompletionStreamRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12/\n\x08sampling\x18\x03 \x01(\x0b\x32\x1d.uplion.inference.v1.Sampling\"\x96\x01\n\x18\x43ompletionStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x36\n\x07\x63hoices\x18\x02 \x03(\x0b\x32%.uplion.inference.v1.CompletionChoice\x12.\n\x05usage\x18\x03 \x01(\x0b\x32\x1f.uplion.inference.v1.TokenUsageb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$uplion/inference/v1/completion.proto\x12\x13uplion.inference.v1\x1a\"uplion/inference/v1/sampling.proto\"i\n\x10\x43ompletionChoice\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x38\n\rfinish_reason\x18\x03 \x01(\x0e\x32!.uplion.inference.v1.FinishReason\"c\n\x11\x43ompletionRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12/\n\x08sampling\x18\x03 \x01(\x0b\x32\x1d.uplion.inference.v1.Sampling\"\xd3\x01\n\x12\x43ompletionResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x36\n\x07\x63hoices\x18\x03 \x03(\x0b\x32%.uplion.inference.v1.CompletionChoice\x12.\n\x05usage\x18\x04 \x01(\x0b\x32\x1f.uplion.inference.v1.TokenUsage\x12\x32\n\nbudget_cut\x18\x05 \x01(\x0b\x32\x1e.uplion.inference.v1.BudgetCut\"i\n\x17\x43ompletionStreamRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12/\n\x08sampling\x18\x03 \x01(\x0b\x32\x1d.uplion.inference.v1.Sampling\"\xca\x01\n\x18\x43ompletionStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x36\n\x07\x63hoices\x18\x02 \x03(\x0b\x32%.uplion.inference.v1.CompletionChoice\x12.\n\x05usage\x18\x03 \x01(\x0b\x32\x1f.uplion.inference.v1.TokenUsage\x12\x32\n\nbudget_cut\x18\x04 \x01(\x0b\x32\x1e.uplion.inference.v1.BudgetCutb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,9 +37,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMPLETIONREQUEST']._serialized_start=204
   _globals['_COMPLETIONREQUEST']._serialized_end=303
   _globals['_COMPLETIONRESPONSE']._serialized_start=306
-  _globals['_COMPLETIONRESPONSE']._serialized_end=465
-  _globals['_COMPLETIONSTREAMREQUEST']._serialized_start=467
-  _globals['_COMPLETIONSTREAMREQUEST']._serialized_end=572
-  _globals['_COMPLETIONSTREAMRESPONSE']._serialized_start=575
-  _globals['_COMPLETIONSTREAMRESPONSE']._serialized_end=725
+  _globals['_COMPLETIONRESPONSE']._serialized_end=517
+  _globals['_COMPLETIONSTREAMREQUEST']._serialized_start=519
+  _globals['_COMPLETIONSTREAMREQUEST']._serialized_end=624
+  _globals['_COMPLETIONSTREAMRESPONSE']._serialized_start=627
+  _globals['_COMPLETIONSTREAMRESPONSE']._serialized_end=829
 # @@protoc_insertion_point(module_scope)

@@ -91,6 +91,7 @@ class CompletionResponse(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    BUDGET_CUT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The platform's id for this request, also in logs, traces and the ledger."""
     model: _builtins.str
@@ -103,6 +104,10 @@ class CompletionResponse(_message.Message):
     def usage(self) -> _sampling_pb2.TokenUsage:
         """What was counted."""
 
+    @_builtins.property
+    def budget_cut(self) -> _sampling_pb2.BudgetCut:
+        """A budget ended the answer; unset means that none did."""
+
     def __init__(
         self,
         *,
@@ -110,10 +115,11 @@ class CompletionResponse(_message.Message):
         model: _builtins.str = ...,
         choices: _abc.Iterable[Global___CompletionChoice] | None = ...,
         usage: _sampling_pb2.TokenUsage | None = ...,
+        budget_cut: _sampling_pb2.BudgetCut | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget_cut", b"budget_cut", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "model", b"model", "request_id", b"request_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_cut", b"budget_cut", "choices", b"choices", "model", b"model", "request_id", b"request_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -160,6 +166,7 @@ class CompletionStreamResponse(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    BUDGET_CUT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The platform's id for this request; in every message."""
     @_builtins.property
@@ -170,16 +177,21 @@ class CompletionStreamResponse(_message.Message):
     def usage(self) -> _sampling_pb2.TokenUsage:
         """What was counted; in the last message only."""
 
+    @_builtins.property
+    def budget_cut(self) -> _sampling_pb2.BudgetCut:
+        """In the last message only: a budget ended the answer; unset means that none did."""
+
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         choices: _abc.Iterable[Global___CompletionChoice] | None = ...,
         usage: _sampling_pb2.TokenUsage | None = ...,
+        budget_cut: _sampling_pb2.BudgetCut | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget_cut", b"budget_cut", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "request_id", b"request_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_cut", b"budget_cut", "choices", b"choices", "request_id", b"request_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -167,3 +167,29 @@ class TokenUsage(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TokenUsage: _TypeAlias = TokenUsage  # noqa: Y015
+
+@_typing.final
+class BudgetCut(_message.Message):
+    """A budget ended an answer, and neither the caller nor the model: the rest of it was all that could still be spent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: _builtins.int
+    MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    limit: _builtins.str
+    """The rule whose rest it was, as `uplion explain` names it: "key/tokens/day"."""
+    max_output_tokens: _builtins.int
+    """Most output tokens it left for each choice."""
+    def __init__(
+        self,
+        *,
+        limit: _builtins.str = ...,
+        max_output_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "max_output_tokens", b"max_output_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BudgetCut: _TypeAlias = BudgetCut  # noqa: Y015
