@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import asyncpg
 
 from billing.entry import Entry
+from billing.policy import Action
 from billing.pricing import Charge, amount, millionths
 from common.limits import scope
 
@@ -20,12 +21,13 @@ LIFE = "life"
 ALL_MODELS = ""
 
 _ADD_HOURLY = """
-    INSERT INTO usage_hourly AS hourly (hour, account, project, key, model, tier, currency, requests, input_tokens,
-        cached_tokens, cache_write_tokens, output_tokens, reasoning_tokens, compute_seconds, cost)
+    INSERT INTO usage_hourly AS hourly (hour, account, project, key, model, tier, currency, price_version, policy,
+        requests, input_tokens, cached_tokens, cache_write_tokens, output_tokens, reasoning_tokens, compute_seconds,
+        cost)
     SELECT * FROM unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
-        $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::numeric[],
-        $15::numeric[])
-    ON CONFLICT (hour, account, project, key, model, tier, currency) DO UPDATE SET
+        $8::bigint[], $9::text[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[],
+        $15::bigint[], $16::numeric[], $17::numeric[])
+    ON CONFLICT (hour, account, project, key, model, tier, currency, price_version, policy) DO UPDATE SET
         requests = hourly.requests + excluded.requests,
         input_tokens = hourly.input_tokens + excluded.input_tokens,
         cached_tokens = hourly.cached_tokens + excluded.cached_tokens,
@@ -92,21 +94,30 @@ class _Sum:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
-_Group = tuple[datetime, str, str, str, str, str, str, str]
+_Group = tuple[datetime, str, str, str, str, str, str, int, str, str]
 
 
 class Sums:
     """What new entries add."""
 
     def __init__(self) -> None:
-        # (hour, account, project, key, model that is billed, tier, currency, model that was asked for)
+        # (hour, account, project, key, model that is billed, tier, currency, price version, policy, model asked for)
         self._groups: dict[_Group, _Sum] = defaultdict(_Sum)
 
-    def add(self, entry: Entry, charge: Charge | None) -> None:
+    def add(self, entry: Entry, charge: Charge | None, action: Action) -> None:
         """Counts one entry; without a charge its currency is ''."""
-        currency, units = (charge.currency, charge.units) if charge else ("", 0)
+        version, units, currency = charge or (0, 0, "")
         group = self._groups[
-            entry.hour, entry.account, entry.project, entry.key, entry.billed_model, entry.tier, currency, entry.model
+            entry.hour,
+            entry.account,
+            entry.project,
+            entry.key,
+            entry.billed_model,
+            entry.tier,
+            currency,
+            version,
+            action.value,
+            entry.model,
         ]
         group.requests += entry.last  # an attempt that another one follows is not another request
         group.input += entry.input_tokens
@@ -127,7 +138,7 @@ class Sums:
         balances: dict[Balance, list[int]] = defaultdict(lambda: [0, 0])
         spending: dict[tuple[Balance, str], int] = defaultdict(int)
         for group, added in self._groups.items():
-            hour, account, project, key, _, _, currency, model = group
+            hour, account, project, key, _, _, currency, _, _, model = group
             hourly[group[:-1]].add(added)
             for balance in _balances(hour, account, project, key, model):
                 counts = balances[balance]

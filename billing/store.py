@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Pool = asyncpg.Pool[asyncpg.Record]
     Connection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
 
-SCHEMA_VERSION = 4  # the oldest schema this module works with
+SCHEMA_VERSION = 5  # the oldest schema this module works with
 
 _COLUMNS = {
     "request_id": "text",
@@ -154,7 +154,7 @@ class Ledger:
         async for keys in slices(sorted(fresh)):
             for key in keys:
                 entry, charge = batch[key], charges[key]
-                sums.add(entry, charge)
+                sums.add(entry, charge, actions.get(key, Action.BILL))
                 links[entry.account].append(_canonical(rows[key]))
                 unpriced += charge is None and bool(entry.input_tokens or entry.output_tokens)
         if links:

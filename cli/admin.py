@@ -17,8 +17,6 @@ from uplion.control.v1 import (
     key_service_pb2_grpc,
     model_pb2,
     model_service_pb2_grpc,
-    usage_pb2,
-    usage_service_pb2_grpc,
 )
 
 from cli import limits
@@ -32,13 +30,6 @@ R = TypeVar("R")
 
 _TIMEOUT_SECONDS = 10.0
 _PAGE_SIZE = 1000
-_GROUPINGS = {
-    None: usage_pb2.USAGE_GROUPING_UNSPECIFIED,
-    "model": usage_pb2.USAGE_GROUPING_MODEL,
-    "key": usage_pb2.USAGE_GROUPING_KEY,
-    "hour": usage_pb2.USAGE_GROUPING_HOUR,
-    "day": usage_pb2.USAGE_GROUPING_DAY,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +98,9 @@ class Admin:
         stub = model_service_pb2_grpc.ModelServiceStub(self._channel)
         self._call(stub.DeleteModel, model_pb2.DeleteModelRequest(name=name))
 
-    def usage(self, by: str | None, account: str, start_time: datetime | None) -> list[dict[str, Any]]:
-        """Counted and billed usage."""
-        request = usage_pb2.QueryUsageRequest(grouping=_GROUPINGS[by], account=account)
-        if start_time is not None:
-            request.start_time.FromDatetime(start_time.astimezone(UTC))
-        response = self._call(usage_service_pb2_grpc.UsageServiceStub(self._channel).QueryUsage, request)
-        return [_usage(row) for row in response.rows]
+    def call(self, stub: Callable[[grpc.Channel], Any], method: str, request: Message) -> Any:
+        """The answer to any call of the admin API."""
+        return self._call(getattr(stub(self._channel), method), request)
 
     def _call(self, method: Callable[..., R], request: Message) -> R:
         try:
@@ -148,8 +135,8 @@ def _key(key: key_pb2.Key) -> dict[str, Any]:
         "state": _enum(key_pb2.Key.DESCRIPTOR, "state", key.state),
         "scopes": list(key.scopes),
         "limits": limits.texts(key.limits),
-        "create_time": _time(key, "create_time"),
-        "expire_time": _time(key, "expire_time"),
+        "create_time": shown_time(key, "create_time"),
+        "expire_time": shown_time(key, "expire_time"),
         "last_four": key.last_four,
     }
 
@@ -177,20 +164,8 @@ def _model(model: model_pb2.Model) -> dict[str, Any]:
         "revision": model.revision,
         "queued": model.queued,
         "workers": workers,
-        "update_time": _time(model, "update_time"),
+        "update_time": shown_time(model, "update_time"),
         "manifest": manifest,
-    }
-
-
-def _usage(row: usage_pb2.UsageRow) -> dict[str, Any]:
-    return {
-        "group": row.group,
-        "requests": row.requests,
-        "input_tokens": row.input_tokens,
-        "cached_tokens": row.cached_tokens,
-        "output_tokens": row.output_tokens,
-        "cost_micros": row.cost_micros,
-        "currency": row.currency,
     }
 
 
@@ -201,7 +176,8 @@ def _enum(descriptor: Any, field: str, value: int) -> str:
     return str(enum.values_by_number[value].name).removeprefix(prefix).lower()
 
 
-def _time(message: Message, field: str) -> str | None:
+def shown_time(message: Message, field: str) -> str | None:
+    """A moment in RFC 3339; None when it is unset."""
     if not message.HasField(field):
         return None
     timestamp: Timestamp = getattr(message, field)

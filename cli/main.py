@@ -1,13 +1,11 @@
 """The `uplion` command. What a command needs is imported when it runs, so that `uplion --help` is quick."""
 
-from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli import keys, models
+from cli import keys, models, prices, usage
 from cli.options import EXIT_NOT_RUNNING, JsonOption, StateOption, running, state_of
 from cli.output import CommandError, command, print_json, print_table
 from stack.settings import PORT_DEFAULT, StackSettings, default_state
@@ -22,15 +20,8 @@ app = typer.Typer(
 )
 app.add_typer(keys.app, name="keys")
 app.add_typer(models.app, name="models")
-
-
-class Grouping(StrEnum):
-    """What rows of usage are made from."""
-
-    model = "model"
-    key = "key"
-    hour = "hour"
-    day = "day"
+app.add_typer(usage.app, name="usage")
+app.add_typer(prices.app, name="prices")
 
 
 @app.command()
@@ -126,37 +117,6 @@ def logs(
 
     for name, line in inspecting.log_lines(state_of(state), part, last=last, follow=follow):
         inspecting.print_log(name, line, as_json=as_json, named=part is None)
-
-
-@app.command()
-@command
-def usage(
-    by: Annotated[Grouping | None, typer.Option(help="A row for each.", show_default="one row")] = None,
-    account: Annotated[str, typer.Option(help="Only this account's.", show_default="all")] = "",
-    since: Annotated[datetime | None, typer.Option(help="From this hour on.", show_default="the beginning")] = None,
-    state: StateOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Show counted and billed usage; it is about a second old."""
-    from cli.admin import admin
-
-    with admin(state_of(state)) as api:
-        rows = api.usage(by.value if by else None, account, since)
-    if as_json:
-        print_json(rows)
-        return
-    cells = [
-        (
-            row["group"],
-            row["requests"],
-            row["input_tokens"],
-            row["cached_tokens"],
-            row["output_tokens"],
-            f"{row['cost_micros'] / 1e6:.6f} {row['currency']}" if row["currency"] else None,
-        )
-        for row in rows
-    ]
-    print_table((by.value if by else "usage", "requests", "input", "cached", "output", "cost"), cells)
 
 
 @app.command()

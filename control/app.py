@@ -11,6 +11,7 @@ import grpc.aio
 from uplion.control.v1.account_service_pb2_grpc import add_AccountServiceServicer_to_server
 from uplion.control.v1.key_service_pb2_grpc import add_KeyServiceServicer_to_server
 from uplion.control.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
+from uplion.control.v1.price_service_pb2_grpc import add_PriceServiceServicer_to_server
 from uplion.control.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_server
 
 from common.bus import Bus, connect_bus
@@ -18,14 +19,18 @@ from common.database import connect_pool
 from common.errors import UplionError
 from common.lifecycle import grpc_server
 from control.accounts import AccountService
+from control.books import Books
 from control.bootstrap import bootstrap
 from control.catalog import Catalog
+from control.database import QUERY_SECONDS
 from control.invalidation import Invalidations
 from control.keys import KeyService
 from control.models import ModelService
+from control.prices import PriceService
+from control.reading import Reading
 from control.schema import migrate
 from control.settings import ControlSettings
-from control.store import QUERY_SECONDS, Store
+from control.store import Store
 from control.usage import UsageService
 
 if TYPE_CHECKING:
@@ -60,7 +65,9 @@ async def main(settings: ControlSettings, stop: asyncio.Event) -> None:
             grpc_server(
                 "control",
                 settings.listen,
-                lambda server: _register(server, Store(pool), catalog, Invalidations(bus), settings),
+                lambda server: _register(
+                    server, Store(pool), Books(pool), Reading(pool), catalog, Invalidations(bus), settings
+                ),
                 drain_seconds=settings.drain_seconds,
                 grace_seconds=settings.grace_seconds,
             ),
@@ -87,7 +94,13 @@ async def _keep(catalog: Catalog, bus: Bus) -> None:
 
 
 def _register(
-    server: grpc.aio.Server, store: Store, catalog: Catalog, invalidations: Invalidations, settings: ControlSettings
+    server: grpc.aio.Server,
+    store: Store,
+    books: Books,
+    reading: Reading,
+    catalog: Catalog,
+    invalidations: Invalidations,
+    settings: ControlSettings,
 ) -> None:
     key_service = KeyService(
         store,
@@ -99,7 +112,8 @@ def _register(
     add_AccountServiceServicer_to_server(AccountService(store, invalidations), server)
     add_KeyServiceServicer_to_server(key_service, server)
     add_ModelServiceServicer_to_server(ModelService(catalog), server)
-    add_UsageServiceServicer_to_server(UsageService(store), server)
+    add_PriceServiceServicer_to_server(PriceService(books, invalidations), server)
+    add_UsageServiceServicer_to_server(UsageService(reading), server)
 
 
 @asynccontextmanager

@@ -26,6 +26,10 @@ class Invalidations:
         """An account changed."""
         await self._publish(f"account:{identifier}")
 
+    async def prices(self) -> None:
+        """A price was added: what a request may cost must be estimated anew."""
+        await self._publish("prices:")
+
     async def _publish(self, payload: str) -> None:
         """Returns once the server has it. The change itself stands, so a broker that is away is no failure: the client
         keeps the message and sends it when it is back."""

@@ -4,9 +4,11 @@ import binascii
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import grpc.aio
+from google.protobuf.timestamp_pb2 import Timestamp
 from uplion.control.v1.account_pb2 import ResourceState
 
 from common.errors import Reason, UplionError
@@ -55,6 +57,20 @@ def state(value: ResourceState.ValueType) -> str:
     if value == ResourceState.RESOURCE_STATE_SUSPENDED:
         return "suspended"
     raise invalid("state", "must be active or suspended")
+
+
+def moment(param: str, value: Timestamp) -> datetime:
+    """A moment in UTC that the database can hold."""
+    try:
+        return value.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise invalid(param, "is no moment") from None
+
+
+def decimal_text(value: Decimal) -> str:
+    """A decimal as the contract writes it: every digit, no exponent, no zeros at its end."""
+    text = format(value, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def page_size(value: int) -> int:

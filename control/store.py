@@ -2,67 +2,25 @@
 
 # ruff: noqa: S608  # statements are put together from this module's constants; values travel as parameters
 
-import asyncio
-import logging
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import asyncpg
 
 from common.errors import Reason, UplionError
+from control.database import Database
 from control.requests import Position
 
 if TYPE_CHECKING:
     Record = asyncpg.Record
-    Pool = asyncpg.Pool[asyncpg.Record]
-    Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
 
-logger = logging.getLogger(__name__)
-
-QUERY_SECONDS = 5.0
-_RETRY_SECONDS = 1.0
-# The database is away, full or ending: the same call may work later.
-_AWAY = (
-    OSError,
-    TimeoutError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.InvalidCatalogNameError,
-)
 _ACCOUNT = "id, name, state, limits, create_time"
 _KEY = "id, account, name, state, scopes, limits, create_time, expire_time, last_four"
 
 
-@asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
-    """A database that is away becomes UNAVAILABLE, which clients retry."""
-    try:
-        yield
-    except _AWAY as problem:
-        logger.warning("database is away", extra={"problem": repr(problem)})
-        raise UplionError(
-            Reason.UNAVAILABLE, "The database is not available; try again.", retry_after_seconds=_RETRY_SECONDS
-        ) from problem
-
-
-class Store:
+class Store(Database):
     """Every query has a deadline; what the database refuses is raised as the error the client will read."""
-
-    def __init__(self, pool: "Pool") -> None:
-        self._pool = pool
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator["Connection"]:
-        async with _translated():
-            async with asyncio.timeout(2 * QUERY_SECONDS):  # waiting for a free connection included
-                async with self._pool.acquire(timeout=QUERY_SECONDS) as connection:
-                    yield connection
 
     async def create_account(self, identifier: str, name: str, limits: str, request_id: str | None) -> "Record":
         """The new account; for a repeated request id, the one it made the first time."""
@@ -166,32 +124,3 @@ class Store:
         if row is None:
             raise UplionError(Reason.NOT_FOUND, f"There is no key {identifier!r}.", param="id")
         return row
-
-    async def usage(
-        self, group: str, account: str | None, start: datetime | None, end: datetime | None, count: int
-    ) -> "list[Record]":
-        """Sums of the hourly rollups by group and currency; `group` is one of this module's own expressions."""
-        async with self._connection() as connection:
-            return await connection.fetch(
-                f"SELECT {_GROUPS[group]} AS name, currency, sum(requests)::bigint AS requests,"
-                " sum(input_tokens)::bigint AS input_tokens, sum(cached_tokens)::bigint AS cached_tokens,"
-                " sum(output_tokens)::bigint AS output_tokens, sum(cost) AS cost FROM usage_hourly"
-                " WHERE ($1::text IS NULL OR account = $1) AND ($2::timestamptz IS NULL OR hour >= $2)"
-                f" AND ($3::timestamptz IS NULL OR hour < $3) GROUP BY 1, 2 ORDER BY {_ORDERS[group]}, 1, 2 LIMIT $4",
-                account,
-                start,
-                end,
-                count,
-            )
-
-
-# What rows are made from. Moments are UTC, in RFC 3339, and sort as text.
-_GROUPS = {
-    "all": "'all'",
-    "model": "model",
-    "key": "key",
-    "hour": """to_char(hour AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24":00:00Z"')""",
-    "day": """to_char(hour AT TIME ZONE 'UTC', 'YYYY-MM-DD"T00:00:00Z"')""",
-}
-_LARGEST = "sum(input_tokens + output_tokens) DESC, sum(requests) DESC"
-_ORDERS = {"all": _LARGEST, "model": _LARGEST, "key": _LARGEST, "hour": "1 DESC", "day": "1 DESC"}

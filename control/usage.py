@@ -1,39 +1,45 @@
 """UsageService: what was counted and billed, from the hourly rollups."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from uplion.control.v1 import usage_pb2, usage_service_pb2_grpc
-from uplion.control.v1.usage_pb2 import UsageGrouping, UsageRow
+from uplion.control.v1.usage_pb2 import UsageGrouping, UsageOrder, UsageRow
 
-from control import requests
-from control.store import Store
+from control import reading, requests
+from control.reading import Reading, Slice
 
 if TYPE_CHECKING:
     import asyncpg
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
-_MOST_ROWS = 10_000
-_ACCOUNT_CHARACTERS = 100
+_MOST_GROUPS = 10_000
+_NAME_CHARACTERS = 256
 _GROUPS: dict[int, str] = {
     UsageGrouping.USAGE_GROUPING_UNSPECIFIED: "all",
-    UsageGrouping.USAGE_GROUPING_MODEL: "model",
+    UsageGrouping.USAGE_GROUPING_ACCOUNT: "account",
+    UsageGrouping.USAGE_GROUPING_PROJECT: "project",
     UsageGrouping.USAGE_GROUPING_KEY: "key",
+    UsageGrouping.USAGE_GROUPING_MODEL: "model",
+    UsageGrouping.USAGE_GROUPING_TIER: "tier",
     UsageGrouping.USAGE_GROUPING_HOUR: "hour",
     UsageGrouping.USAGE_GROUPING_DAY: "day",
 }
+_TOKENS = ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
+_COUNTS = ("requests", *_TOKENS, "unpriced_requests", "unpriced_tokens")
 
 
 class UsageService(usage_service_pb2_grpc.UsageServiceServicer):
     """Reads what billing wrote."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
 
     async def QueryUsage(  # noqa: N802  # the contract's name
         self, request: usage_pb2.QueryUsageRequest, context: "Context"
@@ -42,40 +48,61 @@ class UsageService(usage_service_pb2_grpc.UsageServiceServicer):
         group = _GROUPS.get(request.grouping)
         if group is None:
             raise requests.invalid("grouping", "is not a known grouping")
-        account = requests.text("account", request.account, most=_ACCOUNT_CHARACTERS) or None
-        start = _hour("start_time", request.start_time) if request.HasField("start_time") else None
-        end = _hour("end_time", request.end_time) if request.HasField("end_time") else None
-        rows = usage_rows(await self._store.usage(group, account, start, end, _MOST_ROWS))
+        if request.top < 0:
+            raise requests.invalid("top", "must not be negative")
+        count = min(request.top, _MOST_GROUPS) or _MOST_GROUPS
+        rows = usage_rows(await self._reading.sums(group, read_slice(request), _order(request.order, group), count))
         if not rows and group == "all":
-            rows = [UsageRow(group="all")]
+            rows = [UsageRow(group="all", cost="0")]
         return usage_pb2.QueryUsageResponse(rows=rows)
+
+
+def read_slice(request: usage_pb2.QueryUsageRequest) -> Slice:
+    """What a request asks for; times are cut to the hours they lie in, since rollups know nothing finer."""
+
+    def chosen(name: str) -> str | None:
+        return requests.text(name, getattr(request, name), most=_NAME_CHARACTERS) or None
+
+    return Slice(
+        account=chosen("account"),
+        project=chosen("project"),
+        key=chosen("key"),
+        model=chosen("model"),
+        tier=chosen("tier"),
+        start=_hour("start_time", request.start_time) if request.HasField("start_time") else None,
+        end=_hour("end_time", request.end_time) if request.HasField("end_time") else None,
+    )
 
 
 def usage_rows(sums: "Iterable[asyncpg.Record]") -> list[UsageRow]:
     """A row for each group; one that was billed in several currencies has a row for each, since they cannot be added.
 
-    What had no price is counted in the group's first row.
+    What had no price is counted in its group's row, or in one of its own when there are several to choose from.
     """
     groups: dict[str, list[UsageRow]] = {}
     for record in sums:
         row = UsageRow(
             group=record["name"],
-            requests=record["requests"],
-            input_tokens=record["input_tokens"],
-            cached_tokens=record["cached_tokens"],
-            output_tokens=record["output_tokens"],
-            cost_micros=micros(record["cost"]),
             currency=record["currency"],
+            cost=requests.decimal_text(record["cost"]),
+            cost_micros=micros(record["cost"]),
+            compute_duration=duration(record["compute_seconds"]),
+            **{name: record[name] for name in _COUNTS},
         )
         known = groups.setdefault(row.group, [])
-        other = next((each for each in known if not each.currency or not row.currency), None)
-        if other is None:
+        if not row.currency and len(known) == 1:
+            _count_in(known[0], row)
+        else:
             known.append(row)
-            continue
-        for field in ("requests", "input_tokens", "cached_tokens", "output_tokens", "cost_micros"):
-            setattr(other, field, getattr(other, field) + getattr(row, field))
-        other.currency = other.currency or row.currency
     return [row for rows in groups.values() for row in rows]
+
+
+def _count_in(row: UsageRow, unpriced: UsageRow) -> None:
+    for name in _COUNTS:
+        setattr(row, name, getattr(row, name) + getattr(unpriced, name))
+    row.compute_duration.FromNanoseconds(
+        row.compute_duration.ToNanoseconds() + unpriced.compute_duration.ToNanoseconds()
+    )
 
 
 def micros(cost: Decimal) -> int:
@@ -83,9 +110,22 @@ def micros(cost: Decimal) -> int:
     return int((cost * 1_000_000).to_integral_value(ROUND_HALF_EVEN))
 
 
+def duration(seconds: Decimal) -> Duration:
+    """The ledger's seconds, exact to the microsecond."""
+    made = Duration()
+    made.FromMicroseconds(int(seconds * 1_000_000))
+    return made
+
+
+def _order(asked: int, group: str) -> str:
+    if asked == UsageOrder.USAGE_ORDER_UNSPECIFIED:
+        return reading.NEWEST if group in ("hour", "day") else reading.TOKENS
+    if asked == UsageOrder.USAGE_ORDER_COST:
+        return reading.COST
+    if asked == UsageOrder.USAGE_ORDER_TOKENS:
+        return reading.TOKENS
+    raise requests.invalid("order", "is not a known order")
+
+
 def _hour(param: str, moment: Timestamp) -> datetime:
-    """The hour it lies in: rollups know nothing finer."""
-    try:
-        return moment.ToDatetime(tzinfo=UTC).replace(minute=0, second=0, microsecond=0)
-    except (ValueError, OverflowError):
-        raise requests.invalid(param, "is no moment") from None
+    return requests.moment(param, moment).replace(minute=0, second=0, microsecond=0)

@@ -2,7 +2,13 @@
 
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
-from uplion.control.v1 import account_service_pb2, key_service_pb2, model_service_pb2, usage_service_pb2
+from uplion.control.v1 import (
+    account_service_pb2,
+    key_service_pb2,
+    model_service_pb2,
+    price_service_pb2,
+    usage_service_pb2,
+)
 from uplion.openai.v1 import openai_service_pb2
 
 OPENAI_SERVICES = ("uplion.openai.v1.OpenAIService",)
@@ -10,6 +16,7 @@ CONTROL_SERVICES = (
     "uplion.control.v1.AccountService",
     "uplion.control.v1.KeyService",
     "uplion.control.v1.ModelService",
+    "uplion.control.v1.PriceService",
     "uplion.control.v1.UsageService",
 )
 
@@ -23,6 +30,7 @@ def control_descriptors() -> bytes:
         account_service_pb2.DESCRIPTOR,
         key_service_pb2.DESCRIPTOR,
         model_service_pb2.DESCRIPTOR,
+        price_service_pb2.DESCRIPTOR,
         usage_service_pb2.DESCRIPTOR,
     )
 

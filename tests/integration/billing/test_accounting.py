@@ -73,6 +73,7 @@ async def test_every_kind_of_use_is_priced_and_rolled_up(books):
     row = await books.database.fetchrow("SELECT * FROM usage_events")
     assert (row["cost"], row["compute_seconds"], row["cache_write_tokens"]) == (cost, 1.5, 200)
     hour = await books.database.fetchrow("SELECT * FROM usage_hourly")
+    assert (hour["price_version"], hour["policy"]) == (row["price_version"], "")
     assert (hour["project"], hour["tier"], hour["compute_seconds"], hour["cost"]) == (
         "p",
         "batch",

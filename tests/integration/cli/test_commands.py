@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,31 @@ def test_a_chat_is_answered_and_counted(state: Path) -> None:
         time.sleep(0.1)
     assert counted == answer["usage"]["completion_tokens"]
     assert uplion(state, "chat", "hello", "--model", "absent", exit_code=1)["error"]
+
+
+def test_a_price_is_set_listed_and_charged_from_then_on(state: Path) -> None:
+    made = uplion(state, "prices", "set", "first", "--input", "0.15", "--output", "0.60", "--currency", "USD")
+    assert (made["input_per_million_tokens"], made["cached_per_million_tokens"], made["in_force"]) == (
+        "0.15",
+        None,
+        True,
+    )
+    assert uplion(state, "prices", "list") == [made]
+    refused = uplion(
+        state, "prices", "set", "first", "--input", "1e3", "--output", "1", "--currency", "USD", exit_code=1
+    )
+    assert "rates.input_per_million_tokens" in refused["error"]
+    answer = uplion(state, "chat", "hello", "--model", "first")["usage"]
+    cost = Decimal("0.15") * answer["prompt_tokens"] + Decimal("0.60") * answer["completion_tokens"]
+    deadline = time.monotonic() + 30
+    while not (row := uplion(state, "usage", "--model", "first")[0])["currency"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert (Decimal(row["cost"]), row["currency"]) == (cost / 1_000_000, "USD")
+    assert row["unpriced_requests"] == row["requests"] - 1
+    shown = runner.invoke(app, ["usage", "--by", "model", "--top", "1", "--state", str(state)]).stdout
+    assert "UNPRICED" in shown
+    assert f"{row['cost']} USD" in shown
 
 
 def test_a_conversation_reads_its_lines_from_a_pipe(state: Path) -> None:

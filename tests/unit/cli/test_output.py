@@ -114,7 +114,11 @@ def test_a_bad_manifest_starts_nothing(tmp_path: Path) -> None:
 
 def test_every_command_has_json_and_state_and_help() -> None:
     commands = ["up", "down", "status", "logs", "usage", "chat"]
-    groups = {"keys": ["create", "list", "revoke"], "models": ["list", "apply", "delete"]}
+    groups = {
+        "keys": ["create", "list", "revoke"],
+        "models": ["list", "apply", "delete"],
+        "prices": ["set", "list"],
+    }
     every = [[name] for name in commands] + [[group, name] for group, names in groups.items() for name in names]
     for command in every:
         done = runner.invoke(app, [*command, "--help"])

@@ -43,17 +43,39 @@ def test_micros_round_half_to_even():
 
 
 def row(name, currency, requests, cost):
-    numbers = {"input_tokens": 1, "cached_tokens": 0, "output_tokens": 1}
-    return {"name": name, "currency": currency, "requests": requests, "cost": Decimal(cost), **numbers}
+    counts = dict.fromkeys(
+        ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens"), 1
+    )
+    unpriced = {"unpriced_requests": 0 if currency else requests, "unpriced_tokens": 0 if currency else 2}
+    sums = {"requests": requests, "cost": Decimal(cost), "compute_seconds": Decimal("0.5")}
+    return {"name": name, "currency": currency, **counts, **unpriced, **sums}
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-def test_what_had_no_price_joins_its_group_and_currencies_stay_apart(reverse):
-    sums = [row("m", "", 5, "0"), row("m", "EUR", 2, "1"), row("m", "USD", 1, "2"), row("n", "", 1, "0")]
-    found = {(each.group, each.currency): each.requests for each in usage_rows(sums[::-1] if reverse else sums)}
-    assert sum(found.values()) == 9
-    assert {currency for _, currency in found} == {"EUR", "USD", ""}
-    assert found["n", ""] == 1
+def test_what_had_no_price_joins_its_groups_only_row_and_currencies_stay_apart():
+    sums = [
+        row("m", "USD", 1, "2"),
+        row("m", "EUR", 2, "1.0000010"),
+        row("m", "", 5, "0"),
+        row("n", "USD", 1, "1"),
+        row("n", "", 1, "0"),
+    ]
+    found = [(each.group, each.currency, each.requests, each.unpriced_requests, each.cost) for each in usage_rows(sums)]
+    assert found == [
+        ("m", "USD", 1, 0, "2"),
+        ("m", "EUR", 2, 0, "1.000001"),
+        ("m", "", 5, 5, "0"),
+        ("n", "USD", 2, 1, "1"),
+    ]
+    assert usage_rows(sums)[-1].compute_duration.ToMilliseconds() == 1000
+
+
+@given(st.decimals(min_value=0, max_value=10**12, places=18))
+def test_decimal_texts_are_exact_and_plain(value):
+    text = requests.decimal_text(value)
+    assert Decimal(text) == value
+    assert set(text) <= set("0123456789.")
+    assert not text.endswith(".")
+    assert "." not in text or not text.endswith("0")
 
 
 def test_a_manifests_whole_numbers_are_integers_again():

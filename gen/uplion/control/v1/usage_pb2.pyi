@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -36,6 +37,12 @@ class _UsageGroupingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageGr
     """A row for each hour, UTC."""
     USAGE_GROUPING_DAY: _UsageGrouping.ValueType  # 4
     """A row for each day, UTC."""
+    USAGE_GROUPING_ACCOUNT: _UsageGrouping.ValueType  # 5
+    """A row for each account."""
+    USAGE_GROUPING_PROJECT: _UsageGrouping.ValueType  # 6
+    """A row for each project; what belongs to none has the group ""."""
+    USAGE_GROUPING_TIER: _UsageGrouping.ValueType  # 7
+    """A row for each service tier."""
 
 class UsageGrouping(_UsageGrouping, metaclass=_UsageGroupingEnumTypeWrapper):
     """What rows are made from."""
@@ -50,7 +57,37 @@ USAGE_GROUPING_HOUR: UsageGrouping.ValueType  # 3
 """A row for each hour, UTC."""
 USAGE_GROUPING_DAY: UsageGrouping.ValueType  # 4
 """A row for each day, UTC."""
+USAGE_GROUPING_ACCOUNT: UsageGrouping.ValueType  # 5
+"""A row for each account."""
+USAGE_GROUPING_PROJECT: UsageGrouping.ValueType  # 6
+"""A row for each project; what belongs to none has the group ""."""
+USAGE_GROUPING_TIER: UsageGrouping.ValueType  # 7
+"""A row for each service tier."""
 Global___UsageGrouping: _TypeAlias = UsageGrouping  # noqa: Y015
+
+class _UsageOrder:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UsageOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageOrder.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    USAGE_ORDER_UNSPECIFIED: _UsageOrder.ValueType  # 0
+    """Hours and days: the newest. Everything else: the most tokens."""
+    USAGE_ORDER_COST: _UsageOrder.ValueType  # 1
+    """The highest cost, in each currency."""
+    USAGE_ORDER_TOKENS: _UsageOrder.ValueType  # 2
+    """The most tokens."""
+
+class UsageOrder(_UsageOrder, metaclass=_UsageOrderEnumTypeWrapper):
+    """Which rows come first."""
+
+USAGE_ORDER_UNSPECIFIED: UsageOrder.ValueType  # 0
+"""Hours and days: the newest. Everything else: the most tokens."""
+USAGE_ORDER_COST: UsageOrder.ValueType  # 1
+"""The highest cost, in each currency."""
+USAGE_ORDER_TOKENS: UsageOrder.ValueType  # 2
+"""The most tokens."""
+Global___UsageOrder: _TypeAlias = UsageOrder  # noqa: Y015
 
 @_typing.final
 class UsageRow(_message.Message):
@@ -65,8 +102,14 @@ class UsageRow(_message.Message):
     OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     COST_MICROS_FIELD_NUMBER: _builtins.int
     CURRENCY_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    CACHE_WRITE_TOKENS_FIELD_NUMBER: _builtins.int
+    REASONING_TOKENS_FIELD_NUMBER: _builtins.int
+    COMPUTE_DURATION_FIELD_NUMBER: _builtins.int
+    UNPRICED_REQUESTS_FIELD_NUMBER: _builtins.int
+    UNPRICED_TOKENS_FIELD_NUMBER: _builtins.int
     group: _builtins.str
-    """The model, the key's public id, or the RFC 3339 start of the hour or day; "all" without a grouping."""
+    """The account, project, key, model, tier, or the RFC 3339 start of the hour or day; "all" without a grouping."""
     requests: _builtins.int
     """Requests that were admitted and have ended, however many attempts each took."""
     input_tokens: _builtins.int
@@ -74,11 +117,25 @@ class UsageRow(_message.Message):
     cached_tokens: _builtins.int
     """Prompt tokens found in the cache."""
     output_tokens: _builtins.int
-    """Generated tokens."""
+    """Generated tokens, those of reasoning included."""
     cost_micros: _builtins.int
-    """Price in millionths of `currency`; 0 as long as the model has no price."""
+    """`cost` in millionths of `currency`, rounded half to even."""
     currency: _builtins.str
     """ISO 4217; unset when nothing was priced."""
+    cost: _builtins.str
+    """The exact cost, a decimal such as "0.00015"; "0" as long as nothing was priced."""
+    cache_write_tokens: _builtins.int
+    """Prompt tokens written to the cache, a part of `input_tokens`."""
+    reasoning_tokens: _builtins.int
+    """Generated tokens of reasoning, a part of `output_tokens`."""
+    unpriced_requests: _builtins.int
+    """Of `requests`: those that no price was known for, so `cost` lacks them."""
+    unpriced_tokens: _builtins.int
+    """Of the tokens: those that no price was known for."""
+    @_builtins.property
+    def compute_duration(self) -> _duration_pb2.Duration:
+        """The engines' time."""
+
     def __init__(
         self,
         *,
@@ -89,10 +146,16 @@ class UsageRow(_message.Message):
         output_tokens: _builtins.int = ...,
         cost_micros: _builtins.int = ...,
         currency: _builtins.str = ...,
+        cost: _builtins.str = ...,
+        cache_write_tokens: _builtins.int = ...,
+        reasoning_tokens: _builtins.int = ...,
+        compute_duration: _duration_pb2.Duration | None = ...,
+        unpriced_requests: _builtins.int = ...,
+        unpriced_tokens: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compute_duration", b"compute_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "cost_micros", b"cost_micros", "currency", b"currency", "group", b"group", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens", "requests", b"requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_write_tokens", b"cache_write_tokens", "cached_tokens", b"cached_tokens", "compute_duration", b"compute_duration", "cost", b"cost", "cost_micros", b"cost_micros", "currency", b"currency", "group", b"group", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens", "reasoning_tokens", b"reasoning_tokens", "requests", b"requests", "unpriced_requests", b"unpriced_requests", "unpriced_tokens", b"unpriced_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -108,10 +171,28 @@ class QueryUsageRequest(_message.Message):
     ACCOUNT_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
     grouping: Global___UsageGrouping.ValueType
     """What rows are made from; unset means one row."""
     account: _builtins.str
-    """Only this account's; unset means all."""
+    """Only this account's; unset means all that the caller may see."""
+    project: _builtins.str
+    """Only this project's; unset means all."""
+    key: _builtins.str
+    """Only this key's; unset means all."""
+    model: _builtins.str
+    """Only this model's; unset means all."""
+    tier: _builtins.str
+    """Only this tier's; unset means all."""
+    top: _builtins.int
+    """Most groups; unset means 10,000, which is also the most."""
+    order: Global___UsageOrder.ValueType
+    """Which rows come first, and so which ones `top` keeps."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """From this hour on; unset means from the beginning."""
@@ -127,10 +208,16 @@ class QueryUsageRequest(_message.Message):
         account: _builtins.str = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        project: _builtins.str = ...,
+        key: _builtins.str = ...,
+        model: _builtins.str = ...,
+        tier: _builtins.str = ...,
+        top: _builtins.int = ...,
+        order: Global___UsageOrder.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "end_time", b"end_time", "grouping", b"grouping", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "end_time", b"end_time", "grouping", b"grouping", "key", b"key", "model", b"model", "order", b"order", "project", b"project", "start_time", b"start_time", "tier", b"tier", "top", b"top"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -138,14 +225,14 @@ Global___QueryUsageRequest: _TypeAlias = QueryUsageRequest  # noqa: Y015
 
 @_typing.final
 class QueryUsageResponse(_message.Message):
-    """The usage, newest or largest first."""
+    """The usage."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ROWS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageRow]:
-        """At most 10,000."""
+        """A group that was billed in several currencies has a row for each."""
 
     def __init__(
         self,

@@ -1,0 +1,110 @@
+"""The admin API's money, as commands use it: prices, usage; decimals stay text, so that no digit is lost."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from uplion.control.v1 import price_pb2, usage_pb2
+from uplion.control.v1.price_service_pb2_grpc import PriceServiceStub
+from uplion.control.v1.usage_service_pb2_grpc import UsageServiceStub
+
+from cli.admin import Admin, shown_time
+
+_PAGE_SIZE = 1000
+_COUNTS = (
+    "requests",
+    "input_tokens",
+    "cached_tokens",
+    "cache_write_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "unpriced_requests",
+    "unpriced_tokens",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Which usage; empty is all."""
+
+    account: str = ""
+    project: str = ""
+    key: str = ""
+    model: str = ""
+    tier: str = ""
+    start: datetime | None = None
+    end: datetime | None = None
+
+    def fill(self, request: Any) -> Any:
+        """Says so in a request."""
+        for name in ("account", "project", "key", "model", "tier"):
+            setattr(request, name, getattr(self, name))
+        for name, moment in (("start_time", self.start), ("end_time", self.end)):
+            if moment is not None:
+                getattr(request, name).FromDatetime(_utc(moment))
+        return request
+
+
+def create_price(
+    api: Admin, model: str, currency: str, rates: Mapping[str, str], effective_from: datetime | None
+) -> dict[str, Any]:
+    """The new version; rates that are empty are not set."""
+    request = price_pb2.CreatePriceRequest(model=model, currency=currency)
+    request.rates.MergeFrom(price_pb2.Rates(**{name: text for name, text in rates.items() if text}))
+    if effective_from is not None:
+        request.effective_from.FromDatetime(_utc(effective_from))
+    return _price(api.call(PriceServiceStub, "CreatePrice", request).price)
+
+
+def prices(api: Admin, model: str, *, current: bool) -> Iterator[dict[str, Any]]:
+    """Versions of prices, newest first."""
+    request = price_pb2.ListPricesRequest(model=model, current=current, page_size=_PAGE_SIZE)
+    while True:
+        response = api.call(PriceServiceStub, "ListPrices", request)
+        yield from (_price(price) for price in response.prices)
+        if not response.next_page_token:
+            return
+        request.page_token = response.next_page_token
+
+
+def usage(api: Admin, part: Part, by: str | None, order: str | None, top: int) -> list[dict[str, Any]]:
+    """Counted and billed usage."""
+    request = part.fill(usage_pb2.QueryUsageRequest(top=top))
+    if by is not None:
+        request.grouping = usage_pb2.UsageGrouping.Value(f"USAGE_GROUPING_{by.upper()}")
+    if order is not None:
+        request.order = usage_pb2.UsageOrder.Value(f"USAGE_ORDER_{order.upper()}")
+    return [_usage(row) for row in api.call(UsageServiceStub, "QueryUsage", request).rows]
+
+
+def _usage(row: usage_pb2.UsageRow) -> dict[str, Any]:
+    return {
+        "group": row.group,
+        **{name: getattr(row, name) for name in _COUNTS},
+        "compute_seconds": row.compute_duration.ToMicroseconds() / 1e6,
+        "cost": row.cost,
+        "cost_micros": row.cost_micros,
+        "currency": row.currency,
+    }
+
+
+def _price(price: price_pb2.Price) -> dict[str, Any]:
+    rates = price.rates
+    return {
+        "version": price.version,
+        "model": price.model,
+        "currency": price.currency,
+        **{
+            field.name: getattr(rates, field.name) if not field.has_presence or rates.HasField(field.name) else None  # type: ignore[arg-type]
+            for field in price_pb2.Rates.DESCRIPTOR.fields
+        },
+        "effective_from": shown_time(price, "effective_from"),
+        "create_time": shown_time(price, "create_time"),
+        "in_force": price.in_force,
+    }
+
+
+def _utc(moment: datetime) -> datetime:
+    """A moment without a zone is UTC, as all of billing."""
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

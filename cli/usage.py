@@ -1,0 +1,92 @@
+"""`uplion usage`."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from cli.options import JsonOption, StateOption, state_of
+from cli.output import command, print_json, print_table
+
+app = typer.Typer(help="Show what was used and what it cost.")
+
+
+class Grouping(StrEnum):
+    """What rows of usage are made from."""
+
+    account = "account"
+    project = "project"
+    key = "key"
+    model = "model"
+    tier = "tier"
+    hour = "hour"
+    day = "day"
+
+
+class Order(StrEnum):
+    """Which rows come first."""
+
+    cost = "cost"
+    tokens = "tokens"
+
+
+FromOption = Annotated[
+    datetime | None, typer.Option("--from", help="From this hour on, UTC.", show_default="the beginning")
+]
+ToOption = Annotated[datetime | None, typer.Option("--to", help="Before this hour, UTC.", show_default="now")]
+AccountOption = Annotated[str, typer.Option(help="Only this account's.", show_default="all")]
+ProjectOption = Annotated[str, typer.Option(help="Only this project's.", show_default="all")]
+KeyOption = Annotated[str, typer.Option(help="Only this key's.", show_default="all")]
+ModelOption = Annotated[str, typer.Option(help="Only this model's.", show_default="all")]
+TierOption = Annotated[str, typer.Option(help="Only this tier's.", show_default="all")]
+
+
+@app.callback(invoke_without_command=True)
+@command
+def usage(
+    context: typer.Context,
+    by: Annotated[Grouping | None, typer.Option(help="A row for each.", show_default="one row")] = None,
+    top: Annotated[int, typer.Option(min=1, max=10_000, help="Most groups, the largest first.")] = 10_000,
+    order: Annotated[
+        Order | None, typer.Option(help="What is largest.", show_default="tokens; with --top cost")
+    ] = None,
+    start: FromOption = None,
+    end: ToOption = None,
+    account: AccountOption = "",
+    project: ProjectOption = "",
+    key: KeyOption = "",
+    model: ModelOption = "",
+    tier: TierOption = "",
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what was used and what it cost; it is about a second old."""
+    if context.invoked_subcommand is not None:
+        return
+    from cli import books
+    from cli.admin import admin
+
+    part = books.Part(account, project, key, model, tier, start, end)
+    if order is None and top < 10_000:
+        order = Order.cost
+    with admin(state_of(state)) as api:
+        rows = books.usage(api, part, by.value if by else None, order.value if order else None, top)
+    if as_json:
+        print_json(rows)
+        return
+    cells = [
+        (
+            row["group"],
+            row["requests"],
+            row["input_tokens"],
+            row["cached_tokens"],
+            row["output_tokens"],
+            f"{row['cost']} {row['currency']}" if row["currency"] else None,
+            f"{row['unpriced_tokens']} tokens of {row['unpriced_requests']} requests"
+            if row["unpriced_tokens"] or row["unpriced_requests"]
+            else None,
+        )
+        for row in rows
+    ]
+    print_table((by.value if by else "usage", "requests", "input", "cached", "output", "cost", "unpriced"), cells)

@@ -1,0 +1,87 @@
+"""What billing wrote of usage, as control reads it: sums of the hourly rollups, cut and grouped in many ways."""
+
+# ruff: noqa: S608  # statements are put together from this module's constants; values travel as parameters
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from control.database import Database
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    Record = asyncpg.Record
+
+# What rows are made from. Moments are UTC, in RFC 3339, and sort as text.
+GROUPS = {
+    "all": "'all'",
+    "account": "account",
+    "project": "project",
+    "key": "key",
+    "model": "model",
+    "tier": "tier",
+    "hour": """to_char(hour AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24":00:00Z"')""",
+    "day": """to_char(hour AT TIME ZONE 'UTC', 'YYYY-MM-DD"T00:00:00Z"')""",
+}
+NEWEST, TOKENS, COST = "newest", "tokens", "cost"
+# Places of groups, from 1. Costs in different currencies cannot be compared: the dearest group of each comes first.
+_PLACES = {
+    NEWEST: "row_number() OVER (ORDER BY name DESC)",
+    TOKENS: "row_number() OVER (ORDER BY sum(input_tokens + output_tokens) DESC, sum(requests) DESC, name)",
+    COST: "row_number() OVER (ORDER BY min(place), name)",
+}
+# What has no price, though it would cost something: a policy that waives an attempt needs none.
+_UNPRICED = "FILTER (WHERE currency = '' AND policy <> 'waived')"
+SUMS = (
+    "sum(requests)::bigint AS requests, sum(input_tokens)::bigint AS input_tokens,"
+    " sum(cached_tokens)::bigint AS cached_tokens, sum(cache_write_tokens)::bigint AS cache_write_tokens,"
+    " sum(output_tokens)::bigint AS output_tokens, sum(reasoning_tokens)::bigint AS reasoning_tokens,"
+    " sum(compute_seconds) AS compute_seconds, sum(cost) AS cost,"
+    f" coalesce(sum(requests) {_UNPRICED}, 0)::bigint AS unpriced_requests,"
+    f" coalesce(sum(input_tokens + output_tokens) {_UNPRICED}, 0)::bigint AS unpriced_tokens"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Which usage; None is all."""
+
+    account: str | None = None
+    project: str | None = None
+    key: str | None = None
+    model: str | None = None
+    tier: str | None = None
+    start: datetime | None = None  # an hour's beginning, as all that rollups know
+    end: datetime | None = None
+
+    @property
+    def values(self) -> tuple[str | datetime | None, ...]:
+        """The parameters of WITHIN."""
+        return self.account, self.project, self.key, self.model, self.tier, self.start, self.end
+
+
+WITHIN = (
+    "($1::text IS NULL OR account = $1) AND ($2::text IS NULL OR project = $2) AND ($3::text IS NULL OR key = $3)"
+    " AND ($4::text IS NULL OR model = $4) AND ($5::text IS NULL OR tier = $5)"
+    " AND ($6::timestamptz IS NULL OR hour >= $6) AND ($7::timestamptz IS NULL OR hour < $7)"
+)
+
+
+class Reading(Database):
+    """Every query has a deadline."""
+
+    async def sums(self, group: str, part: Slice, order: str, count: int) -> "list[Record]":
+        """By group and currency, the first `count` groups; `group` and `order` are this module's own words."""
+        async with self._connection() as connection:
+            return await connection.fetch(
+                f"WITH sums AS (SELECT {GROUPS[group]} AS name, currency, {SUMS} FROM usage_hourly WHERE {WITHIN}"
+                " GROUP BY 1, 2),"
+                " placed AS (SELECT *, CASE currency WHEN '' THEN NULL ELSE row_number()"
+                "   OVER (PARTITION BY currency ORDER BY cost DESC, name) END AS place FROM sums),"
+                f" places AS (SELECT name, {_PLACES[order]} AS place FROM placed GROUP BY name)"
+                " SELECT sums.* FROM sums JOIN places USING (name) WHERE places.place <= $8"
+                " ORDER BY places.place, (currency = ''), sums.cost DESC, currency",
+                *part.values,
+                count,
+            )
