@@ -95,6 +95,7 @@ class Vectors:
 
     values: list[bytes]  # little-endian float32, of unit length, in the order of the inputs
     input_tokens: int
+    compute_seconds: float | None = None  # of the engine's time; None: not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,7 @@ class Output:
         "_over",
         "_pieces",
         "cached_tokens",
+        "compute_seconds",
         "ended",
         "error",
         "finish",
@@ -134,6 +136,7 @@ class Output:
         self.input_tokens = 0
         self.cached_tokens = 0
         self.output_tokens = 0
+        self.compute_seconds: float | None = None  # of the engine's time, shared with others; None: not known
         self.finish: Finish | None = None  # of the first choice
         self.ended = False
         self.error: Exception | None = None

@@ -14,6 +14,7 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from inference import attention
+from inference.compute import ComputeClock, Steps
 from inference.lean_imports import lean_imports
 from inference.model_files import ModelFilesError
 from inference.sampler import Sampler
@@ -45,6 +46,8 @@ class Loaded:
     tokenizer: Any
     manager: ContinuousBatchingManager
     sampler: Sampler
+    clock: ComputeClock
+    steps: Steps
     context_tokens: int
     vocabulary_size: int
     end_tokens: frozenset[int]
@@ -66,7 +69,9 @@ def load(folder: Path, limits: Limits) -> Loaded:
     context_tokens = int(getattr(config, "max_position_embeddings", 0) or limits.context_tokens or 2048)
     if limits.context_tokens is not None:
         context_tokens = min(context_tokens, limits.context_tokens)
-    sampler = Sampler()
+    clock = ComputeClock()
+    steps = Steps(clock)
+    sampler = Sampler(steps)
     generation = GenerationConfig(do_sample=False, eos_token_id=sorted(end_tokens) or -1, pad_token_id=0)
     manager = model.init_continuous_batching(
         generation_config=generation,
@@ -80,7 +85,7 @@ def load(folder: Path, limits: Limits) -> Loaded:
         "model loaded",
         extra={"folder": str(folder), "device": device, "threads": threads, "context_tokens": context_tokens},
     )
-    return Loaded(model, tokenizer, manager, sampler, context_tokens, int(config.vocab_size), end_tokens)
+    return Loaded(model, tokenizer, manager, sampler, clock, steps, context_tokens, int(config.vocab_size), end_tokens)
 
 
 def prepare(loaded: Loaded, router: OutputRouter) -> None:

@@ -13,7 +13,8 @@ from transformers.generation.continuous_batching.cb_logits_processors import Con
 from transformers.generation.continuous_batching.requests import FutureRequestState
 from transformers.generation.logits_process import LogitsProcessorList
 
-from inference.engine import Sampling
+from inference.compute import Steps
+from inference.engine import Output, Sampling
 
 _SEED_MASK = (1 << 63) - 1
 _SEED_STEP = 0x9E3779B97F4A7C15  # spreads (seed, choice, position) over all generators
@@ -28,11 +29,12 @@ class Draw:
     position: int  # tokens drawn before, those of earlier attempts included
     seen: dict[int, int] = field(default_factory=dict)  # how often a token appeared; kept only for penalties
     cached_tokens: int | None = None  # of the prompt, once its first step is known
+    output: Output | None = None  # where the time it takes is counted
 
     @classmethod
-    def after(cls, sampling: Sampling, choice: int, tokens: Sequence[int]) -> "Draw":
+    def after(cls, sampling: Sampling, choice: int, tokens: Sequence[int], output: Output | None = None) -> "Draw":
         """Goes on after the tokens of an earlier attempt."""
-        draw = cls(sampling, choice, len(tokens))
+        draw = cls(sampling, choice, len(tokens), output=output)
         if draw.penalised:
             for token in tokens:
                 draw.seen[token] = draw.seen.get(token, 0) + 1
@@ -52,8 +54,9 @@ class Draw:
 class Sampler(ContinuousBatchingLogitsProcessorList):  # type: ignore[misc]  # untyped base
     """The rules of every request inside the engine, by the engine's own request id."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: Steps) -> None:
         super().__init__(LogitsProcessorList())
+        self._steps = steps
         self.do_processing = True
         self._draws: dict[str, Draw] = {}
         self._rows: list[Draw | None] = []
@@ -71,14 +74,18 @@ class Sampler(ContinuousBatchingLogitsProcessorList):  # type: ignore[misc]  # u
     ) -> torch.Tensor:
         """The library calls this once for each step, with what the step will compute."""
         rows: list[Draw | None] = []
+        shares: list[tuple[Output, int]] = []
         for request in requests_in_batch:
             draw = self._draws.get(request.state.request_id)
+            if draw is not None and draw.output is not None:
+                shares.append((draw.output, request.query_length))
             if draw is not None and draw.cached_tokens is None:
                 # The offset already counts this step's tokens; what lies before them came out of the prefix cache.
                 draw.cached_tokens = request.state.position_offset - request.query_length
             if request.has_new_token:
                 rows.append(draw)
         self._rows = rows
+        self._steps.begin(shares)
         return arg_storage
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, args: torch.Tensor) -> torch.Tensor:

@@ -81,6 +81,7 @@ class RunService(WorkerServiceServicer):
             inputs = [_text(item, f"input[{index}]") for index, item in enumerate(request.embedding.items)]
             answer = await self._engine.embed(held.id, inputs)
             output.begin(answer.input_tokens)
+            output.compute_seconds = answer.compute_seconds
             output.end()
             return [Vector(values=values) for values in answer.values]
         await self._engine.generate(generation_of(held.id, request), output)

@@ -9,6 +9,7 @@ from transformers.generation.continuous_batching.continuous_api import OutputRou
 from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
 
 from common.errors import Reason, UplionError
+from inference.compute import Steps
 from inference.detokenizer import Detokenizer
 from inference.engine import Finish, Output, Piece
 from inference.sampler import Draw
@@ -55,10 +56,15 @@ class StepRouter(OutputRouter):  # type: ignore[misc]  # untyped base
     """Takes the outputs of a step in the engine's thread, makes text of them there, and hops once."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, cancel: Callable[[str], None], arrived: Callable[[list[News]], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        steps: Steps,
+        cancel: Callable[[str], None],
+        arrived: Callable[[list[News]], None],
     ) -> None:
         super().__init__()
         self._loop = loop
+        self._steps = steps
         self._cancel = cancel
         self._arrived = arrived
         self._choices: dict[str, Choice] = {}
@@ -75,6 +81,7 @@ class StepRouter(OutputRouter):  # type: ignore[misc]  # untyped base
 
     def deliver_batch(self, outputs: list[GenerationOutput]) -> None:
         """Everything that one step made."""
+        self._steps.end()
         news = [
             item
             for output in outputs

@@ -73,6 +73,7 @@ class SyntheticEngine:
         self._options = options
         self.context_tokens = context_tokens or DEFAULT_CONTEXT_TOKENS
         self._answers: dict[str, _Answer] = {}
+        self._stepped_seconds = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
@@ -101,14 +102,19 @@ class SyntheticEngine:
         output.begin(input_tokens)
         if self._options.tokensPerSecond == 0 and self._options.firstTokenSeconds == 0:
             self._advance(answer, length)
+            output.compute_seconds = time.monotonic() - answer.started_seconds
             output.end()
             return
+        output.compute_seconds = 0.0
         self._answers[generation.id] = answer
         if self._timer is None:
+            self._stepped_seconds = answer.started_seconds
             self._timer = asyncio.get_running_loop().call_later(STEP_SECONDS, self._step)
 
     async def embed(self, attempt_id: str, inputs: Sequence[Text | Tokens]) -> Vectors:
-        return Vectors([vector(item) for item in inputs], sum(map(token_count, inputs)))
+        started_seconds = time.monotonic()
+        vectors = [vector(item) for item in inputs]
+        return Vectors(vectors, sum(map(token_count, inputs)), time.monotonic() - started_seconds)
 
     def cancel(self, attempt_id: str) -> None:
         self._answers.pop(attempt_id, None)
@@ -122,10 +128,13 @@ class SyntheticEngine:
         self._answers.clear()
 
     def _step(self) -> None:
-        """Brings every request to where its rate says it is now."""
+        """Brings every request to where its rate says it is now; the time since the last step was all of theirs."""
         now_seconds = time.monotonic()
         rate = self._options.tokensPerSecond
+        share = (now_seconds - self._stepped_seconds) / max(1, len(self._answers))
+        self._stepped_seconds = now_seconds
         for attempt_id, answer in list(self._answers.items()):
+            answer.output.compute_seconds = (answer.output.compute_seconds or 0.0) + share
             generating_seconds = now_seconds - answer.started_seconds - self._options.firstTokenSeconds
             if generating_seconds < 0:
                 continue

@@ -57,7 +57,7 @@ class TransformersEngine:
         self._sampler = self._loaded.sampler
         self._prompts = Prompts(self._loaded.tokenizer, self._loaded.vocabulary_size)
         loop = asyncio.get_running_loop()
-        self._router = StepRouter(loop, self._manager.cancel_request, self._arrived)
+        self._router = StepRouter(loop, self._loaded.steps, self._manager.cancel_request, self._arrived)
         await asyncio.to_thread(prepare, self._loaded, self._router)
         self._manager.start()
         await self._warm_up()
@@ -73,6 +73,7 @@ class TransformersEngine:
         resumed = generation.resume or ((),) * generation.sampling.choices
         request = Request(generation.id, output, len(prompt), {})
         output.begin(len(prompt))
+        output.compute_seconds = 0.0
         starting: list[tuple[Choice, list[int], int]] = []
         for index, tokens in enumerate(resumed):
             if len(tokens) >= limit or (tokens and tokens[-1] in self._loaded.end_tokens):
@@ -99,10 +100,22 @@ class TransformersEngine:
                     param=f"input[{index}]",
                 )
         values: list[bytes] = []
+        compute_seconds = 0.0
         loop = asyncio.get_running_loop()
         for batch in embedding.batches(encoded):  # between them generation goes on, and a cancelled call ends
-            values += await loop.run_in_executor(self._embeddings, embedding.embed, self._loaded, batch)
-        return Vectors(values, sum(map(len, encoded)))
+            made, seconds = await loop.run_in_executor(self._embeddings, self._embed_batch, batch)
+            values += made
+            compute_seconds += seconds
+        return Vectors(values, sum(map(len, encoded)), compute_seconds)
+
+    def _embed_batch(self, batch: list[list[int]]) -> tuple[list[bytes], float]:
+        """Vectors, and what they took of the engine's time."""
+        span = self._loaded.clock.start()
+        try:
+            made = embedding.embed(self._loaded, batch)
+        finally:
+            seconds = self._loaded.clock.stop(span)
+        return made, seconds
 
     def cancel(self, attempt_id: str) -> None:
         request = self._requests.pop(attempt_id, None)
@@ -147,7 +160,7 @@ class TransformersEngine:
             request=request,
             index=index,
             engine_id=f"{generation.id}#{index}",
-            draw=Draw.after(generation.sampling, index, resumed),
+            draw=Draw.after(generation.sampling, index, resumed, request.output),
             detokenizer=detokenizer,
             scanner=StopScanner(stop) if stop else None,
             end_tokens=self._loaded.end_tokens,

@@ -99,6 +99,8 @@ class UsageRecorder:
         if attempt.output.first_token_seconds:
             first_seconds = max(0.0, attempt.output.first_token_seconds - attempt.started_seconds)
             _set(event.first_token_duration, first_seconds)
+        if output.compute_seconds is not None:
+            _set(event.compute_duration, output.compute_seconds)
         if output.finish is not None:
             event.finish_reason = FINISH_REASONS[output.finish]
         if reason is not None:

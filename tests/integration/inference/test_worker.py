@@ -327,10 +327,15 @@ async def test_stopping_finishes_what_runs_and_takes_nothing_new(start_worker):
 async def test_two_hundred_at_once_are_each_metered_once(start_worker):
     router = (await start_worker(maxProcessNum=64, synthetic={"outputTokens": 20, "tokensPerSecond": 200})).router
     requests = [router.chat() for _ in range(200)]
+    started_seconds = time.monotonic()
     answers = await asyncio.gather(*map(router.run, requests))
     assert all(events[-1].usage.output_tokens == 20 for events in answers)
+    elapsed_seconds = time.monotonic() - started_seconds
     events = await router.usages([(request.ticket.request_id, 1) for request in requests])
     assert {event.status for event in events} == {AttemptStatus.ATTEMPT_STATUS_COMPLETED}
+    compute_seconds = [event.compute_duration.ToTimedelta().total_seconds() for event in events]
+    assert all(seconds > 0 for seconds in compute_seconds)
+    assert sum(compute_seconds) <= elapsed_seconds, "the engine's time was shared, not multiplied"
     await router.settled()
 
 

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from inference.compute import ComputeClock, Steps
 from inference.engine import Sampling
 from inference.lean_imports import lean_imports
 
@@ -17,7 +18,7 @@ VOCABULARY = 50
 
 def drawn(samplings, logits=None, repeat=1, resumed=()):
     """The tokens of `repeat` steps for each sampling."""
-    sampler = Sampler()
+    sampler = Sampler(Steps(ComputeClock()))
     for number, sampling in enumerate(samplings):
         sampler.add(str(number), Draw.after(sampling, 0, resumed))
     requests = [
@@ -77,7 +78,7 @@ def test_penalties_count_what_was_drawn_and_resumed():
 
 
 def test_the_first_step_tells_what_came_from_the_cache():
-    sampler = Sampler()
+    sampler = Sampler(Steps(ComputeClock()))
     draw = Draw.after(Sampling(), 0, ())
     sampler.add("0", draw)
     state = SimpleNamespace(request_id="0", position_offset=36)
