@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
 from nats.js.errors import APIError, NotFoundError
 
-from common import names, telemetry
+from common import decisions, names, telemetry
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +64,17 @@ class Bus:
         await self._ensure_stream(
             api.StreamConfig(
                 name=names.STREAM_DEAD, subjects=["dead.>"], storage=api.StorageType.FILE, max_age=90 * _DAY_SECONDS
+            )
+        )
+        await self._ensure_stream(
+            api.StreamConfig(
+                name=names.STREAM_DECISIONS,
+                subjects=["decisions.>"],
+                storage=api.StorageType.FILE,
+                max_age=decisions.KEPT_SECONDS,
+                max_bytes=decisions.KEPT_BYTES,
+                max_msgs_per_subject=1,
+                discard=api.DiscardPolicy.OLD,
             )
         )
         for config in (
