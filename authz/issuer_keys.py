@@ -1,0 +1,165 @@
+"""The public keys of an issuer: fetched in the background, kept while it is away, never waited for long."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import Any
+
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey, Key, OKPKey, RSAKey, import_key
+
+from authz.issuers import Issuer, is_safe
+from common.errors import Reason, UplionError
+
+logger = logging.getLogger(__name__)
+
+_MOST_BYTES = 256 << 10
+_MOST_KEYS = 100
+_LEAST_RSA_BITS = 2048
+_CHUNK_BYTES = 16 << 10
+
+
+class FetchError(Exception):
+    """The issuer did not answer, or not with what it should."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often an issuer is asked, and how long anybody waits for it (seconds)."""
+
+    refresh: float = 300.0
+    again: float = 10.0  # at least this between two times, whatever unknown keys are shown
+    wait: float = 0.1  # a check waits so long for a key nobody has seen yet
+    fetch: float = 5.0
+    believed: float = 86_400.0  # while the issuer does not answer
+
+
+class IssuerKeys:
+    """Keys by id. `run` must be running."""
+
+    def __init__(self, issuer: Issuer, pace: Pace, clock: Callable[[], float] = time.monotonic) -> None:
+        self._issuer = issuer
+        self._pace = pace
+        self._clock = clock
+        self._keys: dict[str, Key] = {}
+        self._fetched: float | None = None  # when the keys were fetched last
+        self._tried: float | None = None
+        self._asked = asyncio.Event()
+        self._round = asyncio.Event()  # of the fetch that comes next
+
+    async def key(self, key_id: str) -> Key | None:
+        """The key; None: the issuer has no such key; raises UNAVAILABLE when nobody can tell."""
+        found = self._known(key_id)
+        if found is not None:
+            return found
+        now = self._clock()
+        if self._fetched is not None and now - self._fetched < self._pace.again:
+            return None
+        if self._tried is None or now - self._tried >= self._pace.again:
+            coming = self._round
+            self._asked.set()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._pace.wait):
+                    await coming.wait()
+        if self._fetched is not None and self._fetched >= now:
+            return self._known(key_id)
+        raise UplionError(
+            Reason.UNAVAILABLE, "The token's issuer cannot be asked at the moment. Try again.", retry_after_seconds=1
+        )
+
+    async def run(self) -> None:
+        """Fetches until cancelled: at once, then now and then, and sooner when an unknown key is shown."""
+        while True:
+            self._asked.clear()
+            try:
+                keys = await asyncio.to_thread(fetch_keys, self._issuer, self._pace.fetch)
+            except FetchError as problem:
+                logger.warning(
+                    "an issuer's keys were not fetched", extra={"issuer": self._issuer.issuer, "problem": str(problem)}
+                )
+            else:
+                self._keys, self._fetched = keys, self._clock()
+            self._tried = self._clock()
+            self._round.set()
+            self._round = asyncio.Event()
+            await asyncio.sleep(self._pace.again)
+            if self._fetched == self._tried:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._pace.refresh):
+                        await self._asked.wait()
+
+    def _known(self, key_id: str) -> Key | None:
+        if self._fetched is None or self._clock() - self._fetched > self._pace.believed:
+            return None
+        return self._keys.get(key_id)
+
+
+def fetch_keys(issuer: Issuer, seconds: float) -> dict[str, Key]:
+    """The issuer's signing keys by id; blocks for about `seconds` at most; raises FetchError."""
+    deadline = time.monotonic() + seconds
+    plain = issuer.issuer.startswith("http://")  # then it is on this machine, and so may its keys be
+    url = issuer.jwks_uri
+    if url is None:
+        known = _json(f"{issuer.issuer.rstrip('/')}/.well-known/openid-configuration", deadline)
+        if known.get("issuer") != issuer.issuer:
+            raise FetchError("the discovery document is another issuer's")
+        url = known.get("jwks_uri")
+        if not isinstance(url, str) or not is_safe(url, plain=plain):
+            raise FetchError("the discovery document names no safe jwks_uri")
+    keys = _json(url, deadline).get("keys")
+    if not isinstance(keys, list):
+        raise FetchError("the key set is no key set")
+    found = {key.kid: key for key in map(_key, keys[:_MOST_KEYS]) if key is not None and key.kid}
+    if not found:
+        raise FetchError("the key set holds no key that could sign a token")
+    return found
+
+
+def _key(data: Any) -> Key | None:
+    """A public key for signatures; None for anything else (a shared secret above all)."""
+    if not isinstance(data, dict) or data.get("use", "sig") != "sig" or not isinstance(data.get("kid"), str):
+        return None
+    if data.get("kty") not in {"RSA", "EC", "OKP"}:
+        return None
+    try:
+        key = import_key(data)
+    except (JoseError, ValueError, TypeError, KeyError) as problem:
+        logger.warning("a key of an issuer is not understood", extra={"problem": type(problem).__name__})
+        return None
+    if not isinstance(key, RSAKey | ECKey | OKPKey):
+        return None
+    return None if isinstance(key, RSAKey) and key.raw_value.key_size < _LEAST_RSA_BITS else key
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+_opener = urllib.request.build_opener(_NoRedirects)
+
+
+def _json(url: str, deadline: float) -> dict[str, Any]:
+    """A small JSON object, over TLS that is verified; no redirect is followed."""
+    request = urllib.request.Request(url, headers={"accept": "application/json"})  # noqa: S310  is_safe() said so
+    body = b""
+    try:
+        with _opener.open(request, timeout=max(0.1, deadline - time.monotonic())) as answer:
+            while chunk := answer.read1(_CHUNK_BYTES):
+                body += chunk
+                if len(body) > _MOST_BYTES:
+                    raise FetchError("the answer is too large")
+                if time.monotonic() > deadline:
+                    raise FetchError("the answer took too long")
+        found = json.loads(body)
+    except (OSError, HTTPException, ValueError, RecursionError) as problem:  # URLError is an OSError
+        raise FetchError(f"{url}: {problem}") from problem
+    if not isinstance(found, dict):
+        raise FetchError(f"{url}: no JSON object")
+    return found

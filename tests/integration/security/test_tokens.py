@@ -1,0 +1,228 @@
+"""Row S3: every forged token is refused; rotation, an issuer that is away, and what the issuers file may say."""
+
+import asyncio
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+from joserfc.jwk import OctKey, RSAKey, generate_key
+
+from authz import issuers
+from authz.issuer_keys import FetchError, Pace, fetch_keys
+from authz.tokens import Tokens
+from common.errors import Reason, UplionError
+from tests.integration.security.forged_tokens import forged
+from tests.integration.security.issuer import Issuer, running_issuer
+
+FAST = Pace(refresh=60.0, again=0.05, wait=20.0, fetch=20.0)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Issuer]:
+    with running_issuer() as found:
+        yield found
+
+
+def trusting(url: str, **changes: Any) -> issuers.Issuer:
+    return msgspec.structs.replace(
+        issuers.Issuer(
+            issuer=url,
+            audiences=("uplion", "other"),
+            algorithms=("RS256", "PS256", "ES256", "EdDSA", "Ed25519"),
+            account=issuers.Source(claim=("org", "id")),
+            project=issuers.Source(claim="project"),
+            scopes=issuers.Source(claim="scope", allowed=("inference",)),
+            authorized_parties=("app",),
+        ),
+        **changes,
+    )
+
+
+@asynccontextmanager
+async def verifying(url: str, pace: Pace = FAST, **changes: Any) -> AsyncIterator[Tokens]:
+    tokens = Tokens([trusting(url, **changes)], b"pepper", pace)
+    running = asyncio.create_task(tokens.run())
+    yield tokens
+    running.cancel()
+    await asyncio.wait([running])
+
+
+@pytest.fixture
+async def tokens(shared: Issuer) -> AsyncIterator[Tokens]:
+    async with verifying(shared.url) as found:
+        yield found
+
+
+async def refusal(tokens: Tokens, text: str) -> UplionError:
+    with pytest.raises(UplionError) as found:
+        await tokens.verify(text)
+    assert text not in found.value.message
+    return found.value
+
+
+async def test_a_token_says_who_what_and_until_when(shared: Issuer, tokens: Tokens) -> None:
+    found = await tokens.verify(shared.token(project="p1", exp=4_000_000_000))
+    assert (found.account, found.project, found.scopes) == ("acme", "p1", {"inference"})  # `admin` is not allowed
+    assert found.expire_seconds == 4_000_000_000
+    assert found.subject_id.startswith("tok_")
+    assert len(found.subject_id) == 16
+    assert "person" not in found.subject_id
+    assert (await tokens.verify(shared.token())).subject_id == found.subject_id
+    assert (await tokens.verify(shared.token(sub="other"))).subject_id != found.subject_id
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "PS256", "ES256", "Ed25519", "EdDSA"])
+async def test_each_algorithm(algorithm: str) -> None:
+    with running_issuer() as issuer:
+        issuer.rotate("k", algorithm.replace("EdDSA", "Ed25519"))
+        issuer.published[0].pop("alg")
+        async with verifying(issuer.url) as tokens:
+            key = issuer.key.as_dict(private=True)
+            key.pop("alg")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # joserfc's, where it signs with a name that is deprecated
+                text = issuer.token(type(issuer.key).import_key(key), algorithm=algorithm)
+            assert (await tokens.verify(text)).account == "acme"
+
+
+async def test_every_forged_token_is_refused_and_a_good_one_is_not(shared: Issuer, tokens: Tokens) -> None:
+    await tokens.verify(shared.token())
+    for name, text in forged(shared).items():
+        found = await refusal(tokens, text)
+        assert found.reason is Reason.INVALID_API_KEY, name
+    await tokens.verify(shared.token())
+    assert not [path for path in shared.requests if "evil" in path]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"exp_in": -50},
+        {"nbf_in": 50},
+        {"iat_in": 50},
+        {"nbf": None},
+        {"iat": None},
+        {"aud": ["someone", "other"]},
+        {"azp": None, "client_id": "app"},
+        {"exp": 10**400},
+    ],
+)
+async def test_clocks_may_differ_by_a_minute_and_some_claims_may_be_missing(
+    shared: Issuer, tokens: Tokens, changes: dict[str, Any]
+) -> None:
+    now = shared.claims()["iat"]
+    changes = {
+        name.removesuffix("_in"): now + value if name.endswith("_in") else value for name, value in changes.items()
+    }
+    assert (await tokens.verify(shared.token(**changes))).account == "acme"
+
+
+async def test_scopes_and_constant_accounts(shared: Issuer) -> None:
+    async with verifying(
+        shared.url,
+        account=issuers.Source(value="fixed"),
+        project=None,
+        scopes=issuers.Source(claim="roles", allowed=("admin:read",)),
+    ) as tokens:
+        found = await tokens.verify(shared.token(roles=["admin:read", "admin", 7]))
+        assert (found.account, found.project, found.scopes) == ("fixed", "", {"admin:read"})
+        assert (await tokens.verify(shared.token())).scopes == frozenset()
+    async with verifying(shared.url, account=issuers.Source(claim=("org", "id"), allowed=("other",))) as tokens:
+        await refusal(tokens, shared.token())
+
+
+async def test_a_rotated_key_is_found_and_the_old_one_is_forgotten() -> None:
+    with running_issuer() as issuer:
+        async with verifying(issuer.url) as tokens:
+            old = issuer.token()
+            await tokens.verify(old)
+            issuer.rotate("second")
+            await asyncio.sleep(FAST.again)
+            assert (await tokens.verify(issuer.token())).account == "acme"
+            assert (await refusal(tokens, old)).reason is Reason.INVALID_API_KEY
+
+
+async def test_unknown_keys_make_nobody_ask_the_issuer_often() -> None:
+    with running_issuer() as issuer:
+        async with verifying(issuer.url, Pace(again=3600.0, wait=20.0, fetch=20.0)) as tokens:
+            await tokens.verify(issuer.token())
+            for number in range(50):
+                await refusal(tokens, issuer.token(header={"kid": f"k{number}"}))
+            assert issuer.requests.count("/keys") == 1
+
+
+async def until(tokens: Tokens, text: str, outcome: Reason | None) -> None:
+    """Asks until the token is refused for this reason; None: until it is not."""
+    found: Reason | None = Reason.INTERNAL
+    async with asyncio.timeout(60):
+        while found is not outcome:
+            try:
+                await tokens.verify(text)
+                found = None
+            except UplionError as error:
+                found = error.reason
+            await asyncio.sleep(0.02)
+
+
+async def test_an_issuer_that_goes_away_is_not_missed_and_a_new_key_waits_for_its_return() -> None:
+    with running_issuer() as issuer:
+        port = int(issuer.url.rpartition(":")[2])
+        tokens = Tokens([trusting(issuer.url)], b"pepper", Pace(refresh=0.05, again=0.05, wait=0.1, fetch=20.0))
+        running = asyncio.create_task(tokens.run())
+        await until(tokens, issuer.token(), None)
+    known = issuer.token()
+    issuer.rotate("second")
+    await until(tokens, issuer.token(), Reason.UNAVAILABLE)
+    await tokens.verify(known)
+    with running_issuer(port) as again:
+        again.key, again.published = issuer.key, issuer.published
+        await until(tokens, again.token(), None)
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_with_an_issuer_that_never_answered_nobody_can_tell() -> None:
+    with running_issuer() as issuer:
+        text = issuer.token()
+    async with verifying(issuer.url, Pace(again=0.05, wait=0.2, fetch=20.0)) as tokens:
+        found = await refusal(tokens, text)
+        assert (found.reason, found.retry_after_seconds) == (Reason.UNAVAILABLE, 1)
+        assert (await refusal(tokens, "a.b.c")).reason is Reason.INVALID_API_KEY  # that is no outage
+
+
+@pytest.mark.parametrize(
+    "misbehave",
+    [
+        lambda issuer: setattr(issuer, "discovery", {**issuer.discovery, "issuer": "https://evil.example"}),
+        lambda issuer: setattr(issuer, "discovery", {**issuer.discovery, "jwks_uri": "http://example.com/keys"}),
+        lambda issuer: setattr(issuer, "discovery", {**issuer.discovery, "jwks_uri": "file:///etc/passwd"}),
+        lambda issuer: setattr(issuer, "discovery", {**issuer.discovery, "jwks_uri": 7}),
+        lambda issuer: setattr(issuer, "discovery", ["x"]),
+        lambda issuer: setattr(issuer, "redirect", f"{issuer.url}/keys"),
+        lambda issuer: setattr(issuer, "raw", b"{"),
+        lambda issuer: setattr(issuer, "raw", b"[" * 100_000),
+        lambda issuer: setattr(issuer, "raw", b"{}" + b" " * (300 << 10)),
+        lambda issuer: setattr(issuer, "raw", b'{"keys": 7}'),
+        lambda issuer: setattr(issuer, "published", []),
+        lambda issuer: setattr(issuer, "published", [7, {"kty": "XX", "kid": "a"}, {"kty": "RSA", "kid": "b"}]),
+        lambda issuer: setattr(issuer, "published", [{**issuer.published[0], "use": "enc"}]),
+        lambda issuer: setattr(issuer, "published", [OctKey.generate_key(256, {"kid": "a"}).as_dict()]),
+    ],
+)
+def test_what_an_issuer_must_not_answer(misbehave: Any) -> None:
+    with running_issuer() as issuer:
+        misbehave(issuer)
+        with pytest.raises(FetchError):
+            fetch_keys(trusting(issuer.url), 20.0)
+
+
+@pytest.mark.filterwarnings("ignore::joserfc.errors.SecurityWarning")
+def test_short_keys_are_not_taken_and_good_ones_beside_them_are() -> None:
+    with running_issuer() as issuer:
+        weak = RSAKey.generate_key(1024, {"kid": "weak"}).as_dict(private=False)
+        issuer.published += [weak, generate_key("EC", "P-256", {"kid": "good"}).as_dict(private=False)]
+        assert fetch_keys(trusting(issuer.url), 20.0).keys() == {"first", "good"}
+        assert fetch_keys(trusting(issuer.url, jwks_uri=f"{issuer.url}/keys"), 20.0).keys() == {"first", "good"}
