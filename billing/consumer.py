@@ -10,7 +10,6 @@ from typing import Protocol, TypeVar
 
 import asyncpg
 import nats.errors
-from nats.aio.msg import Msg
 from nats.js import api
 
 from billing.entry import Entry, MalformedEventError, decode
@@ -20,7 +19,8 @@ from billing.settings import BillingSettings
 from billing.slicing import slices
 from billing.store import Recorded
 from common import metrics, names
-from common.bus import USAGE_ACK_WAIT_SECONDS, Bus, Pull
+from common.bus import USAGE_ACK_WAIT_SECONDS, Bus
+from common.pull import Message, Pull
 from common.telemetry import span
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Settler(Protocol):
 
 @dataclass(slots=True)
 class _Dead:
-    message: Msg
+    message: Message
     reason: str
 
 
@@ -77,18 +77,18 @@ class Consumer:
         self._stop = stop
         reconnects = self._bus.reconnects
         async with (
-            Pull(self._bus, names.STREAM_USAGE, await self._bus.ensure_usage_consumer()) as pull,
+            Pull(self._bus, names.STREAM_USAGE, await self._bus.ensure_usage_consumer()) as self._pull,
             asyncio.TaskGroup() as batches,
         ):
-            await pull.want(2 * self._settings.batch_events)  # one batch to take, and the next on its way
+            await self._pull.want(2 * self._settings.batch_events)  # one batch to take, and the next on its way
             while not stop.is_set():
-                messages = await self._collect(pull)
+                messages = await self._collect()
                 if messages:
                     await self._free.acquire()
                     batches.create_task(self._process(messages), name="billing batch")
                 elif reconnects != self._bus.reconnects:  # perhaps another server, that knows nothing yet
                     reconnects = await self._ensure_again(reconnects)
-            await _give_back(await pull.finish())
+            await self._give_back(await self._pull.finish())
 
     async def _ensure_again(self, reconnects: int) -> int:
         now = self._bus.reconnects
@@ -100,39 +100,36 @@ class Consumer:
             return reconnects
         return now
 
-    async def _collect(self, pull: Pull) -> list[Msg]:
+    async def _collect(self) -> list[Message]:
         """A batch: full, or a second old, or after a moment without news; empty when nothing comes at all."""
-        first = await pull.next(_POLL_SECONDS)
-        if first is None:
-            return []
-        messages = [first]
+        most = self._settings.batch_events
+        messages = await self._pull.take(most, _POLL_SECONDS)
         now = asyncio.get_running_loop().time
         deadline = now() + self._settings.batch_seconds
-        while len(messages) < self._settings.batch_events and (left := deadline - now()) > 0:
-            message = await pull.next(min(left, self._settings.idle_seconds))
-            if message is not None:
-                messages.append(message)
-            if message is None or self._stop.is_set():
+        while 0 < len(messages) < most and (left := deadline - now()) > 0:
+            more = await self._pull.take(most - len(messages), min(left, self._settings.idle_seconds))
+            messages += more
+            if not more or self._stop.is_set():
                 break
         return messages
 
-    async def _process(self, messages: list[Msg]) -> None:
+    async def _process(self, messages: list[Message]) -> None:
         """Takes a batch all the way. Left half way (stop, crash), it is delivered again and ends the same."""
         try:
             with span("bill batch", events=len(messages)):
                 async with asyncio.TaskGroup() as keepers:
-                    keeper = keepers.create_task(_keep(messages), name="billing keeps its messages")
+                    keeper = keepers.create_task(self._keep(messages), name="billing keeps its messages")
                     try:
                         await self._bill(messages)
                     finally:
                         keeper.cancel()
         except* _StoppedError:
             logger.info("batch left for later", extra={"events": len(messages)})
-            await _give_back(messages)
+            await self._give_back(messages)
         finally:
             self._free.release()
 
-    async def _bill(self, messages: list[Msg]) -> None:
+    async def _bill(self, messages: list[Message]) -> None:
         now_seconds = time.time()
         oldest = oldest_month(now_seconds, self._settings.retention_months)
         entries: dict[int, Entry] = {}
@@ -155,7 +152,7 @@ class Consumer:
         await self._acknowledge(messages)
 
     async def _record(
-        self, messages: list[Msg], positions: list[int], entries: dict[int, Entry], dead: list[_Dead]
+        self, messages: list[Message], positions: list[int], entries: dict[int, Entry], dead: list[_Dead]
     ) -> None:
         """Writes and settles; rows that the database can never take are found by halving, so the others go on."""
         if not positions:
@@ -208,41 +205,30 @@ class Consumer:
         )
         metrics.BILLING_EVENTS.labels("dead").inc()
 
-    async def _acknowledge(self, messages: list[Msg]) -> None:
-        """Double ack: the server reads one connection's acks in order, so its answer to the last one covers them all.
-
-        (5,000 separate ack_sync cost 300 ms, this 20.) A failure only means that they come again, as duplicates.
-        """
+    async def _acknowledge(self, messages: list[Message]) -> None:
+        """A failure only means that they come again, as duplicates."""
         try:
-            async for part in slices(messages[:-1]):
-                for message in part:
-                    await message.ack()
-            await messages[-1].ack_sync(timeout=_ACK_SECONDS)
+            await self._pull.acknowledge(messages, _ACK_SECONDS)
         except (nats.errors.Error, TimeoutError) as problem:
             self._note("ack", problem)
 
-
-async def _give_back(messages: Sequence[Msg]) -> None:
-    """Lets another billing process have them at once, instead of after the ack wait."""
-    try:
-        for message in messages:
-            await message.nak()
-    except nats.errors.Error as problem:
-        logger.warning("messages cannot be given back", extra={"problem": repr(problem)})
-
-
-async def _keep(messages: Sequence[Msg]) -> None:
-    """Tells the server that the batch is still being worked on; a batch usually ends long before the first time."""
-    while True:
-        await asyncio.sleep(USAGE_ACK_WAIT_SECONDS / 3)
+    async def _give_back(self, messages: Sequence[Message]) -> None:
         try:
-            for message in messages:
-                await message.in_progress()
+            await self._pull.give_back(messages)
         except nats.errors.Error as problem:
-            logger.warning("messages cannot be kept", extra={"problem": repr(problem)})
+            logger.warning("messages cannot be given back", extra={"problem": repr(problem)})
+
+    async def _keep(self, messages: Sequence[Message]) -> None:
+        """Tells the server that the batch is still worked on; a batch usually ends long before the first time."""
+        while True:
+            await asyncio.sleep(USAGE_ACK_WAIT_SECONDS / 3)
+            try:
+                await self._pull.keep(messages)
+            except nats.errors.Error as problem:
+                logger.warning("messages cannot be kept", extra={"problem": repr(problem)})
 
 
-def _measure(last: Msg, entries: Sequence[Entry], recorded: Recorded) -> None:
+def _measure(last: Message, entries: Sequence[Entry], recorded: Recorded) -> None:
     metrics.BILLING_EVENTS.labels("new").inc(recorded.new)
     metrics.BILLING_EVENTS.labels("duplicate").inc(recorded.duplicates)
     metrics.BILLING_UNPRICED.inc(recorded.unpriced)

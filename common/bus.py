@@ -1,24 +1,22 @@
-"""NATS and JetStream as every service uses them: streams, publishing until acknowledged, pulling with standing credit.
+"""NATS and JetStream as every service uses them: streams, publishing until acknowledged, watching buckets.
 
 Messages are the protos of the contract; subjects come from `common.names`.
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 
-import nats
 import nats.errors
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.js import JetStreamContext, api
 from nats.js.errors import APIError, NotFoundError
 
 from common import decisions, names, telemetry
+from common.wire import Wire, new_client
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +32,9 @@ _STREAM_NAME_IN_USE = 10058
 class Bus:
     """One connection to NATS. Made by `connect_bus`."""
 
-    def __init__(self, nc: Client) -> None:
+    def __init__(self, nc: Client, wire: Wire) -> None:
         self.nc = nc
+        self.wire = wire
         self.js: JetStreamContext = nc.jetstream(timeout=_API_SECONDS)
         self.reconnects = 0  # what depended on the old connection compares this with what it saw
 
@@ -205,102 +204,6 @@ class Change:
     created_seconds: float = 0.0  # unix time of this revision; 0: not known
 
 
-class Pull:
-    """Messages of a durable consumer over one inbox subscription with a standing credit.
-
-    `want(n)` says how many may be on their way or waiting here; it is renewed at half, so that a message costs 7 us and
-    no round trip (`fetch(1)` costs 180). Iterate in one task; acknowledge with `message.ack_sync()` and friends.
-    """
-
-    _EXPIRES_SECONDS = 30.0
-
-    def __init__(self, bus: Bus, stream: str, consumer: str) -> None:
-        self._bus = bus
-        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
-        self._queue: asyncio.Queue[Msg] = asyncio.Queue()
-        self._inbox = bus.nc.new_inbox()
-        self._wanted = 0
-        self._outstanding = 0
-        self._reconnects = bus.reconnects
-        self._asked_at = 0.0
-
-    async def __aenter__(self) -> "Pull":
-        self._subscription = await self._bus.nc.subscribe(
-            self._inbox, cb=self._on_message, pending_msgs_limit=-1, pending_bytes_limit=-1
-        )
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        with suppress(nats.errors.Error):
-            await self._subscription.unsubscribe()
-
-    def __aiter__(self) -> AsyncIterator[Msg]:
-        return self
-
-    async def __anext__(self) -> Msg:
-        while True:
-            message = await self.next(1.0)
-            if message is not None:
-                return message
-
-    async def next(self, timeout: float) -> Msg | None:
-        """The next message, or None when none came within `timeout` seconds."""
-        await self._renew()
-        if not self._queue.empty():
-            return self._queue.get_nowait()
-        try:
-            async with asyncio.timeout(timeout):
-                return await self._queue.get()
-        except TimeoutError:
-            return None
-
-    @property
-    def outstanding(self) -> int:
-        """Messages asked for that may still arrive, waiting ones included."""
-        return self._outstanding + self._queue.qsize()
-
-    async def want(self, count: int) -> None:
-        """Lets `count` messages come, those already asked for included; 0 asks for no more."""
-        self._wanted = max(0, count)
-        await self._renew()
-
-    async def finish(self) -> list[Msg]:
-        """Ends the pull; returns what had arrived and nobody took, to be given back."""
-        self._wanted = 0
-        with suppress(nats.errors.Error, TimeoutError):
-            await self._subscription.drain()  # type: ignore[no-untyped-call]
-        return [self._queue.get_nowait() for _ in range(self._queue.qsize())]
-
-    async def _renew(self) -> None:
-        now = asyncio.get_running_loop().time()
-        if self._reconnects != self._bus.reconnects or now - self._asked_at > self._EXPIRES_SECONDS + 2.0:
-            self._reconnects = self._bus.reconnects
-            self._outstanding = 0  # a pull request ends with its connection, or with its time
-        missing = self._wanted - self.outstanding
-        if missing <= 0 or self.outstanding > self._wanted // 2 or not self._bus.nc.is_connected:
-            return
-        self._outstanding += missing
-        self._asked_at = now
-        request = {"batch": missing, "expires": int(self._EXPIRES_SECONDS * 1e9)}
-        try:
-            await self._bus.nc.publish(self._subject, json.dumps(request).encode(), reply=self._inbox)
-        except nats.errors.Error:
-            self._outstanding = 0
-
-    async def _on_message(self, message: Msg) -> None:
-        status = (message.headers or {}).get(api.Header.STATUS) if not message.reply else None
-        if status is None:
-            self._outstanding = max(0, self._outstanding - 1)
-            self._queue.put_nowait(message)
-        elif status == "408":  # a request's time is over; the rest of its credit is gone
-            pending = (message.headers or {}).get("Nats-Pending-Messages")
-            self._outstanding = max(0, self._outstanding - int(pending)) if pending else 0
-            await self._renew()
-        elif status != "100":  # 404, 409, 503: the consumer moved or is not there; `next` asks again
-            self._outstanding = 0
-            self._asked_at = 0.0
-
-
 @asynccontextmanager
 async def connect_bus(url: str, name: str, *, connect_seconds: float = 10.0) -> AsyncIterator[Bus]:
     """A connection that reconnects for ever once it stood; leaving drains it, then closes it for good.
@@ -332,8 +235,9 @@ async def connect_bus(url: str, name: str, *, connect_seconds: float = 10.0) -> 
         "pending_size": 8 * 1024 * 1024,
     }
     async with asyncio.timeout(connect_seconds):
-        nc = await nats.connect(url, name=name, **options)
-    bus = Bus(nc)
+        nc, wire = new_client()
+        await nc.connect(url, name=name, **options)  # type: ignore[arg-type]
+    bus = Bus(nc, wire)
     try:
         yield bus
     finally:

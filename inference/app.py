@@ -10,9 +10,10 @@ import nats.errors
 from uplion.dispatch.v1.worker_service_pb2_grpc import add_WorkerServiceServicer_to_server
 
 from common import manifest, names
-from common.bus import Bus, Pull, connect_bus
+from common.bus import Bus, connect_bus
 from common.lifecycle import announce_ready, grpc_server
 from common.manifest import AIModel
+from common.pull import Pull
 from inference.engine import Engine
 from inference.engines import engine_for
 from inference.meter import Meter

@@ -18,6 +18,7 @@ from uplion.dispatch.v1.ticket_pb2 import Offer, Ticket
 
 from common import metrics, names, telemetry
 from common.errors import Reason
+from common.pull import Message
 from inference.meter import Meter, Settlement
 from inference.replies import Replies, no_responders
 from inference.usage import UsageRecorder
@@ -47,7 +48,7 @@ class Held:
 
     id: str  # the attempt's
     ticket: Ticket
-    message: Msg
+    message: Message
     traceparent: str
     deadline_seconds: float  # unix time
     stage: Stage
@@ -94,7 +95,7 @@ class Desk:
         """Tickets offered or running."""
         return len(self._held) - self._settling
 
-    async def take(self, message: Msg) -> None:
+    async def take(self, message: Message) -> None:
         """A ticket has come: refuse it, or offer to run it."""
         try:
             ticket = Ticket.FromString(message.data)
@@ -227,7 +228,7 @@ class Desk:
         self._settling -= 1
         self._held.pop(held.id, None)
 
-    async def _bury(self, message: Msg, problem: str) -> None:
+    async def _bury(self, message: Message, problem: str) -> None:
         """What is no ticket never will be one: it goes to the dead, with why."""
         logger.error("ticket cannot be read", extra={"subject": message.subject, "problem": problem})
         try:

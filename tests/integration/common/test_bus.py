@@ -7,7 +7,8 @@ import pytest
 
 from common import bus as bus_module
 from common import names
-from common.bus import Bus, Change, Pull, connect_bus
+from common.bus import Bus, Change, connect_bus
+from common.pull import Pull
 
 StartServer = Callable[[str], Any]
 
@@ -37,7 +38,7 @@ async def test_a_standing_credit_brings_every_message_once_and_no_more_than_want
         async with Pull(bus, names.STREAM_TASKS, consumer) as pull:
             await pull.want(8)
             await asyncio.sleep(0.2)
-            assert pull._queue.qsize() == 8  # nothing was taken, so nothing more was asked for
+            assert len(pull._waiting) == 8  # nothing was taken, so nothing more was asked for
             assert await _take(pull, 100) == [str(number) for number in range(100)]
             assert await pull.next(0.2) is None
 

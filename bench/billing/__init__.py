@@ -1,0 +1,1 @@
+"""How fast billing counts, and what an event costs: `python -m bench.billing`."""

@@ -1,0 +1,193 @@
+"""Pulling from a durable consumer with a standing credit, and answering for many messages at once."""
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from common import wire
+
+if TYPE_CHECKING:
+    from common.bus import Bus
+
+
+class Message:
+    """A message of a stream, as it came; what is seldom needed is read when it is asked for."""
+
+    __slots__ = ("_client", "_header", "_reply", "_subject", "data")
+
+    def __init__(self, client: Client, subject: bytes, reply: bytes, header: bytes, data: bytes) -> None:
+        self._client = client
+        self._subject = subject
+        self._reply = reply
+        self._header = header
+        self.data = data
+
+    @property
+    def subject(self) -> str:
+        return self._subject.decode()
+
+    @property
+    def reply(self) -> str:
+        """Where its answers (ack and friends) go."""
+        return self._reply.decode()
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The last value of each."""
+        lines = self._header.decode("utf-8", "replace").split("\r\n")[1:]
+        return {name: value.strip() for name, colon, value in (line.partition(":") for line in lines) if colon}
+
+    @property
+    def metadata(self) -> Msg.Metadata:
+        """Its numbers in stream and consumer, and how often it was delivered."""
+        return Msg.Metadata._from_reply(self.reply)
+
+    @property
+    def first_delivery(self) -> bool:
+        """Nobody was given it before."""
+        words = self._reply.split(b".")  # $JS.ACK[.<domain>.<account>].<stream>.<consumer>.<delivered>. ...
+        return words[4 if len(words) == 9 else 6] == b"1"
+
+    async def ack_sync(self, timeout: float = 1.0) -> None:
+        """Acknowledges, and waits until the server has heard. Raises nats.errors.Error."""
+        await self._client.request(self.reply, timeout=timeout)
+
+
+class Pull:
+    """Messages of a durable consumer over one inbox subscription with a standing credit.
+
+    `want(n)` says how many may be on their way or waiting here; it is renewed at half, so that a message costs 3 us and
+    no round trip (`fetch(1)` costs 180). Take them in one task.
+    """
+
+    _EXPIRES_SECONDS = 30.0
+
+    def __init__(self, bus: "Bus", stream: str, consumer: str) -> None:
+        self._bus = bus
+        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._waiting: deque[Message] = deque()
+        self._news = asyncio.Event()
+        self._inbox = bus.nc.new_inbox()
+        self._wanted = 0
+        self._outstanding = 0
+        self._reconnects = bus.reconnects
+        self._asked_at = 0.0
+
+    async def __aenter__(self) -> "Pull":
+        self._subscription = await self._bus.nc.subscribe(self._inbox)
+        self._bus.wire.divert(self._subscription, self._on_message)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._bus.wire.restore(self._subscription)
+        with suppress(nats.errors.Error):
+            await self._subscription.unsubscribe()
+
+    def __aiter__(self) -> AsyncIterator[Message]:
+        return self
+
+    async def __anext__(self) -> Message:
+        while True:
+            message = await self.next(1.0)
+            if message is not None:
+                return message
+
+    async def next(self, timeout: float) -> Message | None:
+        """The next message, or None when none came within `timeout` seconds."""
+        return next(iter(await self.take(1, timeout)), None)
+
+    async def take(self, most: int, timeout: float) -> list[Message]:
+        """All that wait here, up to `most`; waits for a first one, and is empty when none comes within `timeout`."""
+        await self._renew()
+        try:
+            async with asyncio.timeout(timeout):
+                while not self._waiting:
+                    self._news.clear()
+                    await self._news.wait()
+                    await self._renew()
+        except TimeoutError:
+            return []
+        return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+
+    @property
+    def outstanding(self) -> int:
+        """Messages asked for that may still arrive, waiting ones included."""
+        return self._outstanding + len(self._waiting)
+
+    async def want(self, count: int) -> None:
+        """Lets `count` messages come, those already asked for included; 0 asks for no more."""
+        self._wanted = max(0, count)
+        await self._renew()
+
+    async def finish(self) -> list[Message]:
+        """Ends the pull; returns what had arrived and nobody took, to be given back."""
+        self._wanted = 0
+        with suppress(nats.errors.Error, TimeoutError):
+            await self._subscription.drain()  # type: ignore[no-untyped-call]
+        left = list(self._waiting)
+        self._waiting.clear()
+        return left
+
+    async def acknowledge(self, messages: Sequence[Message], timeout: float) -> None:
+        """Double ack of all: the server reads a connection's acks in order, so its answer to the last covers them all.
+
+        (5,000 separate ack_sync cost 300 ms.) Raises nats.errors.Error or TimeoutError: some may come again.
+        """
+        await self._say(messages[:-1], b"")
+        await messages[-1].ack_sync(timeout)
+
+    async def give_back(self, messages: Sequence[Message]) -> None:
+        """Lets another process have them at once, instead of after the ack wait. Raises nats.errors.Error."""
+        await self._say(messages, b"-NAK")
+
+    async def keep(self, messages: Sequence[Message]) -> None:
+        """Says that they are still being worked on: their ack wait begins anew. Raises nats.errors.Error."""
+        await self._say(messages, b"+WPI")
+
+    async def _say(self, messages: Sequence[Message], word: bytes) -> None:
+        if self._bus.nc.is_closed:
+            raise nats.errors.ConnectionClosedError
+        tail = b" %d\r\n%b\r\n" % (len(word), word)
+        await wire.write(self._bus.nc, b"".join([b"PUB " + message._reply + tail for message in messages]))
+
+    async def _renew(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._reconnects != self._bus.reconnects or now - self._asked_at > self._EXPIRES_SECONDS + 2.0:
+            self._reconnects = self._bus.reconnects
+            self._outstanding = 0  # a pull request ends with its connection, or with its time
+        missing = self._wanted - self.outstanding
+        if missing <= 0 or self.outstanding > self._wanted // 2 or not self._bus.nc.is_connected:
+            return
+        self._outstanding += missing
+        self._asked_at = now
+        request = {"batch": missing, "expires": int(self._EXPIRES_SECONDS * 1e9)}
+        try:
+            await self._bus.nc.publish(self._subject, json.dumps(request).encode(), reply=self._inbox)
+        except nats.errors.Error:
+            self._outstanding = 0
+
+    def _on_message(self, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
+        if reply:
+            self._outstanding = max(0, self._outstanding - 1)
+            self._waiting.append(Message(self._bus.nc, subject, reply, header, payload))
+            self._news.set()
+        else:
+            self._on_status(header)
+
+    def _on_status(self, header: bytes) -> None:
+        """The server's word about a pull request: `NATS/1.0 <status> <description>`, then headers."""
+        status = header[9:12]
+        if status == b"408":  # a request's time is over; the rest of its credit is gone
+            pending = header.partition(b"Nats-Pending-Messages:")[2].partition(b"\r\n")[0].strip()
+            self._outstanding = max(0, self._outstanding - int(pending)) if pending else 0
+            self._news.set()  # ask for more
+        elif status != b"100":  # 404, 409, 503: the consumer moved or is not there; `take` asks again
+            self._outstanding = 0
+            self._asked_at = 0.0
