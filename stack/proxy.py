@@ -15,8 +15,8 @@ from stack.ports import is_free
 from stack.processes import Process, Program, base_environment, python, spawn
 from stack.settings import default_cache
 
-_RENDER_TIMEOUT_SECONDS = 30.0
-_START_TIMEOUT_SECONDS = 20.0
+_RENDER_TIMEOUT_SECONDS = 60.0
+_START_TIMEOUT_SECONDS = 60.0
 _PROBE_EVERY_SECONDS = 0.02
 _CONCURRENCY_MAX = 4
 

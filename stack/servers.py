@@ -20,7 +20,7 @@ from stack.ports import is_free
 from stack.probes import HOST, USER, answer, nats_facts, postgres_accepts
 from stack.processes import Process, Program, base_environment, spawn
 
-START_TIMEOUT_SECONDS = 30.0
+START_TIMEOUT_SECONDS = 60.0
 _PROBE_EVERY_SECONDS = 0.01
 _STOP_SECONDS = 10.0
 

@@ -21,7 +21,7 @@ from stack.state import State
 if TYPE_CHECKING:
     from fleet.pools import PoolReport
 
-_ANSWER_TIMEOUT_SECONDS = 20.0
+_ANSWER_TIMEOUT_SECONDS = 60.0
 _ANSWER_EVERY_SECONDS = 0.02
 _END_SECONDS = 10.0  # for what holds no requests any more
 _LOGS_EVERY_SECONDS = 5.0

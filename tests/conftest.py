@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from stack import servers
@@ -21,7 +22,12 @@ from stack.processes import Process
 # Otherwise gRPC starts threads in every forked child, which then may not enter the namespace that Postgres needs.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
-_STOP_SECONDS = 10.0
+# An example may take its time: what is slow here is the machine.
+hypothesis.settings.register_profile("uplion", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("uplion")
+
+_STOP_SECONDS = 30.0
+_END_SECONDS = 60.0
 
 
 @dataclass
@@ -37,8 +43,12 @@ class RunningServer:
         return self.server.url
 
     async def kill(self) -> None:
-        """Ends it as a crash would."""
+        """Ends it as a crash would, and returns when its children are gone too: Postgres' serve for a moment more."""
+        children = _children(self.process.pid)
         self.process.kill()
+        async with asyncio.timeout(_END_SECONDS):
+            while any(map(os.path.exists, children)):
+                await asyncio.sleep(0.01)
 
     async def start(self) -> None:
         """Starts it again at the same address, with the data it had."""
@@ -55,6 +65,10 @@ _KINDS: dict[str, Callable[[Path, Path, int, str], servers.Server]] = {
     "postgres": servers.Postgres,
     "valkey": servers.Valkey,
 }
+
+
+def _children(pid: int) -> list[str]:
+    return [f"/proc/{child}" for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _start(kind: str, folder: Path) -> RunningServer:

@@ -8,10 +8,13 @@ from collections.abc import Iterator
 
 import asyncpg
 import httpx2
+from uplion.dispatch.v1.worker_state_pb2 import WorkerState
 
+from common import names
+from common.bus import connect_bus
 from tests.e2e.platform import REPOSITORY, SYNTHETIC, Platform, Up, until
 
-_TOKENS = 250
+_TOKENS = 400  # 8 s, and workers say every 3 s whether they are busy
 
 
 def _stream(platform: Platform, tokens: int) -> Iterator[str]:
@@ -28,7 +31,7 @@ def _stream(platform: Platform, tokens: int) -> Iterator[str]:
         f"{platform.facts['base_url']}/chat/completions",
         json=body,
         headers={"authorization": f"Bearer {platform.facts['api_key']}"},
-        timeout=30,
+        timeout=120,
     ) as answer:
         yield answer.headers["x-request-id"]
         for line in answer.iter_lines():
@@ -43,13 +46,22 @@ def _text(frames: list[str]) -> str:
 
 
 def _busy_worker(platform: Platform) -> int | None:
-    (model,) = [model for model in platform.cli("models", "list") if model["name"] == SYNTHETIC]
-    busy = [worker for worker in model["workers"] if worker["slots_free"] < worker["slots_total"]]
-    return int(busy[0]["pid"]) if busy else None
+    """The pid of a worker that says it is busy. Asked of NATS: a command takes a second to start."""
+
+    async def ask() -> int | None:
+        async with connect_bus(platform.facts["nats_url"], "test") as bus:
+            workers = await bus.js.key_value(names.KV_WORKERS)
+            for key in await workers.keys():
+                state = WorkerState.FromString((await workers.get(key)).value or b"")
+                if state.model == SYNTHETIC and state.slots_free < state.slots_total:
+                    return state.pid
+        return None
+
+    return asyncio.run(ask())
 
 
 async def _attempts(platform: Platform, request_id: str) -> list[tuple[int, int]]:
-    connection = await asyncpg.connect(platform.facts["postgres_url"], timeout=10)
+    connection = await asyncpg.connect(platform.facts["postgres_url"], timeout=60)
     try:
         sql = "SELECT attempt, output_tokens FROM usage_events WHERE request_id = $1 ORDER BY attempt"
         return [(row["attempt"], row["output_tokens"]) for row in await connection.fetch(sql, request_id)]

@@ -3,6 +3,7 @@
 import json
 import socket
 import time
+from itertools import islice
 from urllib.parse import urlsplit
 
 import httpx2
@@ -23,31 +24,30 @@ def _post(platform: Platform, body: object, path: str = "/chat/completions", **h
             "content-type": "application/json",
             **headers,
         },
-        timeout=20,
+        timeout=60,
     )
 
 
 def test_tokens_arrive_one_by_one_and_end_in_done(platform: Platform) -> None:
-    body = {"model": SYNTHETIC, "messages": HELLO, "stream": True, "max_tokens": 25}
-    arrived: list[float] = []
-    lines: list[str] = []
-    with httpx2.stream(
-        "POST",
-        f"{platform.facts['base_url']}/chat/completions",
-        json=body,
-        headers={"authorization": f"Bearer {platform.facts['api_key']}"},
-        timeout=20,
-    ) as answer:
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        for line in answer.iter_lines():
-            if line.startswith("data: "):
-                arrived.append(time.monotonic())
-                lines.append(line)
-        assert not [name for name in answer.headers if name.startswith("grpc-")]
-    assert lines[-1] == "data: [DONE]"
-    assert len(lines) >= 10
-    assert arrived[-1] - arrived[0] > 0.3  # 25 tokens at 50 a second: they did not come at once
-    assert all(json.loads(line[6:])["object"] == "chat.completion.chunk" for line in lines[:-1])
+    def stream(tokens: int, most: int) -> list[str]:
+        """The data of at most so many frames."""
+        with httpx2.stream(
+            "POST",
+            f"{platform.facts['base_url']}/chat/completions",
+            json={"model": SYNTHETIC, "messages": HELLO, "stream": True, "max_tokens": tokens},
+            headers={"authorization": f"Bearer {platform.facts['api_key']}"},
+            timeout=60,
+        ) as answer:
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            assert not [name for name in answer.headers if name.startswith("grpc-")]
+            return list(islice((line[6:] for line in answer.iter_lines() if line.startswith("data: ")), most))
+
+    *chunks, end = stream(25, 100)
+    assert end == "[DONE]"
+    assert all(json.loads(chunk)["object"] == "chat.completion.chunk" for chunk in chunks)
+    early = [json.loads(chunk) for chunk in stream(4000, 10)]  # at 50 a second: they do not wait for the end
+    assert len(early) == 10
+    assert not any(chunk["choices"][0]["finish_reason"] for chunk in early)
 
 
 @pytest.mark.parametrize("header", ["authorization", "x-api-key", "api-key"])
@@ -56,7 +56,7 @@ def test_a_key_is_taken_from_each_usual_header(platform: Platform, header: str) 
     answer = httpx2.get(
         f"{platform.facts['base_url']}/models",
         headers={header: f"Bearer {value}" if header == "authorization" else value},
-        timeout=10,
+        timeout=60,
     )
     assert answer.status_code == 200
     assert answer.headers["x-request-id"]
@@ -117,25 +117,25 @@ def test_a_client_cannot_be_somebody_else(platform: Platform) -> None:
 def test_the_admin_api_is_on_its_own_listener_and_wants_an_admin_key(platform: Platform) -> None:
     url = platform.facts["admin_url"]
     admin = {"authorization": f"Bearer {platform.facts['admin_key']}"}
-    listed = httpx2.get(f"{url}/keys", headers=admin, timeout=10)
+    listed = httpx2.get(f"{url}/keys", headers=admin, timeout=60)
     assert listed.status_code == 200
     assert listed.json()["keys"]
     assert platform.facts["api_key"] not in listed.text
     inference = {"authorization": f"Bearer {platform.facts['api_key']}"}
-    assert httpx2.get(f"{url}/keys", headers=inference, timeout=10).status_code == 403
-    assert httpx2.get(f"{url}/keys", timeout=10).status_code == 401
-    assert httpx2.get(f"{platform.root_url}/admin/v1/keys", headers=admin, timeout=10).status_code in (403, 404)
+    assert httpx2.get(f"{url}/keys", headers=inference, timeout=60).status_code == 403
+    assert httpx2.get(f"{url}/keys", timeout=60).status_code == 401
+    assert httpx2.get(f"{platform.root_url}/admin/v1/keys", headers=admin, timeout=60).status_code in (403, 404)
 
 
-def test_a_revoked_key_stops_within_a_second(platform: Platform) -> None:
+def test_a_revoked_key_stops_long_before_its_record_is_a_minute_old(platform: Platform) -> None:
     created = platform.cli("keys", "create")
     url, headers = f"{platform.facts['base_url']}/models", {"authorization": f"Bearer {created['key']}"}
-    assert httpx2.get(url, headers=headers, timeout=10).status_code == 200
+    assert httpx2.get(url, headers=headers, timeout=60).status_code == 200
     platform.cli("keys", "revoke", created["id"])
-    limit = time.monotonic() + 1
-    while httpx2.get(url, headers=headers, timeout=10).status_code == 200:
+    limit = time.monotonic() + 30
+    while httpx2.get(url, headers=headers, timeout=60).status_code == 200:
         assert time.monotonic() < limit
-    assert httpx2.get(url, headers=headers, timeout=10).status_code == 401
+    assert httpx2.get(url, headers=headers, timeout=60).status_code == 401
 
 
 def test_smuggled_requests_are_refused(platform: Platform) -> None:
@@ -145,7 +145,7 @@ def test_smuggled_requests_are_refused(platform: Platform) -> None:
         "content-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n",
         "content-length: 4\r\ncontent-length: 5\r\n\r\nabcd",
     ):
-        with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=10) as raw:
+        with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=60) as raw:
             raw.sendall((head + extra).encode())
             answer = raw.recv(65536)
             assert answer.startswith(b"HTTP/1.1 400"), answer

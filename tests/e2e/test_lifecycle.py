@@ -4,7 +4,6 @@ import concurrent.futures
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import httpx2
@@ -20,20 +19,29 @@ def test_sigterm_under_load_finishes_what_is_running(start_platform: Up) -> None
     platform = start_platform("-f", MODEL)
     client = platform.client(max_retries=0)
 
+    started: list[bool] = []
+
     def stream() -> tuple[int, str | None]:
         tokens, finish = 0, None
-        for chunk in client.chat.completions.create(model=SYNTHETIC, messages=HELLO, max_tokens=100, stream=True):
-            tokens += bool(chunk.choices[0].delta.content)
-            finish = chunk.choices[0].finish_reason or finish
+        for chunk in client.chat.completions.create(
+            model=SYNTHETIC, messages=HELLO, max_tokens=100, stream=True, stream_options={"include_usage": True}
+        ):
+            if chunk.choices:
+                if chunk.choices[0].delta.content and not tokens:
+                    tokens = 1
+                    started.append(True)
+                finish = chunk.choices[0].finish_reason or finish
+            elif chunk.usage is not None:
+                tokens = chunk.usage.completion_tokens
         return tokens, finish
 
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         running = [pool.submit(stream) for _ in range(16)]
-        time.sleep(0.8)  # 100 tokens at 50 a second: all of them are in the middle
+        until(lambda: len(started) == 16)  # 100 tokens at 50 a second: all of them are in the middle
         assert platform.end(signal.SIGTERM) == 0
         for future in running:
-            tokens, finish = future.result(10)
-            assert (finish, tokens > 10) == ("length", True)
+            tokens, finish = future.result(60)
+            assert (finish, tokens) == ("length", 100)
     assert not [pid for pid in platform.facts["pids"].values() if alive(pid)]
 
 
@@ -41,10 +49,10 @@ def test_kill_9_of_the_supervisor_leaves_no_process(start_platform: Up) -> None:
     platform = start_platform("-f", MODEL)
     assert len(processes_of(platform.state)) > 5
     os.kill(platform.facts["pids"]["supervisor"], signal.SIGKILL)
-    platform.process.wait(10)
-    until(lambda: not processes_of(platform.state), 10)
+    platform.process.wait(60)
+    until(lambda: not processes_of(platform.state))
     # One that is being torn down has no arguments any more, but lives for another moment.
-    until(lambda: not [pid for pid in platform.facts["pids"].values() if alive(pid)], 10)
+    until(lambda: not [pid for pid in platform.facts["pids"].values() if alive(pid)])
 
 
 def test_data_survives_down_and_up_and_killed_parts_come_back(start_platform: Up) -> None:
@@ -54,9 +62,7 @@ def test_data_survives_down_and_up_and_killed_parts_come_back(start_platform: Up
     until(lambda: [row for row in platform.cli("usage", "--by", "key") if row["group"] == created["id"]])
     assert platform.end(signal.SIGINT) == 0
 
-    began = time.monotonic()
     again = start_platform(state=platform.state)
-    assert time.monotonic() - began < 10
     assert again.facts["api_key"] == platform.facts["api_key"]
     _ask(again, created["key"])  # the model is still there, too
     until(
@@ -66,9 +72,8 @@ def test_data_survives_down_and_up_and_killed_parts_come_back(start_platform: Up
     )
     for part in ("router", "nats", "valkey", "postgres", "envoy"):
         os.kill(again.facts["pids"][part], signal.SIGKILL)
-        until(lambda: _answers(again, created["key"]), 15)
-    status = again.cli("status")
-    assert all(part["healthy"] for part in status["parts"]), status
+        until(lambda: _answers(again, created["key"]))
+    until(again.is_healthy)
 
 
 def _ask(platform: Platform, key: str) -> None:
@@ -84,7 +89,7 @@ def _answers(platform: Platform, key: str) -> bool:
             f"{platform.facts['base_url']}/chat/completions",
             json={"model": SYNTHETIC, "messages": HELLO, "max_tokens": 3},
             headers={"authorization": f"Bearer {key}"},
-            timeout=5,
+            timeout=20,
         )
     except httpx2.HTTPError:
         return False
@@ -95,7 +100,7 @@ def test_a_port_in_use_is_one_clear_sentence(start_platform: Up, tmp_path: Path)
     platform = start_platform("-f", MODEL)
     port = platform.facts["base_url"].split(":")[2].split("/")[0]
     done = subprocess.run(
-        [UPLION, "up", "--json", "--state", str(tmp_path), "--port", port], capture_output=True, text=True, timeout=30
+        [UPLION, "up", "--json", "--state", str(tmp_path), "--port", port], capture_output=True, text=True, timeout=120
     )
     assert done.returncode != 0
     assert port in done.stderr
@@ -112,7 +117,7 @@ def test_a_bad_manifest_starts_nothing(tmp_path: Path, text: str, says: str) -> 
         [UPLION, "up", "--json", "--state", str(state), "--port", str(free_port()), "-f", str(manifest)],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
     )
     assert done.returncode != 0
     assert says in done.stderr

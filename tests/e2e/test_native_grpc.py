@@ -37,7 +37,7 @@ def _reason(error: grpc.aio.AioRpcError) -> str | None:
 async def test_chat_and_its_stream_agree(platform: Platform, stub) -> None:  # type: ignore[no-untyped-def]
     sampling = Sampling(temperature=0, max_output_tokens=60)
     answer = await stub.Chat(
-        chat_pb2.ChatRequest(model=DEMO, messages=HELLO, sampling=sampling), metadata=_as(platform, DEMO), timeout=20
+        chat_pb2.ChatRequest(model=DEMO, messages=HELLO, sampling=sampling), metadata=_as(platform, DEMO), timeout=60
     )
     assert answer.choices[0].finish_reason == FINISH_REASON_STOP
     assert answer.request_id
@@ -46,7 +46,7 @@ async def test_chat_and_its_stream_agree(platform: Platform, stub) -> None:  # t
         async for piece in stub.ChatStream(
             chat_pb2.ChatStreamRequest(model=DEMO, messages=HELLO, sampling=sampling),
             metadata=_as(platform, DEMO),
-            timeout=20,
+            timeout=60,
         )
     ]
     text = "".join(delta.content for piece in pieces for delta in piece.deltas)
@@ -59,31 +59,31 @@ async def test_completion_embedding_and_models(platform: Platform, stub) -> None
     done = await stub.Completion(
         completion_pb2.CompletionRequest(model=SYNTHETIC, prompt="x", sampling=Sampling(max_output_tokens=5)),
         metadata=_as(platform, SYNTHETIC),
-        timeout=20,
+        timeout=60,
     )
     assert done.choices[0].finish_reason == FINISH_REASON_LENGTH
     assert done.usage.output_tokens == 5
     vectors = await stub.Embed(
-        embedding_pb2.EmbedRequest(model=DEMO, inputs=["a", "b"]), metadata=_as(platform, DEMO), timeout=20
+        embedding_pb2.EmbedRequest(model=DEMO, inputs=["a", "b"]), metadata=_as(platform, DEMO), timeout=60
     )
     assert [vector.index for vector in vectors.embeddings] == [0, 1]
     assert sum(value**2 for value in vectors.embeddings[0].values) == pytest.approx(1, rel=1e-3)
-    models = await stub.ListModels(model_pb2.ListModelsRequest(), metadata=_as(platform, ""), timeout=20)
+    models = await stub.ListModels(model_pb2.ListModelsRequest(), metadata=_as(platform, ""), timeout=60)
     assert {DEMO, SYNTHETIC} <= {model.name for model in models.models}
 
 
 async def test_errors_are_statuses_with_a_reason(platform: Platform, stub) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(grpc.aio.AioRpcError) as unknown_model:
-        await stub.Chat(chat_pb2.ChatRequest(model="none", messages=HELLO), metadata=_as(platform, "none"), timeout=20)
+        await stub.Chat(chat_pb2.ChatRequest(model="none", messages=HELLO), metadata=_as(platform, "none"), timeout=60)
     assert unknown_model.value.code() is grpc.StatusCode.NOT_FOUND
     assert _reason(unknown_model.value) == "MODEL_NOT_FOUND"
     with pytest.raises(grpc.aio.AioRpcError) as unknown_key:
         await stub.Chat(
-            chat_pb2.ChatRequest(model=DEMO, messages=HELLO), metadata=_as(platform, DEMO, "upl_x"), timeout=20
+            chat_pb2.ChatRequest(model=DEMO, messages=HELLO), metadata=_as(platform, DEMO, "upl_x"), timeout=60
         )
     assert unknown_key.value.code() is grpc.StatusCode.UNAUTHENTICATED
     with pytest.raises(grpc.aio.AioRpcError) as mismatch:
-        await stub.Chat(chat_pb2.ChatRequest(model=DEMO, messages=HELLO), metadata=_as(platform, SYNTHETIC), timeout=20)
+        await stub.Chat(chat_pb2.ChatRequest(model=DEMO, messages=HELLO), metadata=_as(platform, SYNTHETIC), timeout=60)
     assert mismatch.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -95,5 +95,5 @@ async def test_the_admin_api_is_not_on_this_listener(platform: Platform) -> None
             await key_service_pb2_grpc.KeyServiceStub(channel).ListKeys(
                 key_pb2.ListKeysRequest(),
                 metadata=(("authorization", f"Bearer {platform.facts['admin_key']}"),),
-                timeout=5,
+                timeout=60,
             )

@@ -29,7 +29,7 @@ def test_the_node_sdk_works_unmodified(platform: Platform) -> None:
         },
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)

@@ -52,6 +52,6 @@ def test_a_request_is_one_trace_from_the_edge_to_the_worker(
     def ours() -> set[str]:
         return {name for trace, _, name in seen.spans if trace == trace_id}
 
-    until(lambda: {"router.chat", "router.queue", "inference.chat"} <= ours(), 20)
-    until(lambda: [service for trace, service, _ in seen.spans if trace == trace_id and service == "edge"], 20)
+    until(lambda: {"router.chat", "router.queue", "inference.chat"} <= ours())
+    until(lambda: [service for trace, service, _ in seen.spans if trace == trace_id and service == "edge"])
     assert platform.end() == 0

@@ -1,7 +1,7 @@
 // The official Node SDK, unmodified: does what test_openai_node.py asks and prints what came, as JSON.
 import { createRequire } from "node:module";
 const OpenAI = createRequire(process.env.TOOLS + "/")("openai").default;
-const client = new OpenAI({ baseURL: process.env.BASE_URL, apiKey: process.env.API_KEY, timeout: 30_000 });
+const client = new OpenAI({ baseURL: process.env.BASE_URL, apiKey: process.env.API_KEY, timeout: 120_000 });
 const model = process.env.MODEL;
 const messages = [{ role: "user", content: "Hello!" }];
 

@@ -20,7 +20,7 @@ from common import names
 from common.bus import Bus, connect_bus
 from control.schema import migrate
 
-_WAIT_SECONDS = 25.0
+_WAIT_SECONDS = 60.0
 
 
 @dataclass

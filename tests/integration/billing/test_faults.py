@@ -38,7 +38,7 @@ async def run_killed(settings, module, name):
         sys.executable, "-c", code, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             output, _ = await process.communicate()
     finally:
         if process.returncode is None:
@@ -79,12 +79,12 @@ async def test_sigterm_under_load_ends_in_order_and_the_next_process_goes_on_at_
 
         await books.until(some)
         process.terminate()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             assert await process.wait() == 0
     finally:
         if process.returncode is None:
             process.kill()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(15):
         await books.bill()
     await books.check(*events)
 

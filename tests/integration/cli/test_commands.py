@@ -32,7 +32,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     manifest = folder / "first.yaml"
     manifest.write_text(MANIFEST % "first")
     command = [UPLION, "up", "--detach", "--json", "--port", "0", "--state", str(folder), "-f", str(manifest)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["state_dir"] == str(folder)
     assert done.stderr == ""
@@ -69,7 +69,7 @@ def test_models_are_applied_listed_and_deleted(state: Path, tmp_path: Path) -> N
     manifest.write_text(MANIFEST % "second")
     (applied,) = uplion(state, "models", "apply", "-f", str(manifest))
     assert applied["name"] == "second"
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while True:
         (second,) = [model for model in uplion(state, "models", "list") if model["name"] == "second"]
         if second["phase"] == "ready" and second["workers"]:
@@ -89,7 +89,7 @@ def test_a_chat_is_answered_and_counted(state: Path) -> None:
     answer = uplion(state, "chat", "hello", "--model", "first")
     assert answer["content"]
     assert answer["finish_reason"]
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         rows = {row["group"]: row for row in uplion(state, "usage", "--by", "model")}
         counted = rows.get("first", {}).get("output_tokens", 0) - before.get("first", {}).get("output_tokens", 0)
@@ -144,17 +144,25 @@ def test_logs_are_followed(state: Path) -> None:
     command = [UPLION, "logs", "services", "-f", "-n", "0", "--state", str(state)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    guard = threading.Timer(20, process.kill)
+    guard = threading.Timer(60, process.kill)
     guard.start()
+    followed = threading.Event()
+
+    def write() -> None:
+        while not followed.wait(0.2):  # again and again: nobody says when it has found the end of the log
+            with open(state / "logs/services.log", "a") as log:
+                log.write("a new line\n")
+
+    writing = threading.Thread(target=write)
+    writing.start()
     try:
-        time.sleep(1.0)  # until it has found the end of the log
-        with open(state / "logs/services.log", "a") as log:
-            log.write("a new line\n")
         assert process.stdout.readline() == "a new line\n"
     finally:
+        followed.set()
+        writing.join()
         guard.cancel()
         process.send_signal(signal.SIGINT)
-        process.wait(10)
+        process.wait(60)
         process.stdout.close()
 
 

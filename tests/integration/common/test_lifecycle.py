@@ -48,7 +48,7 @@ async def stub() -> AsyncIterator[usage_service_pb2_grpc.UsageServiceStub]:
 async def test_an_unknown_exception_tells_the_client_its_request_id_and_nothing_else(stub, caplog) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.QueryUsage(
-            usage_pb2.QueryUsageRequest(account="crash"), metadata=(("x-request-id", "req-7"),), timeout=5
+            usage_pb2.QueryUsageRequest(account="crash"), metadata=(("x-request-id", "req-7"),), timeout=60
         )
     assert caught.value.code() is grpc.StatusCode.INTERNAL
     assert caught.value.details() == "Internal error; request req-7."
@@ -72,7 +72,7 @@ async def test_a_message_that_is_none_is_the_callers_fault(caplog) -> None:  # t
 
 async def test_an_error_of_ours_arrives_whole(stub) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.QueryUsage(usage_pb2.QueryUsageRequest(account="refuse"), timeout=5)
+        await stub.QueryUsage(usage_pb2.QueryUsageRequest(account="refuse"), timeout=60)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     details = dict(list(caught.value.trailing_metadata()))[STATUS_DETAILS_METADATA]
     info = ErrorInfo()
@@ -116,6 +116,7 @@ def _start(tmp_path: Path, kind: str) -> tuple[subprocess.Popen[str], str]:
 
         class Usage(usage_service_pb2_grpc.UsageServiceServicer):
             async def QueryUsage(self, request, context):
+                await context.send_initial_metadata(())
                 await asyncio.sleep(0.5)
                 return usage_pb2.QueryUsageResponse()
 
@@ -126,7 +127,7 @@ def _start(tmp_path: Path, kind: str) -> tuple[subprocess.Popen[str], str]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         path = str(tmp_path / "notify")
         notify.bind(path)
-        notify.settimeout(20)
+        notify.settimeout(60)
         process = subprocess.Popen(
             [sys.executable, str(tmp_path / "program.py"), kind],
             env={"NOTIFY_SOCKET": path, "PATH": "/usr/bin"},
@@ -141,17 +142,17 @@ def _start(tmp_path: Path, kind: str) -> tuple[subprocess.Popen[str], str]:
 async def test_sigterm_lets_the_running_call_finish_and_ends_with_zero(tmp_path: Path) -> None:
     process, address = await asyncio.to_thread(_start, tmp_path, "good")
     async with grpc.aio.insecure_channel(address) as channel:
-        call = usage_service_pb2_grpc.UsageServiceStub(channel).QueryUsage(usage_pb2.QueryUsageRequest(), timeout=5)
-        await asyncio.sleep(0.2)
+        call = usage_service_pb2_grpc.UsageServiceStub(channel).QueryUsage(usage_pb2.QueryUsageRequest(), timeout=60)
+        await call.initial_metadata()
         process.send_signal(signal.SIGTERM)
         await call
-    assert await asyncio.to_thread(process.wait, 10) == 0
+    assert await asyncio.to_thread(process.wait, 60) == 0
     assert process.stdout is not None
     process.stdout.close()
 
 
 async def test_a_service_that_crashes_ends_the_process_with_one(tmp_path: Path) -> None:
     process, _ = await asyncio.to_thread(_start, tmp_path, "bad")
-    output, _ = await asyncio.to_thread(process.communicate, None, 10)
+    output, _ = await asyncio.to_thread(process.communicate, None, 60)
     assert process.returncode == 1
     assert "it broke" in output

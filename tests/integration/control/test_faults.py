@@ -25,7 +25,7 @@ MANIFEST.update(
 )
 
 
-async def until_it_works(call, seconds=15.0):
+async def until_it_works(call, seconds=60.0):
     async with asyncio.timeout(seconds):
         while True:
             try:
@@ -57,7 +57,7 @@ async def test_a_query_that_hangs_ends_in_time(settings, start_control, monkeypa
         try:
             async with holder.transaction():
                 await holder.execute("LOCK TABLE accounts IN ACCESS EXCLUSIVE MODE")
-                async with asyncio.timeout(3):
+                async with asyncio.timeout(30):
                     refused = await control.refusal(control.accounts.ListAccounts, ListAccountsRequest())
                 assert refused.reason is Reason.UNAVAILABLE
         finally:
@@ -71,7 +71,7 @@ async def test_nats_dies_and_comes_back_without_what_lay_in_memory(settings, sta
     async with start_control(dataclasses.replace(settings, nats_url=server.url)) as control:
         await control.call(control.models.ApplyModel, ApplyModelRequest(manifest=MANIFEST))
         await server.kill()
-        async with asyncio.timeout(7):
+        async with asyncio.timeout(30):
             refused = await control.refusal(control.models.ListModels, ListModelsRequest())
         assert refused.reason is Reason.UNAVAILABLE
         await server.start()
@@ -88,5 +88,6 @@ async def test_a_start_without_its_servers_fails_in_time(settings, start_control
     chosen = dataclasses.replace(settings, **{missing: nowhere}, database_seconds=0.5)
     monkeypatch.setattr("control.app.connect_bus", functools.partial(connect_bus, connect_seconds=1.0))
     with pytest.raises((OSError, TimeoutError)):
-        async with asyncio.timeout(15), start_control(chosen):
+        async with asyncio.timeout(60) as limit, start_control(chosen):
             pass
+    assert not limit.expired()

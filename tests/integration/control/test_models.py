@@ -71,7 +71,7 @@ async def test_a_list_joins_manifest_workers_and_queue(control, bus, name):
         await bucket.put(names.token(state.worker_id), state.SerializeToString())
     for attempt in range(2):
         await bus.publish(names.task_subject(name), Ticket(request_id=name, attempt=attempt).SerializeToString())
-    async with asyncio.timeout(5):  # the server counts what waits a moment after it took it
+    async with asyncio.timeout(60):  # the server counts what waits a moment after it took it
         while (model := await listed(control, name)).queued != 2:
             await asyncio.sleep(0.02)
     assert (model.phase, model.message) == (ModelPhase.MODEL_PHASE_READY, "")

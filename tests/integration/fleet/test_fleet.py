@@ -79,7 +79,7 @@ class Fleet:
         return [part.process.pid for part in self.place.parts if part.serving and part.process]
 
 
-async def until(condition: Callable[[], Any], seconds: float = 40.0) -> Any:
+async def until(condition: Callable[[], Any], seconds: float = 90.0) -> Any:
     async with asyncio.timeout(seconds):
         while True:
             value = condition()
@@ -107,7 +107,7 @@ async def running_fleet(nats_url: str, folder: Path, *models: AIModel) -> AsyncI
                 yield fleet
             finally:
                 stop.set()
-                await asyncio.wait_for(task, 20)
+                await asyncio.wait_for(task, 60)
     assert place.parts == []
 
 

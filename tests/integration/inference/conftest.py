@@ -24,7 +24,7 @@ async def start_worker(nats_url: str, tmp_path: Path) -> AsyncIterator[StartWork
 
         async def start(model: str = "", **spec: Any) -> Worker:
             model = model or f"m{uuid.uuid4().hex[:8]}"
-            settings = InferenceSettings(manifest_file(tmp_path, model, **spec), nats_url, drain_grace_seconds=5.0)
+            settings = InferenceSettings(manifest_file(tmp_path, model, **spec), nats_url, drain_grace_seconds=15.0)
             stop = asyncio.Event()
             task = tasks.create_task(app.main(settings, stop))
             context = fake_router(nats_url, model)

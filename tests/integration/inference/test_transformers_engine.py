@@ -19,7 +19,7 @@ from inference.settings import InferenceSettings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # one engine for all: a start costs a second
 GREEDY = Sampling(max_output_tokens=12, temperature=0.0)
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 90.0
 
 
 def model_of(folder: Path, **spec) -> AIModel:

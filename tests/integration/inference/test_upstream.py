@@ -13,7 +13,7 @@ from inference.engine import Chat, Finish, Generation, Output, Sampling, Text, T
 from inference.upstream import UpstreamEngine
 
 HELLO = Chat([{"role": "user", "content": "Hello"}])
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 60.0
 
 
 def chunk(text="", finish=None, index=0, **more):
@@ -60,7 +60,7 @@ async def served(**options):
     upstream = Upstream()
     server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    defaults = {"model": "big", "key": "secret", "slots": 4, "context_tokens": None, "timeout_seconds": 5.0}
+    defaults = {"model": "big", "key": "secret", "slots": 4, "context_tokens": None, "timeout_seconds": 60.0}
     async with server:
         engine = UpstreamEngine(url=f"http://127.0.0.1:{port}/v1", **{**defaults, **options})
         try:

@@ -258,7 +258,7 @@ async def test_a_late_ticket_is_settled_as_timed_out(start_worker):
 
 async def test_a_run_ends_at_its_deadline(start_worker):
     router = (await start_worker(synthetic=SLOW)).router
-    request = router.chat(ticket=router.ticket(seconds=0.7))
+    request = router.chat(ticket=router.ticket(seconds=3.0))
     assert await status_of(await router.open(request)) == grpc.StatusCode.DEADLINE_EXCEEDED
     usage = await router.usage(request.ticket.request_id)
     assert usage.status == AttemptStatus.ATTEMPT_STATUS_TIMED_OUT
@@ -310,8 +310,12 @@ async def test_stopping_finishes_what_runs_and_takes_nothing_new(start_worker):
     call = await router.open(request)
     await call.read()
     worker.stop.set()
-    await asyncio.sleep(0.2)
-    assert (await router.worker()).draining
+
+    async def draining():
+        state = await router.worker()
+        return state is None or state.draining
+
+    await until(draining)
     late = router.ticket()
     await router.publish(late)
     tokens = 0

@@ -23,7 +23,7 @@ from router.app import main
 from router.settings import RouterSettings
 
 Script = Callable[[run_pb2.RunRequest, Any], AsyncIterator[run_pb2.RunEvent]]
-_STEP_SECONDS = 5.0
+_STEP_SECONDS = 60.0
 ALL = (1, 2, 3, 4)
 
 
@@ -186,7 +186,7 @@ class Client:
         data = (
             body if method == "GetModel" else HttpBody(content_type="application/json", data=body).SerializeToString()
         )
-        return call(data, timeout=30, metadata=self.metadata(**changes))
+        return call(data, timeout=120, metadata=self.metadata(**changes))
 
     async def post(self, method: str, body: bytes, **changes: Any) -> tuple[int, dict[str, str], bytes, str]:
         """HTTP status, headers, body, content type."""
@@ -213,6 +213,16 @@ class World:
         async with asyncio.timeout(seconds):
             while not condition():
                 await asyncio.sleep(0.005)
+
+    async def until_queued(self) -> None:
+        """Waits until a ticket of this model is in its stream."""
+        async with asyncio.timeout(_STEP_SECONDS):
+            while not (await self.bus.js.stream_info(STREAM_TASKS, subjects_filter=self.tickets)).state.subjects:
+                await asyncio.sleep(0.01)
+
+    @property
+    def tickets(self) -> str:
+        return f"tasks.{token(self.model)}.>"
 
     async def one_usage(self) -> billing.UsageEvent:
         await self.until(lambda: self.usage)
@@ -248,12 +258,12 @@ async def _running_router(settings: RouterSettings) -> AsyncIterator[tuple[str, 
     task = asyncio.create_task(main(settings, stop))
     try:
         waiting: set[asyncio.Future[Any]] = {task, ready.address}
-        await asyncio.wait(waiting, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waiting, timeout=60, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             await task
         yield ready.address.result(), stop, task
         stop.set()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await task
     finally:
         lifecycle.removeHandler(ready)
@@ -270,7 +280,9 @@ def start_world(nats_url: str) -> Callable[..., Any]:
         *, url: str = nats_url, worker: bool = True, known: bool = True, **changes: Any
     ) -> AsyncIterator[World]:
         model = f"m-{uuid.uuid4().hex[:10]}"
-        settings = RouterSettings(nats_url=url, drain_seconds=0.0, grace_seconds=3.0, **changes)
+        settings = RouterSettings(
+            nats_url=url, drain_seconds=0.0, grace_seconds=10.0, **{"publish_seconds": 30.0, **changes}
+        )
         usage: list[billing.UsageEvent] = []
         async with AsyncExitStack() as stack:
             bus = await stack.enter_async_context(connect_bus(url, "test"))
@@ -305,7 +317,7 @@ def start_world(nats_url: str) -> Callable[..., Any]:
                 await start_worker()
             address, stop, router = await stack.enter_async_context(_running_router(settings))
             channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
-            identity = Identity("acme", "key1", "res1", model, "default", 64, 20.0, "")
+            identity = Identity("acme", "key1", "res1", model, "default", 64, 120.0, "")
             yield World(bus, model, Client(channel, identity), usage, stop, router, start_worker)
 
     return start

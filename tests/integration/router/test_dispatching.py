@@ -9,6 +9,7 @@ from typing import Any
 import grpc.aio
 import nats.errors
 import pytest
+from google.api.httpbody_pb2 import HttpBody
 from uplion.billing.v1 import usage_event_pb2 as billing
 from uplion.dispatch.v1 import run_pb2
 from uplion.dispatch.v1.worker_state_pb2 import CAPABILITY_CHAT
@@ -87,14 +88,14 @@ async def test_a_model_without_a_worker_is_loading(start_world: Any) -> None:
             "MODEL_LOADING",
         )
         assert event.HasField("ticket_time")
-        info = await world.bus.js.stream_info("TASKS", subjects_filter=f"tasks.{world.model}.>")
+        info = await world.bus.js.stream_info("TASKS", subjects_filter=world.tickets)
         assert not info.state.subjects, "the ticket was not taken back"
 
 
 async def test_a_request_waits_for_its_models_first_worker(start_world: Any) -> None:
-    async with start_world(worker=False, model_loading_seconds=10.0) as world:
+    async with start_world(worker=False, model_loading_seconds=60.0) as world:
         asking = asyncio.create_task(world.client.post("CreateChatCompletion", chat(world.model)))
-        await asyncio.sleep(0.2)
+        await world.until_queued()
         assert not asking.done()
         await world.start_worker()
         status, *_ = await asking
@@ -102,11 +103,12 @@ async def test_a_request_waits_for_its_models_first_worker(start_world: Any) -> 
 
 
 async def test_a_queue_that_does_not_move_is_overload(start_world: Any) -> None:
-    async with start_world(worker=False, queue_seconds=0.3) as world:
-        worker = await world.start_worker(slots=0)
-        await world.until(lambda: worker.address)
-        await asyncio.sleep(0.1)
-        status, headers, data, _ = await world.client.post("CreateChatCompletion", chat(world.model))
+    async with start_world(worker=False, queue_seconds=0.3, model_loading_seconds=0.3) as world:
+        await world.start_worker(slots=0)
+        for _ in range(20):
+            status, headers, data, _ = await world.client.post("CreateChatCompletion", chat(world.model))
+            if code(data) != "model_loading":  # the router has heard of the worker
+                break
         assert (status, code(data)) == (503, "overloaded")
         assert headers["x-should-retry"] == "true"
 
@@ -123,7 +125,10 @@ async def test_the_deadline_ends_a_stream_with_an_error_frame(start_world: Any) 
     async with start_world(worker=False) as world:
         worker = await world.start_worker(script=forever)
         body = chat(world.model, stream=True)
-        status, _, data, _ = await world.client.post("CreateChatCompletion", body, deadline_seconds=0.4)
+        for seconds in (0.4, 3.0, 15.0):
+            status, _, data, _ = await world.client.post("CreateChatCompletion", body, deadline_seconds=seconds)
+            if status == 200:  # a busy machine may not begin a stream within a short one
+                break
         *_, error, end, empty = data.decode().split("\n\n")
         assert status == 200
         assert json.loads(error[6:])["error"]["code"] == "deadline_exceeded"
@@ -135,7 +140,7 @@ async def test_a_client_that_leaves_the_queue_is_metered_and_its_ticket_is_worth
     async with start_world(worker=False) as world:
         call = world.client.open("CreateChatCompletion", chat(world.model))
         reading = asyncio.create_task(call.read())
-        await asyncio.sleep(0.2)
+        await world.until_queued()
         call.cancel()
         await asyncio.wait([reading])
         event = await world.one_usage()
@@ -151,7 +156,7 @@ async def test_a_client_that_leaves_mid_stream_stops_the_worker(start_world: Any
         call = world.client.open("CreateChatCompletion", chat(world.model, stream=True))
         await call.read()
         call.cancel()
-        await world.until(lambda: worker.cancelled, 2.0)
+        await world.until(lambda: worker.cancelled)
         event = await world.one_usage()
         assert (event.status, event.provider) == (billing.ATTEMPT_STATUS_CANCELLED, "worker")
 
@@ -164,7 +169,7 @@ async def test_a_client_that_leaves_before_the_first_token_stops_the_worker(star
         await world.until(lambda: worker.runs)
         call.cancel()
         await asyncio.wait([reading])
-        await world.until(lambda: worker.cancelled, 2.0)
+        await world.until(lambda: worker.cancelled)
 
 
 async def test_a_worker_lost_before_its_first_token_is_replaced_unseen(start_world: Any) -> None:
@@ -272,7 +277,7 @@ async def test_a_worker_that_took_its_offer_back_is_asked_anew(start_world: Any)
 
 
 async def test_a_worker_that_falls_silent_is_lost(start_world: Any) -> None:
-    async with start_world(worker=False, worker_idle_seconds=0.3, attempts=1) as world:
+    async with start_world(worker=False, worker_idle_seconds=1.5, attempts=1) as world:
         worker = await world.start_worker(script=forever)
         _, _, data, _ = await world.client.post("CreateChatCompletion", chat(world.model, stream=True))
         assert "worker_lost" in data.decode()
@@ -284,11 +289,12 @@ async def test_a_worker_that_falls_silent_is_lost(start_world: Any) -> None:
 
 
 async def test_a_worker_whose_process_is_stopped_is_lost_although_its_connection_stands(start_world: Any) -> None:
-    async with start_world(worker=False, worker_keepalive_seconds=0.4) as world:
+    async with start_world(worker=False, worker_keepalive_seconds=1.5) as world:
         worker = await world.start_worker(script=forever, wired=True)
-        asking = asyncio.create_task(world.client.post("CreateChatCompletion", chat(world.model, stream=True)))
-        await world.until(lambda: worker.runs)
-        await asyncio.sleep(0.1)
+        messages = aiter(world.client.open("CreateChatCompletion", chat(world.model, stream=True)))
+        data = b""
+        while b"Hello" not in data:
+            data += HttpBody.FromString(await anext(messages)).data
         worker.task.cancel()
         await worker.bus.nc.close()
         worker.wire.flows.clear()
@@ -298,8 +304,10 @@ async def test_a_worker_whose_process_is_stopped_is_lost_although_its_connection
             yield done(1)
 
         second = await world.start_worker(script=goes_on)
-        status, _, data, _ = await asyncio.wait_for(asking, 5)
-        assert (status, text(data)) == (200, "Hello again")
+        async with asyncio.timeout(60):
+            async for message in messages:
+                data += HttpBody.FromString(message).data
+        assert text(data) == "Hello again"
         assert [list(array.ids) for array in second.runs[0].resume] == [[1]]
         worker.wire.flows.set()
 
@@ -319,16 +327,24 @@ async def test_the_first_offer_wins_and_later_ones_are_refused(start_world: Any)
 
 
 async def test_a_silent_stream_gets_signs_of_life(start_world: Any) -> None:
+    heard = asyncio.Event()
+
     async def slow(request: run_pb2.RunRequest, context: Any) -> AsyncIterator[run_pb2.RunEvent]:
-        await asyncio.sleep(0.5)
+        await heard.wait()
         yield one("x", 1, finish=True)
         yield done(1)
 
     async with start_world(worker=False, stream_keepalive_seconds=0.15) as world:
         await world.start_worker(script=slow)
-        _, _, data, kind = await world.client.post("CreateChatCompletion", chat(world.model, stream=True))
-        assert kind == "text/event-stream"
-        assert 2 <= data.count(b": keep-alive\n\n") <= 4
+        started = time.monotonic()
+        data = b""
+        async for message in world.client.open("CreateChatCompletion", chat(world.model, stream=True)):
+            frame = HttpBody.FromString(message)
+            assert frame.content_type in ("text/event-stream", "")
+            data += frame.data
+            if not heard.is_set() and data.count(b": keep-alive\n\n") == 2:
+                assert time.monotonic() - started > 0.2
+                heard.set()
         assert text(data) == "x"
 
 
@@ -428,7 +444,7 @@ async def test_every_admitted_request_ends_in_a_last_usage_event(
 
 async def last_usage(world: Any) -> Any:
     """The newest event in the stream: after a restart a plain subscriber may come back later than the router."""
-    async with asyncio.timeout(15.0):
+    async with asyncio.timeout(60):
         while True:
             try:
                 found = await world.bus.js.get_last_msg("USAGE", f"usage.{world.model}")
@@ -441,12 +457,12 @@ async def last_usage(world: Any) -> Any:
 
 async def test_nats_away_is_a_quick_503_and_the_usage_event_comes_later(start_world: Any, start_server: Any) -> None:
     server = await asyncio.to_thread(start_server, "nats")
-    async with start_world(url=server.url) as world:
+    async with start_world(url=server.url, publish_seconds=0.9) as world:
         assert (await world.client.post("CreateChatCompletion", chat(world.model)))[0] == 200
         await server.kill()
         started = time.monotonic()
         status, headers, data, _ = await world.client.post("CreateChatCompletion", chat(world.model))
-        assert time.monotonic() - started < 1.0
+        assert time.monotonic() - started < 20  # the request itself could wait for 120 s
         assert (status, code(data)) == (503, "unavailable")
         assert headers["retry-after"] == "1"
         await server.start()
@@ -479,11 +495,11 @@ async def test_a_queued_request_survives_a_restart_of_nats(start_world: Any, sta
     server = await asyncio.to_thread(start_server, "nats")
     async with start_world(url=server.url, worker=False) as world:
         asking = asyncio.create_task(world.client.post("CreateChatCompletion", chat(world.model)))
-        await asyncio.sleep(0.3)
+        await world.until_queued()
         await server.kill()
         await server.start()
-        await world.until(lambda: world.bus.reconnects, 10.0)
+        await world.until(lambda: world.bus.reconnects)
         await world.bus.ensure_streams()
         await world.start_worker()
-        status, *_ = await asyncio.wait_for(asking, 15)
+        status, *_ = await asyncio.wait_for(asking, 60)
         assert status == 200

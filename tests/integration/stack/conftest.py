@@ -21,7 +21,7 @@ kind: AIModel
 metadata: {name: small}
 spec: {type: local, model: none, engine: synthetic, maxProcessNum: 8}
 """
-_START_SECONDS = 60.0
+_START_SECONDS = 120.0
 
 
 @dataclass
@@ -49,7 +49,7 @@ class RunningStack:
             family += [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
         return family
 
-    def until(self, condition: Callable[[], Any], seconds: float = 20.0) -> None:
+    def until(self, condition: Callable[[], Any], seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, self.run()
@@ -62,7 +62,7 @@ class RunningStack:
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(90)
 
 
 StartStack = Callable[..., RunningStack]
@@ -99,7 +99,7 @@ def start_stack(tmp_path_factory: pytest.TempPathFactory, manifest: Path) -> Ite
     for stack in started:
         if stack.process.poll() is None:
             os.kill(stack.process.pid, signal.SIGTERM)
-        stack.process.communicate(timeout=60)
+        stack.process.communicate(timeout=90)
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ def _models(stack: Any) -> int:
     key = json.loads((stack.settings.state / "keys.json").read_text())["api_key"]
     request = urllib.request.Request(f"{stack.run()['base_url']}/models", headers={"authorization": f"Bearer {key}"})
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=20) as answer:
             return int(answer.status)
     except OSError:
         return 0
@@ -57,8 +57,8 @@ def test_kill_9_of_the_supervisor_leaves_no_process(start_stack: Any) -> None:
     pids = stack.pids()
     assert len(pids) > 8  # Postgres has children of its own
     os.kill(stack.process.pid, signal.SIGKILL)
-    stack.process.wait(5)
-    stack.until(lambda: not any(_alive(pid) for pid in pids), 5)
+    stack.process.wait(60)
+    stack.until(lambda: not any(_alive(pid) for pid in pids))
     again = start_stack(state=stack.settings.state).until_ready()  # and what it left can be gone on with
     assert _models(again) == 200
     assert again.end() == 0
@@ -66,7 +66,7 @@ def test_kill_9_of_the_supervisor_leaves_no_process(start_stack: Any) -> None:
 
 def test_the_same_state_is_refused(stack: Any, start_stack: Any) -> None:
     second = start_stack(state=stack.settings.state)
-    _, complaint = second.process.communicate(timeout=20)
+    _, complaint = second.process.communicate(timeout=90)
     assert second.process.returncode == 1
     assert complaint.startswith("another uplion runs with the state folder")
     assert _models(stack) == 200
@@ -76,7 +76,7 @@ def test_a_port_in_use_is_refused(start_stack: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         second = start_stack(port=port)
-        _, complaint = second.process.communicate(timeout=20)
+        _, complaint = second.process.communicate(timeout=90)
     assert second.process.returncode == 1
     assert complaint == f"port {port} is in use by another program; choose another with --port\n"
 
@@ -92,7 +92,7 @@ def test_a_model_that_cannot_start_ends_everything(start_stack: Any, tmp_path: P
     while broken.process.poll() is None:
         pids |= {part["pid"] for part in broken.run().get("parts", ()) if part["pid"]}
         time.sleep(0.02)
-    _, complaint = broken.process.communicate(timeout=20)
+    _, complaint = broken.process.communicate(timeout=90)
     assert broken.process.returncode == 1
     assert complaint.startswith("the model broken cannot start: ")
     assert len(complaint.splitlines()) == 1
@@ -105,8 +105,8 @@ def test_a_second_signal_ends_it_at_once(start_stack: Any) -> None:
     pids = stack.pids()
     stack.process.send_signal(signal.SIGTERM)
     stack.process.send_signal(signal.SIGINT)
-    stack.process.wait(10)
-    stack.until(lambda: not any(_alive(pid) for pid in pids), 5)
+    stack.process.wait(60)
+    stack.until(lambda: not any(_alive(pid) for pid in pids))
 
 
 async def test_a_missing_binary_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manifest: Path) -> None:

@@ -62,7 +62,7 @@ async def a_pool(model: AIModel) -> AsyncIterator[tuple[Pool, PretendWorkplace]]
     await settle()
     yield pool, place
     pool.end(5.0)
-    await asyncio.wait_for(running, 1)
+    await asyncio.wait_for(running, 60)
     assert pool.ended
     assert not place.running
 

@@ -39,7 +39,7 @@ async def test_the_engine_is_held_back_beyond_the_limit() -> None:
     await asyncio.sleep(0)
     assert not waiting.done()
     unwritten.take()
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, 60)
     assert not unwritten.is_full
 
 
@@ -49,7 +49,7 @@ async def test_the_reader_sleeps_until_something_comes() -> None:
     await asyncio.sleep(0)
     assert not waiting.done()
     unwritten.put(said("x"))
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, 60)
 
 
 async def test_the_end_wakes_the_reader_with_usage_or_error() -> None:
