@@ -229,13 +229,13 @@ async def test_usage_is_visible_within_two_seconds(books):
 
 async def test_told_to_stop_it_finishes_its_batch(books):
     events = [books.event(number) for number in range(300)]
-    async with books.billing(idle_seconds=60.0, batch_seconds=60.0):
+    async with books.billing(idle_seconds=1.5, batch_seconds=5.0):
         await books.publish(*events)
 
         async def taken():
             with suppress(NotFoundError):  # billing has not made it yet
                 info = await books.bus.js.consumer_info(names.STREAM_USAGE, names.CONSUMER_BILLING)
-                return info.num_ack_pending == 300
+                return info.delivered.consumer_seq >= 300
 
         await books.until(taken)
     await books.until_done()
