@@ -121,6 +121,26 @@ def logs(
 
 @app.command()
 @command
+def explain(
+    request_id: Annotated[str, typer.Argument(help="x-request-id of its answer.")],
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what became of a request: why it was refused, by which rule, or what was billed for each attempt."""
+    from cli import explaining
+    from cli.admin import admin
+
+    with admin(state_of(state)) as api:
+        found = explaining.request(api, request_id)
+    if as_json:
+        print_json(found)
+    else:
+        for line in explaining.sentences(found):
+            typer.echo(line)
+
+
+@app.command()
+@command
 def chat(
     message: Annotated[str | None, typer.Argument(help="Ask once; left out: a conversation.")] = None,
     model: Annotated[

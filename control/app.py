@@ -12,6 +12,7 @@ from uplion.control.v1.account_service_pb2_grpc import add_AccountServiceService
 from uplion.control.v1.key_service_pb2_grpc import add_KeyServiceServicer_to_server
 from uplion.control.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 from uplion.control.v1.price_service_pb2_grpc import add_PriceServiceServicer_to_server
+from uplion.control.v1.request_service_pb2_grpc import add_RequestServiceServicer_to_server
 from uplion.control.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_server
 
 from common.bus import Bus, connect_bus
@@ -23,8 +24,10 @@ from control.books import Books
 from control.bootstrap import bootstrap
 from control.catalog import Catalog
 from control.database import QUERY_SECONDS
+from control.explaining import RequestService
 from control.invalidation import Invalidations
 from control.keys import KeyService
+from control.ledger import Ledger
 from control.models import ModelService
 from control.prices import PriceService
 from control.reading import Reading
@@ -66,7 +69,14 @@ async def main(settings: ControlSettings, stop: asyncio.Event) -> None:
                 "control",
                 settings.listen,
                 lambda server: _register(
-                    server, Store(pool), Books(pool), Reading(pool), catalog, Invalidations(bus), settings
+                    server,
+                    Store(pool),
+                    Books(pool),
+                    Reading(pool),
+                    RequestService(Ledger(pool), bus),
+                    catalog,
+                    Invalidations(bus),
+                    settings,
                 ),
                 drain_seconds=settings.drain_seconds,
                 grace_seconds=settings.grace_seconds,
@@ -98,6 +108,7 @@ def _register(
     store: Store,
     books: Books,
     reading: Reading,
+    requests: RequestService,
     catalog: Catalog,
     invalidations: Invalidations,
     settings: ControlSettings,
@@ -113,6 +124,7 @@ def _register(
     add_KeyServiceServicer_to_server(key_service, server)
     add_ModelServiceServicer_to_server(ModelService(catalog), server)
     add_PriceServiceServicer_to_server(PriceService(books, invalidations), server)
+    add_RequestServiceServicer_to_server(requests, server)
     add_UsageServiceServicer_to_server(UsageService(reading), server)
 
 

@@ -33,6 +33,7 @@ _NATIVE_CONTROL = (
     "/uplion.control.v1.KeyService/",
     "/uplion.control.v1.ModelService/",
     "/uplion.control.v1.PriceService/",
+    "/uplion.control.v1.RequestService/",
     "/uplion.control.v1.UsageService/",
 )
 _OPENAI_POSTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
