@@ -1,0 +1,106 @@
+"""Every answer tells its request id, and it is the one that authz and the services were told."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+from envoy.service.auth.v3 import external_auth_pb2 as auth
+from google.api.httpbody_pb2 import HttpBody
+
+NATIVE = "/uplion.inference.v1.InferenceService/Chat"
+JSON = {"content-type": "application/json"}
+CHAT = b'{"model":"m","messages":[]}'
+
+
+def denied(request: auth.CheckRequest, context: grpc.ServicerContext) -> auth.CheckResponse:
+    response = auth.CheckResponse()
+    response.status.code = 8
+    response.denied_response.status.code = 429
+    response.denied_response.body = '{"error":{"message":"no","type":"x","param":null,"code":"x"}}'
+    option = response.denied_response.headers.add()
+    option.header.key, option.header.value = "content-type", "application/json"
+    return response
+
+
+def away(request: auth.CheckRequest, context: grpc.ServicerContext) -> auth.CheckResponse:
+    context.abort(grpc.StatusCode.UNAVAILABLE, "down")
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("status", "method", "path", "body", "headers"),
+    [
+        (200, "POST", "/v1/chat/completions", CHAT, {}),
+        (200, "GET", "/v1/models", None, {}),
+        (401, "POST", "/v1/chat/completions", CHAT, {"authorization": "Bearer nonsense"}),
+        (404, "GET", "/nope", None, {}),
+        (405, "GET", "/v1/chat/completions", None, {}),
+        (413, "POST", "/v1/chat/completions", b"x" * ((1 << 20) + 1), {}),
+        (415, "POST", "/v1/chat/completions", CHAT, {"content-encoding": "gzip"}),
+    ],
+)
+def test_the_edges_own_answers_and_the_services(
+    edge: Any, status: int, method: str, path: str, body: bytes | None, headers: dict[str, str]
+) -> None:
+    edge.backend.say(b"{}")
+    reply = edge.request(method, path, body, {**JSON, **headers})
+    assert reply.status == status
+    assert reply.headers["x-request-id"]
+    for check in edge.authz.checks:
+        assert check.attributes.request.http.headers["x-request-id"] == reply.headers["x-request-id"]
+    for call in edge.backend.calls:
+        assert call.all("x-request-id") == [reply.headers["x-request-id"]]
+
+
+def test_what_envoy_takes_for_no_request_has_no_id_and_reaches_nobody(edge: Any) -> None:
+    reply = edge.request("GET", "/v1/models/a%2fb")
+    assert (reply.status, reply.headers.get("x-request-id")) == (400, None)
+    assert (edge.authz.checks, edge.backend.calls) == ([], [])
+
+
+@pytest.mark.parametrize(("answer", "status"), [(denied, 429), (away, 503)])
+def test_refusals_by_authz(edge: Any, answer: Any, status: int) -> None:
+    edge.authz.answer = answer
+    reply = edge.chat()
+    assert reply.status == status
+    assert reply.headers["x-request-id"] == edge.authz.checks[-1].attributes.request.http.headers["x-request-id"]
+    with edge.channel() as channel, pytest.raises(grpc.RpcError) as refusal:
+        channel.unary_unary(NATIVE)(b"", timeout=60)
+    assert told(refusal.value) == edge.authz.checks[-1].attributes.request.http.headers["x-request-id"]
+
+
+def test_streams_and_refusals_by_the_router(edge: Any) -> None:
+    edge.backend.say(b"data: {}\n\n", b"data: [DONE]\n\n", content_type="text/event-stream")
+    reply = edge.chat({"model": "m", "messages": [], "stream": True})
+    assert reply.headers["x-request-id"] == edge.backend.calls[-1].all("x-request-id")[0]
+    edge.backend.reset()
+    edge.backend.initial = [("x-uplion-status", "404")]
+    edge.backend.say(b"{}")
+    reply = edge.chat()
+    assert (reply.status, reply.headers["x-request-id"]) == (404, edge.backend.calls[-1].all("x-request-id")[0])
+    edge.backend.reset()
+    edge.backend.abort = (grpc.StatusCode.INTERNAL, "broken")
+    reply = edge.chat()
+    assert (reply.status, reply.headers["x-request-id"]) == (500, edge.backend.calls[-1].all("x-request-id")[0])
+
+
+def test_native_calls(edge: Any) -> None:
+    def frames() -> Iterator[bytes]:
+        yield HttpBody(data=b"fine").SerializeToString()
+
+    edge.backend.frames = frames
+    with edge.channel() as channel:
+        _, call = channel.unary_unary(NATIVE).with_call(b"", timeout=60)
+        assert told(call) == edge.backend.calls[-1].all("x-request-id")[0]
+        edge.backend.reset()
+        edge.backend.abort = (grpc.StatusCode.NOT_FOUND, "no such model")
+        with pytest.raises(grpc.RpcError) as refusal:
+            channel.unary_unary(NATIVE)(b"", timeout=60)
+        assert told(refusal.value) == edge.backend.calls[-1].all("x-request-id")[0]
+
+
+def told(call: Any) -> str:
+    """An answer without a message has its headers among its trailers."""
+    found = dict((*(call.initial_metadata() or ()), *(call.trailing_metadata() or ())))
+    return str(found["x-request-id"])
