@@ -65,6 +65,7 @@ class Decider:
             max_output_tokens=grant.max_output_tokens,
             deadline_seconds=None,
             request_id=question.request_id,
+            scopes=tuple(sorted(record.scopes)) if question.listener == names.LISTENER_ADMIN else (),
         )
         return Admission(identity, grant.standing)
 

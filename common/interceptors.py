@@ -92,7 +92,7 @@ def _unary(behavior: Any) -> Any:
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
         except Exception as problem:  # the RPC boundary
-            await _abort(context, problem)
+            await abort(context, problem)
 
     return call
 
@@ -108,12 +108,13 @@ def _streaming(behavior: Any) -> Any:
         except (asyncio.CancelledError, grpc.aio.AbortError, GeneratorExit):
             raise
         except Exception as problem:  # the RPC boundary
-            await _abort(context, problem)
+            await abort(context, problem)
 
     return call
 
 
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], problem: Exception) -> None:
+async def abort(context: grpc.aio.ServicerContext[Any, Any], problem: Exception) -> None:
+    """Ends the call with what the client may know of the problem; does not return."""
     if not isinstance(problem, UplionError):
         logger.error("request failed", exc_info=problem)
         request = telemetry.request_id.get()

@@ -1,5 +1,6 @@
 """AccountService: who pays."""
 
+import json
 import secrets
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from uplion.control.v1.account_pb2 import Account
 
 from control import limits, requests
 from control.invalidation import Invalidations
+from control.permissions import Caller
 from control.store import Store
 from control.updates import changed
 
@@ -17,9 +19,10 @@ if TYPE_CHECKING:
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
-_NAME_CHARACTERS = 100
+ACCOUNT_DEFAULT = "default"
+NAME_CHARACTERS = 100
 _ID_ALPHABET = "0123456789abcdefghijkmnpqrstuvwxyz"
-_UPDATABLE = ("state", "limits")
+_UPDATABLE = ("name", "labels", "state", "limits")
 
 
 class AccountService(account_service_pb2_grpc.AccountServiceServicer):
@@ -32,42 +35,61 @@ class AccountService(account_service_pb2_grpc.AccountServiceServicer):
     async def CreateAccount(  # noqa: N802  # the contract's name
         self, request: account_pb2.CreateAccountRequest, context: "Context"
     ) -> account_pb2.CreateAccountResponse:
-        requests.caller(context)
-        name = requests.text("name", request.name.strip(), least=1, most=_NAME_CHARACTERS)
-        identifier = "acc_" + "".join(secrets.choice(_ID_ALPHABET) for _ in range(16))
         row = await self._store.create_account(
-            identifier, name, limits.checked(request.limits), requests.request_id(request.request_id)
+            new_id("acc"),
+            requests.text("name", request.name.strip(), least=1, most=NAME_CHARACTERS),
+            requests.labels(request.labels),
+            limits.checked(request.limits),
+            requests.request_id(request.request_id),
         )
         return account_pb2.CreateAccountResponse(account=_account(row))
+
+    async def GetAccount(  # noqa: N802  # the contract's name
+        self, request: account_pb2.GetAccountRequest, context: "Context"
+    ) -> account_pb2.GetAccountResponse:
+        row = await self._store.account(requests.identifier(request.id), requests.caller(context).within)
+        return account_pb2.GetAccountResponse(account=_account(row))
 
     async def ListAccounts(  # noqa: N802  # the contract's name
         self, request: account_pb2.ListAccountsRequest, context: "Context"
     ) -> account_pb2.ListAccountsResponse:
-        requests.caller(context)
         size = requests.page_size(request.page_size)
-        rows = await self._store.list_accounts(size + 1, requests.read_position(request.page_token))
-        response = account_pb2.ListAccountsResponse(accounts=[_account(row) for row in rows[:size]])
-        if len(rows) > size:
-            response.next_page_token = requests.write_position(rows[size - 1]["create_time"], rows[size - 1]["id"])
-        return response
+        rows = await self._store.list_accounts(
+            requests.caller(context).within, size + 1, requests.read_position(request.page_token)
+        )
+        return account_pb2.ListAccountsResponse(
+            accounts=[_account(row) for row in rows[:size]], next_page_token=requests.next_page(rows, size)
+        )
 
     async def UpdateAccount(  # noqa: N802  # the contract's name
         self, request: account_pb2.UpdateAccountRequest, context: "Context"
     ) -> account_pb2.UpdateAccountResponse:
-        requests.caller(context)
-        identifier = requests.text("id", request.id, least=1, most=_NAME_CHARACTERS)
-        row = await self._store.update_account(identifier, _changes(request))
+        caller = requests.caller(context)
+        row = await self._store.update_account(
+            requests.identifier(request.id), caller.within, _changes(request, caller)
+        )
         await self._invalidations.account(row["id"])
         return account_pb2.UpdateAccountResponse(account=_account(row))
 
 
-def _changes(request: account_pb2.UpdateAccountRequest) -> dict[str, object]:
-    """Columns and their new values."""
+def new_id(prefix: str) -> str:
+    """Such as `acc_7h2k...`: 16 characters that cannot be mistaken for each other."""
+    return f"{prefix}_" + "".join(secrets.choice(_ID_ALPHABET) for _ in range(16))
+
+
+def _changes(request: account_pb2.UpdateAccountRequest, caller: Caller) -> dict[str, object]:
+    """Columns and their new values. What an account may spend is not its own to say."""
     changes: dict[str, object] = {}
     for field in changed(request, _UPDATABLE):
-        if field == "state":
+        if field == "name":
+            changes[field] = requests.text("name", request.name.strip(), least=1, most=NAME_CHARACTERS)
+        elif field == "labels":
+            changes[field] = requests.labels(request.labels)
+        elif field == "state":
+            caller.require_operator("state", "To suspend or activate an account")
             changes[field] = requests.state(request.state)
         else:
+            caller.require_operator("limits", "To change an account's limits")
             changes[field] = limits.checked(request.limits)
     return changes
 
@@ -76,7 +98,8 @@ def _account(row: "asyncpg.Record") -> Account:
     return Account(
         id=row["id"],
         name=row["name"],
+        labels=json.loads(row["labels"]),
         state=requests.STATES[row["state"]],
-        create_time=row["create_time"],
         limits=limits.shown(row["limits"]),
+        create_time=row["create_time"],
     )

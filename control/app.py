@@ -12,6 +12,7 @@ from uplion.control.v1.account_service_pb2_grpc import add_AccountServiceService
 from uplion.control.v1.key_service_pb2_grpc import add_KeyServiceServicer_to_server
 from uplion.control.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 from uplion.control.v1.price_service_pb2_grpc import add_PriceServiceServicer_to_server
+from uplion.control.v1.project_service_pb2_grpc import add_ProjectServiceServicer_to_server
 from uplion.control.v1.request_service_pb2_grpc import add_RequestServiceServicer_to_server
 from uplion.control.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_server
 
@@ -19,6 +20,7 @@ from common.bus import Bus, connect_bus
 from common.database import connect_pool
 from common.errors import UplionError
 from common.lifecycle import grpc_server
+from common.peppers import read as read_peppers
 from control.accounts import AccountService
 from control.books import Books
 from control.bootstrap import bootstrap
@@ -27,17 +29,22 @@ from control.database import QUERY_SECONDS
 from control.explaining import RequestService
 from control.invalidation import Invalidations
 from control.keys import KeyService
+from control.keystore import KeyStore
 from control.ledger import Ledger
 from control.models import ModelService
+from control.permissions import ScopesInterceptor
 from control.prices import PriceService
+from control.projects import ProjectService
 from control.reading import Reading
 from control.schema import migrate
 from control.settings import ControlSettings
 from control.store import Store
 from control.usage import UsageService
+from control.uses import note_used
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
+    Pool = asyncpg.Pool[asyncpg.Record]
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +54,7 @@ _RETRY_SECONDS = 0.2
 
 async def main(settings: ControlSettings, stop: asyncio.Event) -> None:
     """Runs control until `stop`. Any number of them may run beside each other."""
-    pepper = settings.pepper.encode()
+    peppers = read_peppers(settings.peppers, "UPLION_CONTROL_PEPPERS")
     async with (
         connect_bus(settings.nats_url, "control") as bus,
         connect_pool(settings.postgres_url, least=0, command_seconds=QUERY_SECONDS) as pool,
@@ -60,32 +67,27 @@ async def main(settings: ControlSettings, stop: asyncio.Event) -> None:
                 await bootstrap(
                     connection,
                     settings.bootstrap_file,
-                    pepper=pepper,
-                    pepper_id=settings.pepper_id,
+                    peppers=peppers,
                     environment=settings.key_environment,
                 )
+        key_store = KeyStore(pool)
+        key_service = KeyService(key_store, Invalidations(bus), peppers=peppers, environment=settings.key_environment)
         async with (
             grpc_server(
                 "control",
                 settings.listen,
-                lambda server: _register(
-                    server,
-                    Store(pool),
-                    Books(pool),
-                    Reading(pool),
-                    RequestService(Ledger(pool), bus),
-                    catalog,
-                    Invalidations(bus),
-                    settings,
-                ),
+                lambda server: _register(server, pool, bus, catalog, key_service),
+                interceptors=[ScopesInterceptor()],
                 drain_seconds=settings.drain_seconds,
                 grace_seconds=settings.grace_seconds,
             ),
             asyncio.TaskGroup() as tasks,
         ):
             keeper = tasks.create_task(_keep(catalog, bus), name="queues after a broker's restart")
+            noting = tasks.create_task(note_used(bus, key_store), name="when keys were last used")
             await stop.wait()
             keeper.cancel()
+            noting.cancel()
 
 
 async def _keep(catalog: Catalog, bus: Bus) -> None:
@@ -103,29 +105,16 @@ async def _keep(catalog: Catalog, bus: Bus) -> None:
             logger.warning("queues are not restored yet", extra={"problem": problem.message})
 
 
-def _register(
-    server: grpc.aio.Server,
-    store: Store,
-    books: Books,
-    reading: Reading,
-    requests: RequestService,
-    catalog: Catalog,
-    invalidations: Invalidations,
-    settings: ControlSettings,
-) -> None:
-    key_service = KeyService(
-        store,
-        invalidations,
-        pepper=settings.pepper.encode(),
-        pepper_id=settings.pepper_id,
-        environment=settings.key_environment,
-    )
+def _register(server: grpc.aio.Server, pool: "Pool", bus: Bus, catalog: Catalog, key_service: KeyService) -> None:
+    """Every service here is in edge.descriptors and edge.routes, and every method in control.permissions."""
+    store, invalidations = Store(pool), Invalidations(bus)
     add_AccountServiceServicer_to_server(AccountService(store, invalidations), server)
     add_KeyServiceServicer_to_server(key_service, server)
     add_ModelServiceServicer_to_server(ModelService(catalog), server)
-    add_PriceServiceServicer_to_server(PriceService(books, invalidations), server)
-    add_RequestServiceServicer_to_server(requests, server)
-    add_UsageServiceServicer_to_server(UsageService(reading), server)
+    add_PriceServiceServicer_to_server(PriceService(Books(pool), invalidations), server)
+    add_ProjectServiceServicer_to_server(ProjectService(store, invalidations), server)
+    add_RequestServiceServicer_to_server(RequestService(Ledger(pool), bus), server)
+    add_UsageServiceServicer_to_server(UsageService(Reading(pool)), server)
 
 
 @asynccontextmanager

@@ -5,11 +5,12 @@ import json
 import logging
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import keys, names
-from control.keys import ACCOUNT_DEFAULT
+from control.accounts import ACCOUNT_DEFAULT
 
 if TYPE_CHECKING:
     import asyncpg
@@ -22,7 +23,7 @@ _KEYS = {"api_key": names.SCOPE_INFERENCE, "admin_key": names.SCOPE_ADMIN}
 
 
 async def bootstrap(
-    connection: "asyncpg.Connection[asyncpg.Record]", file: Path, *, pepper: bytes, pepper_id: str, environment: str
+    connection: "asyncpg.Connection[asyncpg.Record]", file: Path, *, peppers: Mapping[str, bytes], environment: str
 ) -> None:
     """Ensures the account "default", an inference key and an admin key, and that `file` holds both keys' texts.
 
@@ -41,8 +42,8 @@ async def bootstrap(
             text = known.get(name, "")
             texts[name] = (
                 text
-                if await _works(connection, text, scope, pepper)
-                else await _make(connection, name, scope, pepper=pepper, pepper_id=pepper_id, environment=environment)
+                if await _works(connection, text, scope, peppers)
+                else await _make(connection, name, scope, peppers=peppers, environment=environment)
             )
         content = {**texts, **{f"{name}_id": keys.parse(text).id for name, text in texts.items()}}
         if content != known:
@@ -50,18 +51,22 @@ async def bootstrap(
             logger.info("first keys written", extra={"file": str(file)})
 
 
-async def _works(connection: "asyncpg.Connection[asyncpg.Record]", text: str, scope: str, pepper: bytes) -> bool:
+async def _works(
+    connection: "asyncpg.Connection[asyncpg.Record]", text: str, scope: str, peppers: Mapping[str, bytes]
+) -> bool:
     try:
         key = keys.parse(text)
     except keys.MalformedKeyError:
         return False
-    digest = await connection.fetchval(
-        "SELECT digest FROM keys WHERE id = $1 AND state = 'active' AND $2 = ANY (scopes)"
+    row = await connection.fetchrow(
+        "SELECT digest, pepper_id FROM keys WHERE id = $1 AND state = 'active' AND $2 = ANY (scopes)"
         " AND (expire_time IS NULL OR expire_time > now())",
         key.id,
         scope,
     )
-    return digest is not None and hmac.compare_digest(digest, keys.digest(key.secret, pepper))
+    if row is None or row["pepper_id"] not in peppers:
+        return False
+    return hmac.compare_digest(row["digest"], keys.digest(key.secret, peppers[row["pepper_id"]]))
 
 
 async def _make(
@@ -69,10 +74,10 @@ async def _make(
     name: str,
     scope: str,
     *,
-    pepper: bytes,
-    pepper_id: str,
+    peppers: Mapping[str, bytes],
     environment: str,
 ) -> str:
+    pepper_id, pepper = next(iter(peppers.items()))
     key = keys.generate(environment)
     await connection.execute(
         "INSERT INTO keys (id, account, name, scopes, digest, pepper_id, last_four)"

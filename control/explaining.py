@@ -47,8 +47,7 @@ class RequestService(request_service_pb2_grpc.RequestServiceServicer):
     async def GetRequest(  # noqa: N802  # the contract's name
         self, request: request_pb2.GetRequestRequest, context: "Context"
     ) -> request_pb2.GetRequestResponse:
-        who = requests.caller(context)
-        within = None if not who.scopes or names.SCOPE_ADMIN in who.scopes else who.account
+        within = requests.caller(context).within
         request_id = requests.text("request_id", request.request_id, least=1, most=_REQUEST_ID_CHARACTERS)
         rows = await self._ledger.attempts(request_id)
         decision = await self._decision(request_id)

@@ -33,7 +33,6 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     async def ApplyModel(  # noqa: N802  # the contract's name
         self, request: model_pb2.ApplyModelRequest, context: "Context"
     ) -> model_pb2.ApplyModelResponse:
-        requests.caller(context)
         if not request.HasField("manifest"):
             raise requests.invalid("manifest", "must be set")
         if request.manifest.ByteSize() > _MANIFEST_BYTES:
@@ -46,7 +45,6 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     async def ListModels(  # noqa: N802  # the contract's name
         self, request: model_pb2.ListModelsRequest, context: "Context"
     ) -> model_pb2.ListModelsResponse:
-        requests.caller(context)
         size = requests.page_size(request.page_size)
         after = requests.read_name(request.page_token)
         models, state = await self._catalog.models(), await self._state()
@@ -60,7 +58,6 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     async def DeleteModel(  # noqa: N802  # the contract's name
         self, request: model_pb2.DeleteModelRequest, context: "Context"
     ) -> model_pb2.DeleteModelResponse:
-        requests.caller(context)
         await self._catalog.delete(requests.text("name", request.name, least=1, most=_NAME_CHARACTERS))
         return model_pb2.DeleteModelResponse()
 

@@ -1,18 +1,24 @@
 """What every admin request has in common: a caller, fields to check, pages to turn."""
 
 import binascii
+import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 from uplion.control.v1.account_pb2 import ResourceState
 
 from common.errors import Reason, UplionError
-from common.identity import Identity
+from control import permissions
+from control.permissions import Caller
+
+if TYPE_CHECKING:
+    import asyncpg
 
 _PAGE_DEFAULT = 100
 _PAGE_MOST = 1000
@@ -22,12 +28,16 @@ STATES = {
     "suspended": ResourceState.RESOURCE_STATE_SUSPENDED,
     "revoked": ResourceState.RESOURCE_STATE_REVOKED,
 }
+_ID_CHARACTERS = 100
+_LABELS_MOST = 50
+_LABEL_NAME_CHARACTERS = 63
+_LABEL_CHARACTERS = 255
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def caller(context: "grpc.aio.ServicerContext[Any, Any]") -> Identity:
-    """Who calls; PERMISSION_DENIED when the call did not pass the gateway, where authz asks for the scope."""
-    return Identity.from_metadata((name, value) for name, value in context.invocation_metadata() or ())
+def caller(context: "grpc.aio.ServicerContext[Any, Any]") -> Caller:
+    """Who calls, and whose objects exist for it; the method's scope was checked before."""
+    return permissions.caller((name, value) for name, value in context.invocation_metadata() or ())
 
 
 def invalid(param: str, message: str) -> UplionError:
@@ -43,6 +53,16 @@ def text(param: str, value: str, *, least: int = 0, most: int) -> str:
     if any(character < " " or character == "\x7f" for character in value):
         raise invalid(param, "must not hold control characters")
     return value
+
+
+def identifier(value: str) -> str:
+    """Which object a request is about."""
+    return text("id", value, least=1, most=_ID_CHARACTERS)
+
+
+def account(asked: str, who: Caller) -> str | None:
+    """The account that a list or a new object is of; None for the operator who named none."""
+    return who.account_filter(text("account", asked, most=_ID_CHARACTERS))
 
 
 def request_id(value: str) -> str | None:
@@ -71,6 +91,16 @@ def decimal_text(value: Decimal) -> str:
     """A decimal as the contract writes it: every digit, no exponent, no zeros at its end."""
     text = format(value, "f")
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def labels(value: Mapping[str, str]) -> str:
+    """Labels as the database has them, a JSON object."""
+    if len(value) > _LABELS_MOST:
+        raise invalid("labels", f"must be at most {_LABELS_MOST}")
+    for name, content in value.items():
+        text("labels", name, least=1, most=_LABEL_NAME_CHARACTERS)
+        text("labels", content, most=_LABEL_CHARACTERS)
+    return json.dumps(dict(value))
 
 
 def page_size(value: int) -> int:
@@ -103,6 +133,11 @@ def write_position(create_time: datetime, identifier: str) -> str:
     """The page token that continues after this one."""
     microseconds = (create_time - _EPOCH) // timedelta(microseconds=1)
     return encode_token(f"{microseconds} {identifier}")
+
+
+def next_page(rows: "Sequence[asyncpg.Record]", size: int) -> str:
+    """The token of the page after the first `size` of these rows; empty when there are no more."""
+    return write_position(rows[size - 1]["create_time"], rows[size - 1]["id"]) if len(rows) > size else ""
 
 
 def read_name(token: str) -> str:

@@ -14,8 +14,11 @@ class ControlSettings:
     PREFIX: ClassVar[str] = "CONTROL"
     postgres_url: str = setting(doc="the platform's database", env="DATABASE_URL", secret=True)
     nats_url: str = setting(doc="where models live and invalidations go", env="NATS_URL", secret=True)
-    pepper: str = setting(doc="turns a key's secret into its digest; authz has the same", secret=True)
-    pepper_id: str = setting("1", doc="which pepper that is; stored with each key, so that it can be replaced")
+    peppers: tuple[str, ...] = setting(
+        doc="<id>:<secret> of each pepper, comma separated, as authz has them; the first makes the digests of new keys",
+        env="UPLION_PEPPERS",
+        secret=True,
+    )
     listen: str = setting("127.0.0.1:0", doc="host:port of the admin API; port 0 takes a free one")
     key_environment: str = setting("live", doc="second part of new keys: 1 to 8 letters a-z")
     bootstrap_file: Path | None = setting(

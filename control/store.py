@@ -1,9 +1,8 @@
-"""Postgres as control uses it: accounts and keys, written here; usage, read here."""
+"""Postgres as control uses it: accounts and their projects."""
 
 # ruff: noqa: S608  # statements are put together from this module's constants; values travel as parameters
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -15,21 +14,28 @@ from control.requests import Position
 if TYPE_CHECKING:
     Record = asyncpg.Record
 
-_ACCOUNT = "id, name, state, limits, create_time"
-_KEY = "id, account, name, state, scopes, limits, create_time, expire_time, last_four"
+_ACCOUNT = "id, name, labels, state, limits, create_time"
+_PROJECT = "id, account, name, labels, state, limits, create_time"
 
 
 class Store(Database):
-    """Every query has a deadline; what the database refuses is raised as the error the client will read."""
+    """Every query has a deadline; what the database refuses is raised as the error the client will read.
 
-    async def create_account(self, identifier: str, name: str, limits: str, request_id: str | None) -> "Record":
+    Reads and changes of one object take the account that it must belong to, None being any: outside of it, it does not
+    exist. `changes` are columns and their new values.
+    """
+
+    async def create_account(
+        self, identifier: str, name: str, labels: str, limits: str, request_id: str | None
+    ) -> "Record":
         """The new account; for a repeated request id, the one it made the first time."""
         async with self._connection() as connection:
             row = await connection.fetchrow(
-                "INSERT INTO accounts (id, name, limits, request_id)"
-                f" VALUES ($1, $2, $3, $4) ON CONFLICT (request_id) DO NOTHING RETURNING {_ACCOUNT}",
+                "INSERT INTO accounts (id, name, labels, limits, request_id) VALUES ($1, $2, $3, $4, $5)"
+                f" ON CONFLICT (request_id) DO NOTHING RETURNING {_ACCOUNT}",
                 identifier,
                 name,
+                labels,
                 limits,
                 request_id,
             )
@@ -38,76 +44,83 @@ class Store(Database):
         assert row is not None
         return row
 
-    async def list_accounts(self, count: int, after: Position | None) -> "list[Record]":
+    async def account(self, identifier: str, within: str | None) -> "Record":
+        """NOT_FOUND when there is none."""
+        async with self._connection() as connection:
+            row = await connection.fetchrow(
+                f"SELECT {_ACCOUNT} FROM accounts WHERE id = $1 AND ($2::text IS NULL OR id = $2)", identifier, within
+            )
+        return found(row, "account", identifier)
+
+    async def list_accounts(self, within: str | None, count: int, after: Position | None) -> "list[Record]":
         """Oldest first."""
         async with self._connection() as connection:
             return await connection.fetch(
-                f"SELECT {_ACCOUNT} FROM accounts WHERE $2::timestamptz IS NULL OR (create_time, id) > ($2, $3)"
-                " ORDER BY create_time, id LIMIT $1",
+                f"SELECT {_ACCOUNT} FROM accounts WHERE ($2::text IS NULL OR id = $2)"
+                " AND ($3::timestamptz IS NULL OR (create_time, id) > ($3, $4)) ORDER BY create_time, id LIMIT $1",
                 count,
+                within,
                 after.create_time if after else None,
                 after.id if after else None,
             )
 
-    async def update_account(self, identifier: str, changes: Mapping[str, object]) -> "Record":
-        """The changed account; NOT_FOUND when there is none. `changes` are columns and their new values."""
-        columns = ", ".join(f"{column} = ${number}" for number, column in enumerate(changes, start=2))
+    async def update_account(self, identifier: str, within: str | None, changes: Mapping[str, object]) -> "Record":
+        """The changed account; NOT_FOUND when there is none."""
         async with self._connection() as connection:
             row = await connection.fetchrow(
-                f"UPDATE accounts SET {columns} WHERE id = $1 RETURNING {_ACCOUNT}", identifier, *changes.values()
+                f"UPDATE accounts SET {assignments(changes, 3)} WHERE id = $1 AND ($2::text IS NULL OR id = $2)"
+                f" RETURNING {_ACCOUNT}",
+                identifier,
+                within,
+                *changes.values(),
             )
-        if row is None:
-            raise UplionError(Reason.NOT_FOUND, f"There is no account {identifier!r}.", param="id")
-        return row
+        return found(row, "account", identifier)
 
-    async def create_key(
-        self,
-        *,
-        identifier: str,
-        account: str,
-        name: str,
-        scopes: list[str],
-        limits: str,
-        digest: bytes,
-        pepper_id: str,
-        last_four: str,
-        expire_time: datetime | None,
-        request_id: str | None,
+    async def create_project(
+        self, identifier: str, account: str, name: str, labels: str, limits: str, request_id: str | None
     ) -> "Record":
-        """The new key. ALREADY_EXISTS for a repeated request id, NOT_FOUND for an unknown account."""
+        """The new project; for a repeated request id of this account, the one it made the first time.
+
+        NOT_FOUND for an unknown account, ALREADY_EXISTS for a request id of somebody else.
+        """
         try:
             async with self._connection() as connection:
                 row = await connection.fetchrow(
-                    "INSERT INTO keys (id, account, name, scopes, limits, digest, pepper_id,"
-                    " last_four, expire_time, request_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
-                    f" RETURNING {_KEY}",
+                    "INSERT INTO projects (id, account, name, labels, limits, request_id)"
+                    " VALUES ($1, $2, $3, $4, $5, $6)"
+                    f" ON CONFLICT (request_id) DO NOTHING RETURNING {_PROJECT}",
                     identifier,
                     account,
                     name,
-                    scopes,
+                    labels,
                     limits,
-                    digest,
-                    pepper_id,
-                    last_four,
-                    expire_time,
                     request_id,
                 )
+                if row is None:
+                    row = await connection.fetchrow(
+                        f"SELECT {_PROJECT} FROM projects WHERE request_id = $1 AND account = $2", request_id, account
+                    )
         except asyncpg.ForeignKeyViolationError:
             raise UplionError(Reason.NOT_FOUND, f"There is no account {account!r}.", param="account") from None
-        except asyncpg.UniqueViolationError:
-            raise UplionError(
-                Reason.ALREADY_EXISTS,
-                "A key was already made for this request_id, and a key is shown once: revoke it and ask with another.",
-                param="request_id",
-            ) from None
-        assert row is not None
+        if row is None:
+            raise UplionError(Reason.ALREADY_EXISTS, "This request_id was used before.", param="request_id")
         return row
 
-    async def list_keys(self, account: str | None, count: int, after: Position | None) -> "list[Record]":
+    async def project(self, identifier: str, within: str | None) -> "Record":
+        """NOT_FOUND when there is none."""
+        async with self._connection() as connection:
+            row = await connection.fetchrow(
+                f"SELECT {_PROJECT} FROM projects WHERE id = $1 AND ($2::text IS NULL OR account = $2)",
+                identifier,
+                within,
+            )
+        return found(row, "project", identifier)
+
+    async def list_projects(self, account: str | None, count: int, after: Position | None) -> "list[Record]":
         """Oldest first; of one account, or of all."""
         async with self._connection() as connection:
             return await connection.fetch(
-                f"SELECT {_KEY} FROM keys WHERE ($2::text IS NULL OR account = $2)"
+                f"SELECT {_PROJECT} FROM projects WHERE ($2::text IS NULL OR account = $2)"
                 " AND ($3::timestamptz IS NULL OR (create_time, id) > ($3, $4)) ORDER BY create_time, id LIMIT $1",
                 count,
                 account,
@@ -115,12 +128,26 @@ class Store(Database):
                 after.id if after else None,
             )
 
-    async def revoke_key(self, identifier: str) -> "Record":
-        """The revoked key; NOT_FOUND when there is none."""
+    async def update_project(self, identifier: str, within: str | None, changes: Mapping[str, object]) -> "Record":
+        """The changed project; NOT_FOUND when there is none."""
         async with self._connection() as connection:
             row = await connection.fetchrow(
-                f"UPDATE keys SET state = 'revoked' WHERE id = $1 RETURNING {_KEY}", identifier
+                f"UPDATE projects SET {assignments(changes, 3)} WHERE id = $1 AND ($2::text IS NULL OR account = $2)"
+                f" RETURNING {_PROJECT}",
+                identifier,
+                within,
+                *changes.values(),
             )
-        if row is None:
-            raise UplionError(Reason.NOT_FOUND, f"There is no key {identifier!r}.", param="id")
-        return row
+        return found(row, "project", identifier)
+
+
+def assignments(changes: Mapping[str, object], first: int) -> str:
+    """`name = $3, state = $4`: columns are control's own words, values are parameters from number `first` on."""
+    return ", ".join(f"{column} = ${number}" for number, column in enumerate(changes, start=first))
+
+
+def found(row: "Record | None", kind: str, identifier: str) -> "Record":
+    """The row; NOT_FOUND for none."""
+    if row is None:
+        raise UplionError(Reason.NOT_FOUND, f"There is no {kind} {identifier!r}.", param="id")
+    return row

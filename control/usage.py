@@ -12,6 +12,7 @@ from uplion.control.v1 import usage_pb2, usage_service_pb2_grpc
 from uplion.control.v1.usage_pb2 import UsageGrouping, UsageOrder, UsageRow
 
 from control import reading, requests
+from control.permissions import Caller
 from control.reading import Reading, Slice
 
 if TYPE_CHECKING:
@@ -44,27 +45,29 @@ class UsageService(usage_service_pb2_grpc.UsageServiceServicer):
     async def QueryUsage(  # noqa: N802  # the contract's name
         self, request: usage_pb2.QueryUsageRequest, context: "Context"
     ) -> usage_pb2.QueryUsageResponse:
-        requests.caller(context)
+        caller = requests.caller(context)
         group = _GROUPS.get(request.grouping)
         if group is None:
             raise requests.invalid("grouping", "is not a known grouping")
         if request.top < 0:
             raise requests.invalid("top", "must not be negative")
         count = min(request.top, _MOST_GROUPS) or _MOST_GROUPS
-        rows = usage_rows(await self._reading.sums(group, read_slice(request), _order(request.order, group), count))
+        rows = usage_rows(
+            await self._reading.sums(group, read_slice(request, caller), _order(request.order, group), count)
+        )
         if not rows and group == "all":
             rows = [UsageRow(group="all", cost="0")]
         return usage_pb2.QueryUsageResponse(rows=rows)
 
 
-def read_slice(request: usage_pb2.QueryUsageRequest) -> Slice:
+def read_slice(request: usage_pb2.QueryUsageRequest, caller: Caller) -> Slice:
     """What a request asks for; times are cut to the hours they lie in, since rollups know nothing finer."""
 
     def chosen(name: str) -> str | None:
         return requests.text(name, getattr(request, name), most=_NAME_CHARACTERS) or None
 
     return Slice(
-        account=chosen("account"),
+        account=requests.account(request.account, caller),
         project=chosen("project"),
         key=chosen("key"),
         model=chosen("model"),

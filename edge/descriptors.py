@@ -7,6 +7,7 @@ from uplion.control.v1 import (
     key_service_pb2,
     model_service_pb2,
     price_service_pb2,
+    project_service_pb2,
     request_service_pb2,
     usage_service_pb2,
 )
@@ -18,6 +19,7 @@ CONTROL_SERVICES = (
     "uplion.control.v1.KeyService",
     "uplion.control.v1.ModelService",
     "uplion.control.v1.PriceService",
+    "uplion.control.v1.ProjectService",
     "uplion.control.v1.RequestService",
     "uplion.control.v1.UsageService",
 )
@@ -33,6 +35,7 @@ def control_descriptors() -> bytes:
         key_service_pb2.DESCRIPTOR,
         model_service_pb2.DESCRIPTOR,
         price_service_pb2.DESCRIPTOR,
+        project_service_pb2.DESCRIPTOR,
         request_service_pb2.DESCRIPTOR,
         usage_service_pb2.DESCRIPTOR,
     )

@@ -68,7 +68,7 @@ class State:
             yield
 
     def secrets(self) -> dict[str, str]:
-        """Passwords of the servers and the pepper of the keys, generated once."""
+        """Passwords of the servers and the peppers of the keys."""
         return self._kept("secrets.json")
 
     def ensure_secrets(self, names: tuple[str, ...]) -> dict[str, str]:

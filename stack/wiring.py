@@ -11,15 +11,14 @@ from common import settings
 from control.settings import ControlSettings
 from edge.settings import EdgeSettings
 from router.settings import RouterSettings
-from stack import ports
+from stack import peppers, ports
 from stack.probes import HOST
 from stack.processes import base_environment
 from stack.settings import StackSettings
 from stack.state import State
 
-SECRETS = ("postgres", "valkey", "nats", "pepper")
+SECRETS = ("postgres", "valkey", "nats")
 _ENVOY_SOCKET_BYTES_MAX = 100  # of a unix socket's path, with room to the kernel's 108
-_PEPPER_ID = "1"
 # A check shares its cores with engines and its loop with every other service here, and a ticket its disk with
 # everything else: a machine that stands still for a second or two must not refuse. On a cluster 0.25 s and 0.9 s do.
 _CHECK_SECONDS = 5.0
@@ -53,6 +52,7 @@ class Wiring:
     def __init__(self, chosen: StackSettings, state: State) -> None:
         self._settings, self._state = chosen, state
         self.secrets = state.ensure_secrets(SECRETS)
+        self._peppers = peppers.ensure(state)
         names = ["postgres", "valkey", "nats", "admin", "envoy", "control"]
         names += [f"{service}-{index}" for service in ("authz", "router", "metrics") for index in self._indexes()]
         if chosen.port == 0:
@@ -99,7 +99,7 @@ class Wiring:
             postgres_url=urls.postgres,
             redis_url=urls.redis,
             nats_url=urls.nats,
-            peppers=(f"{_PEPPER_ID}:{self.secrets['pepper']}",),
+            peppers=self._peppers,
             limits_seconds=0.35 * _CHECK_SECONDS,
             lookup_seconds=0.5 * _CHECK_SECONDS,
         )
@@ -117,8 +117,7 @@ class Wiring:
                 listen=self._address("control"),
                 postgres_url=urls.postgres,
                 nats_url=urls.nats,
-                pepper=self.secrets["pepper"],
-                pepper_id=_PEPPER_ID,
+                peppers=self._peppers,
                 bootstrap_file=self._state.keys_file,
             )
             environment |= settings.dump(billing) | settings.dump(control)

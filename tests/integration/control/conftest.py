@@ -12,17 +12,26 @@ import pytest
 from uplion.control.v1.account_service_pb2_grpc import AccountServiceStub
 from uplion.control.v1.key_service_pb2_grpc import KeyServiceStub
 from uplion.control.v1.model_service_pb2_grpc import ModelServiceStub
+from uplion.control.v1.project_service_pb2_grpc import ProjectServiceStub
 from uplion.control.v1.usage_service_pb2_grpc import UsageServiceStub
 
 import common.lifecycle
 from common.bus import Bus, connect_bus
 from common.errors import UplionError, from_rpc_error
-from common.names import HEADER_ACCOUNT, HEADER_KEY
+from common.names import HEADER_ACCOUNT, HEADER_KEY, HEADER_SCOPES, SCOPE_ADMIN
 from control.app import main
 from control.settings import ControlSettings
 
-PEPPER = "pepper of the tests"
-CALLER = ((HEADER_ACCOUNT, "default"), (HEADER_KEY, "0123456789ab"))
+Metadata = tuple[tuple[str, str], ...]
+PEPPERS = ("2:pepper of the tests", "1:pepper of the past")
+
+
+def by(*scopes: str, account: str = "default") -> Metadata:
+    """What authz says of a caller whose key has these scopes."""
+    return ((HEADER_ACCOUNT, account), (HEADER_KEY, "0123456789ab"), (HEADER_SCOPES, " ".join(scopes)))
+
+
+CALLER = by(SCOPE_ADMIN)
 _START_SECONDS = 60.0
 _CALL_SECONDS = 60.0
 
@@ -36,13 +45,14 @@ class Control:
     accounts: Any = field(init=False)
     keys: Any = field(init=False)
     models: Any = field(init=False)
+    projects: Any = field(init=False)
     usage: Any = field(init=False)
 
-    async def call(self, method: Any, request: Any, metadata: Any = CALLER) -> Any:
+    async def call(self, method: Any, request: Any, metadata: Metadata = CALLER) -> Any:
         """Calls as the gateway would for an admin."""
         return await method(request, metadata=metadata, timeout=_CALL_SECONDS)
 
-    async def refusal(self, method: Any, request: Any, metadata: Any = CALLER) -> UplionError:
+    async def refusal(self, method: Any, request: Any, metadata: Metadata = CALLER) -> UplionError:
         """The error it answers with."""
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await self.call(method, request, metadata)
@@ -52,6 +62,7 @@ class Control:
         self.accounts = AccountServiceStub(self.channel)
         self.keys = KeyServiceStub(self.channel)
         self.models = ModelServiceStub(self.channel)
+        self.projects = ProjectServiceStub(self.channel)
         self.usage = UsageServiceStub(self.channel)
 
 
@@ -75,7 +86,7 @@ async def run_control(settings: ControlSettings, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def settings(postgres_database: str, nats_url: str) -> ControlSettings:
-    return ControlSettings(postgres_url=postgres_database, nats_url=nats_url, pepper=PEPPER, grace_seconds=1.0)
+    return ControlSettings(postgres_url=postgres_database, nats_url=nats_url, peppers=PEPPERS, grace_seconds=1.0)
 
 
 @pytest.fixture

@@ -29,8 +29,9 @@ async def test_a_created_key_is_well_formed_and_its_digest_is_stored_with_the_pe
     parsed = keys.parse(made.secret)
     row = await database.fetchrow("SELECT * FROM keys WHERE id = $1", made.key.id)
     assert parsed.id == made.key.id
-    assert row["digest"] == keys.digest(parsed.secret, settings.pepper.encode())
-    assert row["pepper_id"] == settings.pepper_id
+    pepper_id, _, pepper = settings.peppers[0].partition(":")
+    assert row["digest"] == keys.digest(parsed.secret, pepper.encode())
+    assert row["pepper_id"] == made.key.pepper_id == pepper_id
     assert json.loads(row["limits"]) == [{"measure": "tokens", "period": "life", "amount": 1 << 50}]
     assert (made.key.name, list(made.key.scopes), made.key.last_four) == ("laptop", ["inference"], parsed.secret[-4:])
     assert made.key.state == ResourceState.RESOURCE_STATE_ACTIVE

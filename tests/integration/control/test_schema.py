@@ -13,6 +13,7 @@ from control.bootstrap import bootstrap
 from control.schema import Migration, SchemaError, migrate, migrations
 
 PEPPER = b"pepper"
+PEPPERS = {"1": PEPPER}
 
 
 @pytest.fixture
@@ -89,8 +90,8 @@ async def test_limits_of_before_become_limits_of_now(connection):
     assert json.loads(key["limits"]) == [per_minute | {"amount": 5}]
 
 
-async def start(connection, file, pepper=PEPPER):
-    await bootstrap(connection, file, pepper=pepper, pepper_id="1", environment="local")
+async def start(connection, file, peppers=PEPPERS):
+    await bootstrap(connection, file, peppers=peppers, environment="local")
     return json.loads(file.read_text())
 
 
@@ -119,7 +120,8 @@ async def test_first_keys_that_no_longer_work_are_replaced_alone(connection, tmp
     assert second["admin_key"] == first["admin_key"]
     file.write_text("{broken")
     third = await start(connection, file)
-    fourth = await start(connection, file, pepper=b"another")
+    assert await start(connection, file, peppers={"2": b"another", **PEPPERS}) == third
+    fourth = await start(connection, file, peppers={"2": b"another"})
     assert len({first["admin_key"], third["admin_key"], fourth["admin_key"]}) == 3
 
 

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class AccountServiceStub(object):
-    """Manages who pays. Needs a key with the scope "admin".
+    """Manages who pays. An account's own admin ("admin:read", "admin:write") sees that account alone, and may change its name
+    and labels; the rest is for the platform's operator ("admin").
     """
 
     def __init__(self, channel):
@@ -45,6 +46,11 @@ class AccountServiceStub(object):
                 request_serializer=uplion_dot_control_dot_v1_dot_account__pb2.ListAccountsRequest.SerializeToString,
                 response_deserializer=uplion_dot_control_dot_v1_dot_account__pb2.ListAccountsResponse.FromString,
                 _registered_method=True)
+        self.GetAccount = channel.unary_unary(
+                '/uplion.control.v1.AccountService/GetAccount',
+                request_serializer=uplion_dot_control_dot_v1_dot_account__pb2.GetAccountRequest.SerializeToString,
+                response_deserializer=uplion_dot_control_dot_v1_dot_account__pb2.GetAccountResponse.FromString,
+                _registered_method=True)
         self.UpdateAccount = channel.unary_unary(
                 '/uplion.control.v1.AccountService/UpdateAccount',
                 request_serializer=uplion_dot_control_dot_v1_dot_account__pb2.UpdateAccountRequest.SerializeToString,
@@ -53,7 +59,8 @@ class AccountServiceStub(object):
 
 
 class AccountServiceServicer(object):
-    """Manages who pays. Needs a key with the scope "admin".
+    """Manages who pays. An account's own admin ("admin:read", "admin:write") sees that account alone, and may change its name
+    and labels; the rest is for the platform's operator ("admin").
     """
 
     def CreateAccount(self, request, context):
@@ -70,8 +77,15 @@ class AccountServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetAccount(self, request, context):
+        """Shows an account. NOT_FOUND when there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UpdateAccount(self, request, context):
-        """Changes an account's state or limits.
+        """Changes an account. A suspended one's keys are refused within a second.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,6 +104,11 @@ def add_AccountServiceServicer_to_server(servicer, server):
                     request_deserializer=uplion_dot_control_dot_v1_dot_account__pb2.ListAccountsRequest.FromString,
                     response_serializer=uplion_dot_control_dot_v1_dot_account__pb2.ListAccountsResponse.SerializeToString,
             ),
+            'GetAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAccount,
+                    request_deserializer=uplion_dot_control_dot_v1_dot_account__pb2.GetAccountRequest.FromString,
+                    response_serializer=uplion_dot_control_dot_v1_dot_account__pb2.GetAccountResponse.SerializeToString,
+            ),
             'UpdateAccount': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateAccount,
                     request_deserializer=uplion_dot_control_dot_v1_dot_account__pb2.UpdateAccountRequest.FromString,
@@ -104,7 +123,8 @@ def add_AccountServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AccountService(object):
-    """Manages who pays. Needs a key with the scope "admin".
+    """Manages who pays. An account's own admin ("admin:read", "admin:write") sees that account alone, and may change its name
+    and labels; the rest is for the platform's operator ("admin").
     """
 
     @staticmethod
@@ -151,6 +171,33 @@ class AccountService(object):
             '/uplion.control.v1.AccountService/ListAccounts',
             uplion_dot_control_dot_v1_dot_account__pb2.ListAccountsRequest.SerializeToString,
             uplion_dot_control_dot_v1_dot_account__pb2.ListAccountsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/uplion.control.v1.AccountService/GetAccount',
+            uplion_dot_control_dot_v1_dot_account__pb2.GetAccountRequest.SerializeToString,
+            uplion_dot_control_dot_v1_dot_account__pb2.GetAccountResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AccountServiceStub:
-    """Manages who pays. Needs a key with the scope "admin"."""
+    """Manages who pays. An account's own admin ("admin:read", "admin:write") sees that account alone, and may change its name
+    and labels; the rest is for the platform's operator ("admin").
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -37,23 +39,31 @@ class AccountServiceStub:
     """Creates an account."""
     ListAccounts: _grpc.UnaryUnaryMultiCallable[_account_pb2.ListAccountsRequest, _account_pb2.ListAccountsResponse]
     """Lists accounts."""
+    GetAccount: _grpc.UnaryUnaryMultiCallable[_account_pb2.GetAccountRequest, _account_pb2.GetAccountResponse]
+    """Shows an account. NOT_FOUND when there is none."""
     UpdateAccount: _grpc.UnaryUnaryMultiCallable[_account_pb2.UpdateAccountRequest, _account_pb2.UpdateAccountResponse]
-    """Changes an account's state or limits."""
+    """Changes an account. A suspended one's keys are refused within a second."""
 
 @_typing.type_check_only
 class AccountServiceAsyncStub(AccountServiceStub):
-    """Manages who pays. Needs a key with the scope "admin"."""
+    """Manages who pays. An account's own admin ("admin:read", "admin:write") sees that account alone, and may change its name
+    and labels; the rest is for the platform's operator ("admin").
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateAccount: _aio.UnaryUnaryMultiCallable[_account_pb2.CreateAccountRequest, _account_pb2.CreateAccountResponse]  # type: ignore[assignment]
     """Creates an account."""
     ListAccounts: _aio.UnaryUnaryMultiCallable[_account_pb2.ListAccountsRequest, _account_pb2.ListAccountsResponse]  # type: ignore[assignment]
     """Lists accounts."""
+    GetAccount: _aio.UnaryUnaryMultiCallable[_account_pb2.GetAccountRequest, _account_pb2.GetAccountResponse]  # type: ignore[assignment]
+    """Shows an account. NOT_FOUND when there is none."""
     UpdateAccount: _aio.UnaryUnaryMultiCallable[_account_pb2.UpdateAccountRequest, _account_pb2.UpdateAccountResponse]  # type: ignore[assignment]
-    """Changes an account's state or limits."""
+    """Changes an account. A suspended one's keys are refused within a second."""
 
 class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Manages who pays. Needs a key with the scope "admin"."""
+    """Manages who pays. An account's own admin ("admin:read", "admin:write") sees that account alone, and may change its name
+    and labels; the rest is for the platform's operator ("admin").
+    """
 
     @_abc_1.abstractmethod
     def CreateAccount(
@@ -72,11 +82,19 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists accounts."""
 
     @_abc_1.abstractmethod
+    def GetAccount(
+        self,
+        request: _account_pb2.GetAccountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_pb2.GetAccountResponse, _abc.Awaitable[_account_pb2.GetAccountResponse]]:
+        """Shows an account. NOT_FOUND when there is none."""
+
+    @_abc_1.abstractmethod
     def UpdateAccount(
         self,
         request: _account_pb2.UpdateAccountRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_pb2.UpdateAccountResponse, _abc.Awaitable[_account_pb2.UpdateAccountResponse]]:
-        """Changes an account's state or limits."""
+        """Changes an account. A suspended one's keys are refused within a second."""
 
 def add_AccountServiceServicer_to_server(servicer: AccountServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,30 +22,60 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from uplion.control.v1 import account_pb2 as uplion_dot_control_dot_v1_dot_account__pb2
 from uplion.control.v1 import limit_pb2 as uplion_dot_control_dot_v1_dot_limit__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1buplion/control/v1/key.proto\x12\x11uplion.control.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fuplion/control/v1/account.proto\x1a\x1duplion/control/v1/limit.proto\"\x96\x02\n\x03Key\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .uplion.control.v1.ResourceState\x12\x0e\n\x06scopes\x18\x05 \x03(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tlast_four\x18\t \x01(\t\x12(\n\x06limits\x18\n \x03(\x0b\x32\x18.uplion.control.v1.LimitJ\x04\x08\x06\x10\x07\"\xb6\x01\n\x10\x43reateKeyRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x06limits\x18\x07 \x03(\x0b\x32\x18.uplion.control.v1.LimitJ\x04\x08\x05\x10\x06\"H\n\x11\x43reateKeyResponse\x12#\n\x03key\x18\x01 \x01(\x0b\x32\x16.uplion.control.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\"I\n\x0fListKeysRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Q\n\x10ListKeysResponse\x12$\n\x04keys\x18\x01 \x03(\x0b\x32\x16.uplion.control.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1e\n\x10RevokeKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\"8\n\x11RevokeKeyResponse\x12#\n\x03key\x18\x01 \x01(\x0b\x32\x16.uplion.control.v1.Keyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1buplion/control/v1/key.proto\x12\x11uplion.control.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fuplion/control/v1/account.proto\x1a\x1duplion/control/v1/limit.proto\"\x95\x04\n\x03Key\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .uplion.control.v1.ResourceState\x12\x0e\n\x06scopes\x18\x05 \x03(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tlast_four\x18\t \x01(\t\x12(\n\x06limits\x18\n \x03(\x0b\x32\x18.uplion.control.v1.Limit\x12\x0f\n\x07project\x18\x0b \x01(\t\x12\x32\n\x06labels\x18\x0c \x03(\x0b\x32\".uplion.control.v1.Key.LabelsEntry\x12\x0e\n\x06models\x18\r \x03(\t\x12\r\n\x05tiers\x18\x0e \x03(\t\x12\x10\n\x08networks\x18\x0f \x03(\t\x12\x11\n\tsuccessor\x18\x10 \x01(\t\x12\x32\n\x0elast_used_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpepper_id\x18\x12 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01J\x04\x08\x06\x10\x07\"\xe8\x02\n\x10\x43reateKeyRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06scopes\x18\x04 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x06limits\x18\x07 \x03(\x0b\x32\x18.uplion.control.v1.Limit\x12\x0f\n\x07project\x18\x08 \x01(\t\x12?\n\x06labels\x18\t \x03(\x0b\x32/.uplion.control.v1.CreateKeyRequest.LabelsEntry\x12\x0e\n\x06models\x18\n \x03(\t\x12\r\n\x05tiers\x18\x0b \x03(\t\x12\x10\n\x08networks\x18\x0c \x03(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01J\x04\x08\x05\x10\x06\"H\n\x11\x43reateKeyResponse\x12#\n\x03key\x18\x01 \x01(\x0b\x32\x16.uplion.control.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\"\x1b\n\rGetKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\"5\n\x0eGetKeyResponse\x12#\n\x03key\x18\x01 \x01(\x0b\x32\x16.uplion.control.v1.Key\"Z\n\x0fListKeysRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0f\n\x07project\x18\x04 \x01(\t\"Q\n\x10ListKeysResponse\x12$\n\x04keys\x18\x01 \x03(\x0b\x32\x16.uplion.control.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8a\x03\n\x10UpdateKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12?\n\x06labels\x18\x03 \x03(\x0b\x32/.uplion.control.v1.UpdateKeyRequest.LabelsEntry\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .uplion.control.v1.ResourceState\x12(\n\x06limits\x18\x05 \x03(\x0b\x32\x18.uplion.control.v1.Limit\x12\x0e\n\x06models\x18\x06 \x03(\t\x12\r\n\x05tiers\x18\x07 \x03(\t\x12\x10\n\x08networks\x18\x08 \x03(\t\x12/\n\x0b\x65xpire_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_mask\x18\n \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"8\n\x11UpdateKeyResponse\x12#\n\x03key\x18\x01 \x01(\x0b\x32\x16.uplion.control.v1.Key\"\x8f\x01\n\x10RotateKeyRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12*\n\x07overlap\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"r\n\x11RotateKeyResponse\x12#\n\x03key\x18\x01 \x01(\x0b\x32\x16.uplion.control.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12(\n\x08replaced\x18\x03 \x01(\x0b\x32\x16.uplion.control.v1.Key\"\x1e\n\x10\x44\x65leteKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x13\n\x11\x44\x65leteKeyResponse\"\x1e\n\x10RevokeKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\"8\n\x11RevokeKeyResponse\x12#\n\x03key\x18\x01 \x01(\x0b\x32\x16.uplion.control.v1.Keyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'uplion.control.v1.key_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KEY']._serialized_start=148
-  _globals['_KEY']._serialized_end=426
-  _globals['_CREATEKEYREQUEST']._serialized_start=429
-  _globals['_CREATEKEYREQUEST']._serialized_end=611
-  _globals['_CREATEKEYRESPONSE']._serialized_start=613
-  _globals['_CREATEKEYRESPONSE']._serialized_end=685
-  _globals['_LISTKEYSREQUEST']._serialized_start=687
-  _globals['_LISTKEYSREQUEST']._serialized_end=760
-  _globals['_LISTKEYSRESPONSE']._serialized_start=762
-  _globals['_LISTKEYSRESPONSE']._serialized_end=843
-  _globals['_REVOKEKEYREQUEST']._serialized_start=845
-  _globals['_REVOKEKEYREQUEST']._serialized_end=875
-  _globals['_REVOKEKEYRESPONSE']._serialized_start=877
-  _globals['_REVOKEKEYRESPONSE']._serialized_end=933
+  _globals['_KEY_LABELSENTRY']._loaded_options = None
+  _globals['_KEY_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_CREATEKEYREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_CREATEKEYREQUEST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_UPDATEKEYREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_UPDATEKEYREQUEST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_KEY']._serialized_start=214
+  _globals['_KEY']._serialized_end=747
+  _globals['_KEY_LABELSENTRY']._serialized_start=696
+  _globals['_KEY_LABELSENTRY']._serialized_end=741
+  _globals['_CREATEKEYREQUEST']._serialized_start=750
+  _globals['_CREATEKEYREQUEST']._serialized_end=1110
+  _globals['_CREATEKEYREQUEST_LABELSENTRY']._serialized_start=696
+  _globals['_CREATEKEYREQUEST_LABELSENTRY']._serialized_end=741
+  _globals['_CREATEKEYRESPONSE']._serialized_start=1112
+  _globals['_CREATEKEYRESPONSE']._serialized_end=1184
+  _globals['_GETKEYREQUEST']._serialized_start=1186
+  _globals['_GETKEYREQUEST']._serialized_end=1213
+  _globals['_GETKEYRESPONSE']._serialized_start=1215
+  _globals['_GETKEYRESPONSE']._serialized_end=1268
+  _globals['_LISTKEYSREQUEST']._serialized_start=1270
+  _globals['_LISTKEYSREQUEST']._serialized_end=1360
+  _globals['_LISTKEYSRESPONSE']._serialized_start=1362
+  _globals['_LISTKEYSRESPONSE']._serialized_end=1443
+  _globals['_UPDATEKEYREQUEST']._serialized_start=1446
+  _globals['_UPDATEKEYREQUEST']._serialized_end=1840
+  _globals['_UPDATEKEYREQUEST_LABELSENTRY']._serialized_start=696
+  _globals['_UPDATEKEYREQUEST_LABELSENTRY']._serialized_end=741
+  _globals['_UPDATEKEYRESPONSE']._serialized_start=1842
+  _globals['_UPDATEKEYRESPONSE']._serialized_end=1898
+  _globals['_ROTATEKEYREQUEST']._serialized_start=1901
+  _globals['_ROTATEKEYREQUEST']._serialized_end=2044
+  _globals['_ROTATEKEYRESPONSE']._serialized_start=2046
+  _globals['_ROTATEKEYRESPONSE']._serialized_end=2160
+  _globals['_DELETEKEYREQUEST']._serialized_start=2162
+  _globals['_DELETEKEYREQUEST']._serialized_end=2192
+  _globals['_DELETEKEYRESPONSE']._serialized_start=2194
+  _globals['_DELETEKEYRESPONSE']._serialized_end=2213
+  _globals['_REVOKEKEYREQUEST']._serialized_start=2215
+  _globals['_REVOKEKEYREQUEST']._serialized_end=2245
+  _globals['_REVOKEKEYRESPONSE']._serialized_start=2247
+  _globals['_REVOKEKEYRESPONSE']._serialized_end=2303
 # @@protoc_insertion_point(module_scope)

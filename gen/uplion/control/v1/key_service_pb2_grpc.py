@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class KeyServiceStub(object):
-    """Manages keys. Needs a key with the scope "admin".
+    """Manages an account's keys. Needs the scope "admin:read" or "admin:write" of that account, or "admin". A key with the
+    scope "admin" is the platform operator's: an account's own admin neither sees nor changes it.
     """
 
     def __init__(self, channel):
@@ -40,10 +41,30 @@ class KeyServiceStub(object):
                 request_serializer=uplion_dot_control_dot_v1_dot_key__pb2.CreateKeyRequest.SerializeToString,
                 response_deserializer=uplion_dot_control_dot_v1_dot_key__pb2.CreateKeyResponse.FromString,
                 _registered_method=True)
+        self.GetKey = channel.unary_unary(
+                '/uplion.control.v1.KeyService/GetKey',
+                request_serializer=uplion_dot_control_dot_v1_dot_key__pb2.GetKeyRequest.SerializeToString,
+                response_deserializer=uplion_dot_control_dot_v1_dot_key__pb2.GetKeyResponse.FromString,
+                _registered_method=True)
         self.ListKeys = channel.unary_unary(
                 '/uplion.control.v1.KeyService/ListKeys',
                 request_serializer=uplion_dot_control_dot_v1_dot_key__pb2.ListKeysRequest.SerializeToString,
                 response_deserializer=uplion_dot_control_dot_v1_dot_key__pb2.ListKeysResponse.FromString,
+                _registered_method=True)
+        self.UpdateKey = channel.unary_unary(
+                '/uplion.control.v1.KeyService/UpdateKey',
+                request_serializer=uplion_dot_control_dot_v1_dot_key__pb2.UpdateKeyRequest.SerializeToString,
+                response_deserializer=uplion_dot_control_dot_v1_dot_key__pb2.UpdateKeyResponse.FromString,
+                _registered_method=True)
+        self.RotateKey = channel.unary_unary(
+                '/uplion.control.v1.KeyService/RotateKey',
+                request_serializer=uplion_dot_control_dot_v1_dot_key__pb2.RotateKeyRequest.SerializeToString,
+                response_deserializer=uplion_dot_control_dot_v1_dot_key__pb2.RotateKeyResponse.FromString,
+                _registered_method=True)
+        self.DeleteKey = channel.unary_unary(
+                '/uplion.control.v1.KeyService/DeleteKey',
+                request_serializer=uplion_dot_control_dot_v1_dot_key__pb2.DeleteKeyRequest.SerializeToString,
+                response_deserializer=uplion_dot_control_dot_v1_dot_key__pb2.DeleteKeyResponse.FromString,
                 _registered_method=True)
         self.RevokeKey = channel.unary_unary(
                 '/uplion.control.v1.KeyService/RevokeKey',
@@ -53,7 +74,8 @@ class KeyServiceStub(object):
 
 
 class KeyServiceServicer(object):
-    """Manages keys. Needs a key with the scope "admin".
+    """Manages an account's keys. Needs the scope "admin:read" or "admin:write" of that account, or "admin". A key with the
+    scope "admin" is the platform operator's: an account's own admin neither sees nor changes it.
     """
 
     def CreateKey(self, request, context):
@@ -63,8 +85,36 @@ class KeyServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetKey(self, request, context):
+        """Shows a key, without its secret. NOT_FOUND when there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListKeys(self, request, context):
         """Lists keys, without their secrets.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateKey(self, request, context):
+        """Changes a key, everywhere within a second. A revoked one cannot be changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateKey(self, request, context):
+        """Creates a key like another, which ends when the overlap is over, and shows it, once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteKey(self, request, context):
+        """Removes a key that is revoked or has expired.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -85,10 +135,30 @@ def add_KeyServiceServicer_to_server(servicer, server):
                     request_deserializer=uplion_dot_control_dot_v1_dot_key__pb2.CreateKeyRequest.FromString,
                     response_serializer=uplion_dot_control_dot_v1_dot_key__pb2.CreateKeyResponse.SerializeToString,
             ),
+            'GetKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetKey,
+                    request_deserializer=uplion_dot_control_dot_v1_dot_key__pb2.GetKeyRequest.FromString,
+                    response_serializer=uplion_dot_control_dot_v1_dot_key__pb2.GetKeyResponse.SerializeToString,
+            ),
             'ListKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.ListKeys,
                     request_deserializer=uplion_dot_control_dot_v1_dot_key__pb2.ListKeysRequest.FromString,
                     response_serializer=uplion_dot_control_dot_v1_dot_key__pb2.ListKeysResponse.SerializeToString,
+            ),
+            'UpdateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateKey,
+                    request_deserializer=uplion_dot_control_dot_v1_dot_key__pb2.UpdateKeyRequest.FromString,
+                    response_serializer=uplion_dot_control_dot_v1_dot_key__pb2.UpdateKeyResponse.SerializeToString,
+            ),
+            'RotateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateKey,
+                    request_deserializer=uplion_dot_control_dot_v1_dot_key__pb2.RotateKeyRequest.FromString,
+                    response_serializer=uplion_dot_control_dot_v1_dot_key__pb2.RotateKeyResponse.SerializeToString,
+            ),
+            'DeleteKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteKey,
+                    request_deserializer=uplion_dot_control_dot_v1_dot_key__pb2.DeleteKeyRequest.FromString,
+                    response_serializer=uplion_dot_control_dot_v1_dot_key__pb2.DeleteKeyResponse.SerializeToString,
             ),
             'RevokeKey': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeKey,
@@ -104,7 +174,8 @@ def add_KeyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class KeyService(object):
-    """Manages keys. Needs a key with the scope "admin".
+    """Manages an account's keys. Needs the scope "admin:read" or "admin:write" of that account, or "admin". A key with the
+    scope "admin" is the platform operator's: an account's own admin neither sees nor changes it.
     """
 
     @staticmethod
@@ -135,6 +206,33 @@ class KeyService(object):
             _registered_method=True)
 
     @staticmethod
+    def GetKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/uplion.control.v1.KeyService/GetKey',
+            uplion_dot_control_dot_v1_dot_key__pb2.GetKeyRequest.SerializeToString,
+            uplion_dot_control_dot_v1_dot_key__pb2.GetKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListKeys(request,
             target,
             options=(),
@@ -151,6 +249,87 @@ class KeyService(object):
             '/uplion.control.v1.KeyService/ListKeys',
             uplion_dot_control_dot_v1_dot_key__pb2.ListKeysRequest.SerializeToString,
             uplion_dot_control_dot_v1_dot_key__pb2.ListKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/uplion.control.v1.KeyService/UpdateKey',
+            uplion_dot_control_dot_v1_dot_key__pb2.UpdateKeyRequest.SerializeToString,
+            uplion_dot_control_dot_v1_dot_key__pb2.UpdateKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/uplion.control.v1.KeyService/RotateKey',
+            uplion_dot_control_dot_v1_dot_key__pb2.RotateKeyRequest.SerializeToString,
+            uplion_dot_control_dot_v1_dot_key__pb2.RotateKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/uplion.control.v1.KeyService/DeleteKey',
+            uplion_dot_control_dot_v1_dot_key__pb2.DeleteKeyRequest.SerializeToString,
+            uplion_dot_control_dot_v1_dot_key__pb2.DeleteKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

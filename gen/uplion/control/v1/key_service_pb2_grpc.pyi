@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class KeyServiceStub:
-    """Manages keys. Needs a key with the scope "admin"."""
+    """Manages an account's keys. Needs the scope "admin:read" or "admin:write" of that account, or "admin". A key with the
+    scope "admin" is the platform operator's: an account's own admin neither sees nor changes it.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -35,25 +37,45 @@ class KeyServiceStub:
     def __new__(cls, channel: _aio.Channel) -> KeyServiceAsyncStub: ...
     CreateKey: _grpc.UnaryUnaryMultiCallable[_key_pb2.CreateKeyRequest, _key_pb2.CreateKeyResponse]
     """Creates a key and shows it, once."""
+    GetKey: _grpc.UnaryUnaryMultiCallable[_key_pb2.GetKeyRequest, _key_pb2.GetKeyResponse]
+    """Shows a key, without its secret. NOT_FOUND when there is none."""
     ListKeys: _grpc.UnaryUnaryMultiCallable[_key_pb2.ListKeysRequest, _key_pb2.ListKeysResponse]
     """Lists keys, without their secrets."""
+    UpdateKey: _grpc.UnaryUnaryMultiCallable[_key_pb2.UpdateKeyRequest, _key_pb2.UpdateKeyResponse]
+    """Changes a key, everywhere within a second. A revoked one cannot be changed."""
+    RotateKey: _grpc.UnaryUnaryMultiCallable[_key_pb2.RotateKeyRequest, _key_pb2.RotateKeyResponse]
+    """Creates a key like another, which ends when the overlap is over, and shows it, once."""
+    DeleteKey: _grpc.UnaryUnaryMultiCallable[_key_pb2.DeleteKeyRequest, _key_pb2.DeleteKeyResponse]
+    """Removes a key that is revoked or has expired."""
     RevokeKey: _grpc.UnaryUnaryMultiCallable[_key_pb2.RevokeKeyRequest, _key_pb2.RevokeKeyResponse]
     """Ends a key everywhere within a second. Revoking twice is no error."""
 
 @_typing.type_check_only
 class KeyServiceAsyncStub(KeyServiceStub):
-    """Manages keys. Needs a key with the scope "admin"."""
+    """Manages an account's keys. Needs the scope "admin:read" or "admin:write" of that account, or "admin". A key with the
+    scope "admin" is the platform operator's: an account's own admin neither sees nor changes it.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateKey: _aio.UnaryUnaryMultiCallable[_key_pb2.CreateKeyRequest, _key_pb2.CreateKeyResponse]  # type: ignore[assignment]
     """Creates a key and shows it, once."""
+    GetKey: _aio.UnaryUnaryMultiCallable[_key_pb2.GetKeyRequest, _key_pb2.GetKeyResponse]  # type: ignore[assignment]
+    """Shows a key, without its secret. NOT_FOUND when there is none."""
     ListKeys: _aio.UnaryUnaryMultiCallable[_key_pb2.ListKeysRequest, _key_pb2.ListKeysResponse]  # type: ignore[assignment]
     """Lists keys, without their secrets."""
+    UpdateKey: _aio.UnaryUnaryMultiCallable[_key_pb2.UpdateKeyRequest, _key_pb2.UpdateKeyResponse]  # type: ignore[assignment]
+    """Changes a key, everywhere within a second. A revoked one cannot be changed."""
+    RotateKey: _aio.UnaryUnaryMultiCallable[_key_pb2.RotateKeyRequest, _key_pb2.RotateKeyResponse]  # type: ignore[assignment]
+    """Creates a key like another, which ends when the overlap is over, and shows it, once."""
+    DeleteKey: _aio.UnaryUnaryMultiCallable[_key_pb2.DeleteKeyRequest, _key_pb2.DeleteKeyResponse]  # type: ignore[assignment]
+    """Removes a key that is revoked or has expired."""
     RevokeKey: _aio.UnaryUnaryMultiCallable[_key_pb2.RevokeKeyRequest, _key_pb2.RevokeKeyResponse]  # type: ignore[assignment]
     """Ends a key everywhere within a second. Revoking twice is no error."""
 
 class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Manages keys. Needs a key with the scope "admin"."""
+    """Manages an account's keys. Needs the scope "admin:read" or "admin:write" of that account, or "admin". A key with the
+    scope "admin" is the platform operator's: an account's own admin neither sees nor changes it.
+    """
 
     @_abc_1.abstractmethod
     def CreateKey(
@@ -64,12 +86,44 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         """Creates a key and shows it, once."""
 
     @_abc_1.abstractmethod
+    def GetKey(
+        self,
+        request: _key_pb2.GetKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_pb2.GetKeyResponse, _abc.Awaitable[_key_pb2.GetKeyResponse]]:
+        """Shows a key, without its secret. NOT_FOUND when there is none."""
+
+    @_abc_1.abstractmethod
     def ListKeys(
         self,
         request: _key_pb2.ListKeysRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_key_pb2.ListKeysResponse, _abc.Awaitable[_key_pb2.ListKeysResponse]]:
         """Lists keys, without their secrets."""
+
+    @_abc_1.abstractmethod
+    def UpdateKey(
+        self,
+        request: _key_pb2.UpdateKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_pb2.UpdateKeyResponse, _abc.Awaitable[_key_pb2.UpdateKeyResponse]]:
+        """Changes a key, everywhere within a second. A revoked one cannot be changed."""
+
+    @_abc_1.abstractmethod
+    def RotateKey(
+        self,
+        request: _key_pb2.RotateKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_pb2.RotateKeyResponse, _abc.Awaitable[_key_pb2.RotateKeyResponse]]:
+        """Creates a key like another, which ends when the overlap is over, and shows it, once."""
+
+    @_abc_1.abstractmethod
+    def DeleteKey(
+        self,
+        request: _key_pb2.DeleteKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_pb2.DeleteKeyResponse, _abc.Awaitable[_key_pb2.DeleteKeyResponse]]:
+        """Removes a key that is revoked or has expired."""
 
     @_abc_1.abstractmethod
     def RevokeKey(
