@@ -19,8 +19,14 @@ BILLING_LAG = Histogram(
 BILLING_PENDING = Gauge("uplion_billing_pending_events", "Events in the stream that no billing process has taken yet")
 BILLING_RETRIES = Counter("uplion_billing_retries", "Failures of ledger, settlement, dead or ack", ["step"])
 
+# --- usage events of workers and routers, on their way to billing ------------------------------------------
+USAGE_NOT_TAKEN = Counter("uplion_usage_events_not_taken", "Usage events that the stream did not take at once")
+USAGE_SPOOLED = Counter("uplion_usage_events_spooled", "Usage events written to the local spool")
+USAGE_SPOOL_BYTES = Gauge("uplion_usage_spool_bytes", "What waits in the local spool")
+USAGE_SPOOL_FAILURES = Counter("uplion_usage_spool_failures", "Writes to the spool that failed: full, or a disk error")
+USAGE_LOST = Counter("uplion_usage_events_lost", "Usage events dropped: no broker, and no room to keep them")
+
 # --- inference: our own names, and meanings that dashboards and autoscalers know as vLLM's (conventions.md 4.4) ------
-USAGE_PUBLISH_RETRIES = Counter("uplion_inference_usage_publish_retries", "Usage events that had to be sent again")
 OFFERS_REFUSED = Counter("uplion_inference_offers_refused", "Offers that a router did not take")
 SLOTS = Gauge("uplion_inference_slots", "Requests this worker can hold: free or taken", ["state"])
 ATTEMPTS = Counter("uplion_inference_attempts", "Attempts that an engine took on, by how they ended", ["status"])
@@ -56,7 +62,6 @@ ROUTER_QUEUE = Histogram(
 )
 ROUTER_IN_FLIGHT = Gauge("uplion_router_requests_in_flight", "Requests that have not ended")
 ROUTER_ATTEMPTS_LOST = Counter("uplion_router_attempts_lost", "Attempts whose worker vanished or gave up", ["model"])
-ROUTER_USAGE_LOST = Counter("uplion_router_usage_events_lost", "Usage events dropped while JetStream was away")
 
 # --- authz ----------------------------------------------------------------------------------------------
 AUTHZ_CHECKS = Counter("uplion_authz_checks", "Checks by outcome: ADMITTED, or the reason of the refusal", ["outcome"])

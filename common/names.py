@@ -16,6 +16,7 @@ SUBJECT_INVALIDATE = "authz.invalidate"  # core NATS; payload b"key:<id>", b"acc
 SUBJECT_RELEASE = "authz.release"  # core NATS; b"<account> <reservation>": the request ended, its slot is free
 SUBJECT_USED = "authz.used"  # core NATS; key ids separated by spaces: they were used in the last minute
 
+_MODEL_CHARACTERS = 256
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-")
 
 
@@ -39,7 +40,8 @@ def task_consumer(model: str, lane: str = LANE_DEFAULT) -> str:
 
 
 def usage_subject(model: str) -> str:
-    return f"usage.{token(model or 'none')}"
+    """Any text a client may call a model; one too long to be a model's name would break the connection to NATS."""
+    return f"usage.{token(model if 0 < len(model) <= _MODEL_CHARACTERS else 'none')}"
 
 
 def decision_subject(request_id: str) -> str:

@@ -13,12 +13,13 @@ from common import manifest, names
 from common.bus import Bus, connect_bus
 from common.lifecycle import announce_ready, grpc_server
 from common.manifest import AIModel
+from common.outbox import Outbox
 from common.pull import Pull
+from common.replies import Replies
 from inference.engine import Engine
 from inference.engines import engine_for
 from inference.meter import Meter
 from inference.presence import Presence
-from inference.replies import Replies
 from inference.service import RunService
 from inference.settings import InferenceSettings
 from inference.tickets import Desk
@@ -27,6 +28,7 @@ from inference.usage import UsageRecorder
 logger = logging.getLogger(__name__)
 
 _FLUSH_SECONDS = 10.0
+_EVENTS_IN_MEMORY = 100_000  # far more than slots: those bound it
 _HARD_STOP_SECONDS = 1.0  # for runs that outlived the drain's grace
 _SWEEP_SECONDS = 0.25
 _PULL_SECONDS = 1.0
@@ -45,8 +47,14 @@ async def main(settings: InferenceSettings, stop: asyncio.Event) -> None:
         if await _started(engine, stop):
             gc.freeze()
             gc.enable()
-            async with connect_bus(settings.nats_url, "inference") as bus, Replies.open(bus.nc) as replies:
-                await _serve(settings, model, engine, bus, replies, stop)
+            async with (
+                connect_bus(settings.nats_url, "inference") as bus,
+                Replies.open(bus.nc) as replies,
+                Outbox.open(
+                    bus.nc, replies, settings.spool_dir, spool_bytes=settings.spool_bytes, capacity=_EVENTS_IN_MEMORY
+                ) as outbox,
+            ):
+                await _serve(settings, model, engine, bus, replies, outbox, stop)
     finally:
         gc.enable()
         await engine.close()
@@ -72,13 +80,20 @@ async def _started(engine: Engine, stop: asyncio.Event) -> bool:
 
 
 async def _serve(
-    settings: InferenceSettings, model: AIModel, engine: Engine, bus: Bus, replies: Replies, stop: asyncio.Event
+    settings: InferenceSettings,
+    model: AIModel,
+    engine: Engine,
+    bus: Bus,
+    replies: Replies,
+    outbox: Outbox,
+    stop: asyncio.Event,
 ) -> None:
     await bus.ensure_streams()
     consumer = await bus.ensure_task_consumer(model.name, settings.lane)
     usage = UsageRecorder(model=model.name, revision=settings.revision, provider=engine.provider)
     worker_id = uuid.uuid4().hex
-    desk = Desk(bus.nc, replies, usage, worker_id=worker_id, slots=model.spec.maxProcessNum)
+    slots = model.spec.maxProcessNum
+    desk = Desk(bus.nc, replies, usage, lambda: outbox.blocked, worker_id=worker_id, slots=slots)
     service = RunService(engine, desk, usage)
     async with asyncio.TaskGroup() as tasks:
         async with (
@@ -92,15 +107,16 @@ async def _serve(
             ) as bound,
         ):
             address = settings.advertise or bound
-            meter = Meter(bus.nc, replies, lambda: pull.want(desk.free))
+            meter = Meter(bus.nc, replies, outbox, lambda: pull.want(desk.free))
             desk.open(address, meter)
             presence = Presence(
                 bus, model, engine, desk, worker_id=worker_id, address=address, revision=settings.revision
             )
             await presence.announce()
             eternal = [
+                tasks.create_task(outbox.run(), name="send usage"),
                 tasks.create_task(meter.run(), name="meter"),
-                tasks.create_task(presence.run(), name="presence"),
+                tasks.create_task(presence.run(outbox.turned), name="presence"),
                 tasks.create_task(_sweep(desk), name="ticket sweep"),
             ]
             pulling = tasks.create_task(_pull(pull, desk), name="ticket pull")

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+from contextlib import suppress
 
 import nats.errors
 from nats.js.kv import KeyValue
@@ -59,6 +60,7 @@ class Presence:
         state.queued = stats.queued
         state.cache_use = stats.cache_use or 0.0
         state.draining = self._desk.draining
+        state.unmetered = self._desk.blocked()
         self._waiting.set(stats.queued)
         self._running.set(stats.running)
         self._cache_use.set(stats.cache_use or 0.0)
@@ -68,10 +70,13 @@ class Presence:
             self._bucket = await self._bus.js.key_value(names.KV_WORKERS)
         await self._bucket.put(state.worker_id, state.SerializeToString())
 
-    async def run(self) -> None:
-        """Announces for ever; a broker that is away is tried again."""
+    async def run(self, turned: asyncio.Event) -> None:
+        """Announces for ever, and at once when `turned` is set; a broker that is away is tried again."""
         while True:
-            await asyncio.sleep(RENEW_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RENEW_SECONDS):
+                    await turned.wait()
+            turned.clear()
             try:
                 await self.announce()
             except (nats.errors.Error, TimeoutError, OSError) as problem:

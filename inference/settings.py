@@ -24,6 +24,11 @@ class InferenceSettings:
         0, doc="bytes of the key-value cache on a CPU; 0: 128 tokens a slot, at most 256 MiB, at least one context"
     )
     drain_grace_seconds: float = setting(30.0, doc="on SIGTERM, how long running requests may take to finish")
+    spool_dir: Path | None = setting(
+        None,
+        doc="folder for usage events that NATS does not take; unset: they wait in memory, and die with the process",
+    )
+    spool_bytes: int = setting(256 << 20, doc="most bytes in that folder; no tickets are taken beyond four fifths")
     upstream_url: str = setting("", doc="base URL of an OpenAI-compatible upstream", env="UPLION_UPSTREAM_URL")
     upstream_key: str = setting("", doc="its API key", env="UPLION_UPSTREAM_KEY", secret=True)
     upstream_timeout_seconds: float = setting(60.0, doc="longest silence of the upstream before it has failed")

@@ -19,8 +19,8 @@ from uplion.dispatch.v1.ticket_pb2 import Offer, Ticket
 from common import metrics, names, telemetry
 from common.errors import Reason
 from common.pull import Message
+from common.replies import Replies, no_responders
 from inference.meter import Meter, Settlement
-from inference.replies import Replies, no_responders
 from inference.usage import UsageRecorder
 
 logger = logging.getLogger(__name__)
@@ -64,8 +64,18 @@ class Desk:
     The attempt number is the fence: a run that was not offered here, or is older than one seen here, is refused.
     """
 
-    def __init__(self, client: Client, replies: Replies, usage: UsageRecorder, *, worker_id: str, slots: int) -> None:
+    def __init__(
+        self,
+        client: Client,
+        replies: Replies,
+        usage: UsageRecorder,
+        blocked: Callable[[], bool],
+        *,
+        worker_id: str,
+        slots: int,
+    ) -> None:
         self._client = client
+        self.blocked = blocked  # whether usage cannot be stored
         self._replies = replies
         self._usage = usage
         self._worker_id = worker_id
@@ -85,8 +95,11 @@ class Desk:
 
     @property
     def free(self) -> int:
-        """Slots without a ticket. Unsettled tickets beyond as many again take slots too: no silent free inference."""
-        if self.draining:
+        """Slots without a ticket; none while usage cannot be stored.
+
+        Unsettled tickets beyond as many again take slots too: no silent free inference.
+        """
+        if self.draining or self.blocked():
             return 0
         return max(0, self._slots - self.busy - max(0, self._settling - self._slots))
 
@@ -118,18 +131,18 @@ class Desk:
         if held.id in self._held:  # came twice while it is here: the one we hold settles both
             return
         if self.free < 1:
-            await self._client.publish(message.reply, _NAK_NOW)
+            await self._client.publish(message.reply, _NAK_LATER if self.blocked() else _NAK_NOW)
             return
         self._held[held.id] = held
         self._empty.clear()
         if self._newest.get(ticket.request_id, 0) >= ticket.attempt:
             self.settle(held, None)
-        elif held.deadline_seconds <= time.time():
+        elif held.deadline_seconds <= time.time() and message.first_delivery:
             self.settle(
                 held,
                 self._usage.never_ran(held.ticket, AttemptStatus.ATTEMPT_STATUS_TIMED_OUT, Reason.DEADLINE_EXCEEDED),
             )
-        else:
+        else:  # one that was delivered before may have run: its router knows, and refuses it
             await self._offer(held)
 
     def claim(self, request_id: str, attempt: int) -> Held | None:
@@ -153,13 +166,7 @@ class Desk:
         held.stage = Stage.SETTLING
         held.on_deadline = None
         self._settling += 1
-        settlement = Settlement(ticket_reply=held.message.reply, on_done=partial(self._settled, held))
-        if event is not None:
-            settlement.event_subject = names.usage_subject(event.model)
-            settlement.event = event.SerializeToString()
-            settlement.event_id = held.id
-            settlement.traceparent = held.traceparent
-        self._meter.put(settlement)
+        self._meter.put(Settlement(held.message.reply, partial(self._settled, held), event, held.traceparent))
         self._check_empty()
 
     async def sweep(self) -> None:

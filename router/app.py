@@ -8,6 +8,8 @@ import nats.errors
 
 from common.bus import Bus, connect_bus
 from common.lifecycle import grpc_server
+from common.outbox import Outbox
+from common.replies import Replies
 from router.admissions import Admissions
 from router.dispatching import Dispatcher
 from router.front import Front
@@ -17,7 +19,7 @@ from router.openai_service import OpenAIService
 from router.releases import Releases
 from router.settings import RouterSettings
 from router.tickets import Tickets
-from router.usage import UsageReporter
+from router.usage import Usage
 from router.workers import Workers
 
 logger = logging.getLogger(__name__)
@@ -32,14 +34,18 @@ async def main(settings: RouterSettings, stop: asyncio.Event) -> None:
     async with (
         connect_bus(settings.nats_url, "router") as bus,
         Workers.open(settings.worker_keepalive_seconds) as workers,
+        Replies.open(bus.nc) as replies,
+        Outbox.open(
+            bus.nc, replies, settings.spool_dir, spool_bytes=settings.spool_bytes, capacity=settings.usage_pending
+        ) as outbox,
     ):
         await bus.ensure_streams()
-        usage = UsageReporter(bus, settings.usage_pending)
+        usage = Usage(outbox, settings.usage_remembered)
         releases = Releases(bus.nc)
-        models = Models(bus)
-        async with Tickets.open(bus.nc, models, settings) as tickets, asyncio.TaskGroup() as tasks:
+        models = Models(bus, usage.worker_gone)
+        async with Tickets.open(bus.nc, models, settings, usage.tell_again) as tickets, asyncio.TaskGroup() as tasks:
             eternal = [
-                tasks.create_task(usage.run(), name="publish usage"),
+                tasks.create_task(outbox.run(), name="send usage"),
                 tasks.create_task(releases.run(), name="release slots"),
                 tasks.create_task(models.run(), name="watch models"),
                 tasks.create_task(_mend(bus, tickets), name="mend the queue"),
@@ -65,7 +71,7 @@ async def main(settings: RouterSettings, stop: asyncio.Event) -> None:
                 ),
             ):
                 await stop.wait()
-            await usage.drain(_USAGE_DRAIN_SECONDS)
+            await outbox.drain(_USAGE_DRAIN_SECONDS)
             for task in eternal:
                 task.cancel()
 

@@ -13,18 +13,19 @@ import grpc.aio
 from uplion.dispatch.v1.run_pb2 import RunEvent, TokenArray
 from uplion.inference.v1.sampling_pb2 import FINISH_REASON_LENGTH, BudgetCut, TokenUsage
 
-from common import metrics, telemetry
+from common import metrics, names, telemetry
 from common.errors import ELSEWHERE, STATUS_DETAILS_METADATA, Reason, UplionError, from_rpc_error
 from router.jobs import Job
 from router.models import Models
 from router.records import Record
 from router.settings import RouterSettings
 from router.tickets import Accepted, Tickets
-from router.usage import UsageReporter
+from router.usage import Usage
 from router.workers import RunCall, Workers
 
 logger = logging.getLogger(__name__)
 
+_UNMETERED_RETRY_SECONDS = 1.0
 # A stranger's status (no ErrorInfo of ours) saying that connection or process are gone, rather than the request bad.
 _GONE = frozenset(
     {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
@@ -34,13 +35,15 @@ _GONE = frozenset(
 class _LostError(Exception):
     """The attempt is over without a result; another one may follow.
 
-    `owed`: only the router can account for it. `error` is what the client gets when no other attempt follows.
+    `owed`: only the router can account for it. `broke`: the worker itself may be lost. `error` is what the client gets
+    when no other attempt follows.
     """
 
-    def __init__(self, why: str, *, owed: bool, error: UplionError | None = None) -> None:
+    def __init__(self, why: str, *, owed: bool, broke: bool = False, error: UplionError | None = None) -> None:
         super().__init__(why)
         self.why = why
         self.owed = owed
+        self.broke = broke
         self.error = error or UplionError(Reason.WORKER_LOST, "The worker that ran this request was lost.")
 
 
@@ -149,7 +152,8 @@ class _Run:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            raise _LostError("the worker fell silent" if self._silent else "the call was cut", owed=True) from None
+            why = "the worker fell silent" if self._silent else "the call was cut"
+            raise _LostError(why, owed=True, broke=True) from None
         except grpc.aio.AioRpcError as problem:
             raise self._verdict(problem) from problem
         if not isinstance(event, RunEvent):  # grpc.aio.EOF
@@ -170,7 +174,7 @@ class _Run:
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return UplionError(Reason.DEADLINE_EXCEEDED, "The request's time ran out before its answer was complete.")
         if code in _GONE:
-            return _LostError(f"the connection broke: {code.name}", owed=True)
+            return _LostError(f"the connection broke: {code.name}", owed=True, broke=True)
         return _LostError(
             f"the worker could not take it: {code.name}",
             owed=True,
@@ -188,7 +192,7 @@ class Dispatcher:
     """Runs jobs. Safe for any number at once."""
 
     def __init__(
-        self, tickets: Tickets, workers: Workers, models: Models, usage: UsageReporter, settings: RouterSettings
+        self, tickets: Tickets, workers: Workers, models: Models, usage: Usage, settings: RouterSettings
     ) -> None:
         self._tickets = tickets
         self._workers = workers
@@ -204,11 +208,15 @@ class Dispatcher:
         """
         route = self._models.route(job.model, job.operation)
         record.model = route.name
+        if route.unmetered or self._usage.blocked:
+            message = "Usage cannot be recorded right now."
+            raise UplionError(Reason.UNAVAILABLE, message, retry_after_seconds=_UNMETERED_RETRY_SECONDS)
         deadline = asyncio.get_running_loop().time() + seconds
         progress = _Progress(job, route.context_tokens)
         while True:
             with telemetry.span("router.queue"):
                 accepted = await self._tickets.offer(job, record, deadline)
+            self._usage.worker_lives(accepted.worker_id)
             run = self._start(job, record, accepted, progress, deadline)
             try:
                 while True:
@@ -216,6 +224,8 @@ class Dispatcher:
                     progress.add(event, record)
                     last = event.HasField("usage")
                     if last:
+                        record.attempt_usage = TokenUsage()
+                        record.attempt_usage.CopyFrom(event.usage)
                         record.usage = progress.total(event.usage)
                         event.usage.CopyFrom(record.usage)
                     yield event
@@ -246,17 +256,26 @@ class Dispatcher:
             "attempt lost", extra={"why": lost.why, "attempt": record.attempt, "worker_id": record.worker_id}
         )
         metrics.ROUTER_ATTEMPTS_LOST.labels(record.model).inc()
+        if lost.broke:
+            self._usage.worker_broke(record.worker_id)
         progress.output_tokens += record.delivered_tokens
         record.owed = lost.owed and bool(record.identity.reservation)
         if progress.complete:
             return
         route = self._models.table.routes.get(job.model)
         if record.attempt >= self._settings.attempts or not progress.can_go_on(route is not None and route.can_resume):
-            if (
-                not lost.owed
-            ):  # the worker said that another attempt may follow; the one that does not closes the request
-                record.next_attempt()
+            if not lost.owed:  # its worker said that another attempt may follow; the one that does not is the last
+                self._leave(record, lost.error)
             raise lost.error
-        if record.owed:
-            self._usage.report(record.usage_event(lost.error, last=False))
+        self._leave(record, lost.error)
+
+    def _leave(self, record: Record, error: UplionError) -> None:
+        """On to the next attempt: the event of this one is ours, or its worker's, who may die before it is safe."""
+        if record.identity.reservation:
+            event = record.usage_event(error, last=False)
+            if record.owed:
+                self._usage.report(event)
+            else:
+                attempt_id = names.attempt_id(event.request_id, event.attempt)
+                self._usage.remember(attempt_id, record.worker_id, lambda: event)
         record.next_attempt()

@@ -7,13 +7,14 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import grpc.aio
 from uplion.dispatch.v1.run_pb2 import RunEvent
 from uplion.inference.v1.sampling_pb2 import TokenUsage
 
-from common import metrics, telemetry
+from common import metrics, names, telemetry
 from common.errors import Reason, UplionError
 from common.identity import Identity
 from router import admissions
@@ -24,7 +25,7 @@ from router.measures import Measures
 from router.records import Record
 from router.releases import Releases
 from router.settings import RouterSettings
-from router.usage import UsageReporter
+from router.usage import Usage
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +65,7 @@ async def write(context: Context, message: object) -> None:
 class Front:
     """Carries requests between the surfaces and the dispatcher."""
 
-    def __init__(
-        self, dispatcher: Dispatcher, usage: UsageReporter, releases: Releases, settings: RouterSettings
-    ) -> None:
+    def __init__(self, dispatcher: Dispatcher, usage: Usage, releases: Releases, settings: RouterSettings) -> None:
         self._dispatcher = dispatcher
         self._usage = usage
         self._releases = releases
@@ -81,10 +80,14 @@ class Front:
     def end(self, record: Record, error: UplionError | None) -> None:
         """Says once what became of the call: its slot's release, the usage event it owes, metrics, one log line."""
         metrics.ROUTER_IN_FLIGHT.dec()
-        self._releases.ended(record.identity)
+        record.ended_at = time.monotonic()
+        identity = record.identity
+        self._releases.ended(identity)
         if record.owed:
             self._usage.report(record.usage_event(error, last=True))
-        record.ended_at = time.monotonic()
+        elif identity.reservation:
+            attempt_id = names.attempt_id(identity.request_id, record.attempt)
+            self._usage.remember(attempt_id, record.worker_id, partial(record.usage_event, error, last=True))
         status = "ok" if error is None else error.reason.name
         self._measures.observe(record, status)
         if logger.isEnabledFor(logging.INFO):

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
@@ -30,6 +30,7 @@ class Route:
     workers: int = 0  # that take work now
     context_tokens: int = 0  # 0: no worker has said so
     capabilities: frozenset[int] = frozenset()  # that some worker has
+    unmetered: bool = False  # no worker can have its usage stored
     can_resume: bool = False  # all workers can go on after another one's tokens
 
 
@@ -61,8 +62,9 @@ class Watching(Protocol):
 class Models:
     """Keeps `table` current. `run` is its task; `ready` is set once both buckets were read to their end."""
 
-    def __init__(self, bus: Watching) -> None:
+    def __init__(self, bus: Watching, on_worker_gone: Callable[[str], None] = lambda worker_id: None) -> None:
         self._bus = bus
+        self._on_worker_gone = on_worker_gone  # one that did not say it was leaving
         self._models: dict[str, tuple[manifest.AIModel, int, int]] = {}  # by key: manifest, created, revision
         self._workers: dict[str, WorkerState] = {}  # by key
         self._synced: set[str] = set()
@@ -115,6 +117,8 @@ class Models:
         if change.value is None:
             self._workers.pop(change.key, None)
             self._swap()
+            if before is not None and not before.draining:
+                self._on_worker_gone(before.worker_id)
             return
         try:
             state = WorkerState.FromString(change.value)
@@ -151,7 +155,8 @@ class Models:
 
 
 def _routing(state: WorkerState) -> tuple[object, ...]:
-    return (state.address, state.model, state.draining, state.context_tokens, tuple(state.capabilities))
+    said = (state.address, state.model, state.draining, state.unmetered, state.context_tokens)
+    return (*said, tuple(state.capabilities))
 
 
 def _route(name: str, created: int, revision: int, workers: list[WorkerState]) -> Route:
@@ -162,5 +167,6 @@ def _route(name: str, created: int, revision: int, workers: list[WorkerState]) -
         workers=len(workers),
         context_tokens=min((state.context_tokens for state in workers if state.context_tokens), default=0),
         capabilities=frozenset(capability for state in workers for capability in state.capabilities),
+        unmetered=bool(workers) and all(state.unmetered for state in workers),
         can_resume=bool(workers) and all(CAPABILITY_RESUME in state.capabilities for state in workers),
     )

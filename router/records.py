@@ -24,6 +24,7 @@ class Record:
 
     __slots__ = (
         "attempt",
+        "attempt_usage",
         "begun_at",
         "budget_cut",
         "delivered_tokens",
@@ -55,7 +56,7 @@ class Record:
         self.attempt = 1
         self.owed = bool(identity.reservation)  # the current attempt's usage event is the router's to publish
         self.begun_at = time.monotonic()
-        self.ended_at = self.begun_at
+        self.ended_at: float | None = None
         self.published_at: float | None = None
         self.offered_at: float | None = None
         self.first_token_at: float | None = None
@@ -63,14 +64,15 @@ class Record:
         self.worker_id = ""
         self.input_tokens = 0
         self.delivered_tokens = 0  # by the current attempt
+        self.attempt_usage: TokenUsage | None = None  # what the worker counted, once the current attempt is complete
         self.usage: TokenUsage | None = None  # of the whole request, once it is complete
         self.finish_reason: FinishReason.ValueType = 0  # type: ignore[assignment]  # unspecified
         self.budget_cut: BudgetCut | None = None  # a budget ended the answer: for the client and the log
 
     @property
     def seconds(self) -> float:
-        """From arrival to end."""
-        return self.ended_at - self.begun_at
+        """From arrival to end, or until now."""
+        return (self.ended_at or time.monotonic()) - self.begun_at
 
     @property
     def queue_seconds(self) -> float | None:
@@ -112,16 +114,18 @@ class Record:
         self.owed = bool(self.identity.reservation)
         self.published_at = self.offered_at = self.ticket_time_ns = None
         self.delivered_tokens = 0
+        self.attempt_usage = None
         self.worker_id = ""
 
     def usage_event(self, error: UplionError | None, *, last: bool) -> billing.UsageEvent:
-        """The current attempt as the meter sees it, where no worker can tell.
+        """The current attempt as the meter sees it, where no worker can tell, or one may have died before it did.
 
         A lost worker's attempt counts what the client was given of it. Its prompt is counted once: by the attempt that
         completes, or here when none follows.
         """
         identity = self.identity
         now = time.monotonic()
+        ended = self.ended_at or now
         started = self.begun_at if self.published_at is None else self.published_at
         event = billing.UsageEvent(
             request_id=identity.request_id,
@@ -136,13 +140,17 @@ class Record:
             operation=self.operation.value,
             last=last,
         )
-        event.end_time.GetCurrentTime()
-        event.duration.FromNanoseconds(int((now - started) * 1e9))
+        event.end_time.FromNanoseconds(time.time_ns() - int((now - ended) * 1e9))
+        event.duration.FromNanoseconds(int((ended - started) * 1e9))
         if self.ticket_time_ns is not None:
             event.ticket_time.FromNanoseconds(self.ticket_time_ns)
         if (queued := self.queue_seconds) is not None:
             event.queue_duration.FromNanoseconds(int(queued * 1e9))
-        if self.delivered_tokens:
+        if self.attempt_usage is not None:
+            event.model_served = self.model
+            event.usage.CopyFrom(self.attempt_usage)
+            event.finish_reason = self.finish_reason
+        elif self.delivered_tokens:
             event.model_served = self.model
             event.usage.output_tokens = self.delivered_tokens
             if last:

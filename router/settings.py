@@ -1,6 +1,7 @@
 """What can be set on the router."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from common.settings import setting
@@ -39,8 +40,16 @@ class RouterSettings:
     pending_bytes: int = setting(
         1 << 18, doc="bytes of answer held for a reader slower than the engine; beyond it the engine is held back"
     )
+    spool_dir: Path | None = setting(
+        None,
+        doc="folder for usage events that NATS does not take; unset: they wait in memory, and die with the process",
+    )
+    spool_bytes: int = setting(256 << 20, doc="most bytes in that folder; requests are refused beyond four fifths")
     usage_pending: int = setting(
-        100_000, doc="usage events held while JetStream is away; beyond it the oldest are lost, loudly"
+        100_000, doc="usage events held in memory while they can be neither sent nor spooled; then the oldest are lost"
+    )
+    usage_remembered: int = setting(
+        20_000, doc="attempts whose usage can be told again when their worker dies before it did; about 1 kB each"
     )
     drain_seconds: float = setting(0.5, doc="seconds between NOT_SERVING and refusing new calls")
     grace_seconds: float = setting(30.0, doc="seconds running calls get to finish when the router stops")

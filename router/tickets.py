@@ -8,7 +8,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
@@ -79,10 +79,13 @@ class _Waiting:
 class Tickets:
     """Publishes tickets and hands out the first offer for each. Made by `open`."""
 
-    def __init__(self, client: Client, models: Models, settings: RouterSettings) -> None:
+    def __init__(
+        self, client: Client, models: Models, settings: RouterSettings, on_stray: Callable[[str], None]
+    ) -> None:
         self._client = client
         self._models = models
         self._settings = settings
+        self._on_stray = on_stray  # hears the id of an attempt that is offered although nobody waits for it
         self._loop = asyncio.get_running_loop()
         self._prefix = f"offers.{client.new_inbox().rpartition('.')[2]}"
         self._numbers = count(1)
@@ -90,9 +93,11 @@ class Tickets:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, client: Client, models: Models, settings: RouterSettings) -> AsyncIterator["Tickets"]:
+    async def open(
+        cls, client: Client, models: Models, settings: RouterSettings, on_stray: Callable[[str], None]
+    ) -> AsyncIterator["Tickets"]:
         """Takes offers while the block runs."""
-        tickets = cls(client, models, settings)
+        tickets = cls(client, models, settings, on_stray)
         subscription = await client.subscribe(
             f"{tickets._prefix}.>", cb=tickets._arrived, pending_msgs_limit=-1, pending_bytes_limit=-1
         )
@@ -226,7 +231,10 @@ class Tickets:
         except DecodeError:
             logger.error("an offer is not valid")
             return False
-        if waiting is None or waiting.accepted.done():
+        if waiting is None:
+            self._on_stray(names.attempt_id(offer.request_id, offer.attempt))
+            return False
+        if waiting.accepted.done():
             return False
         ticket = waiting.ticket
         if offer.request_id != ticket.request_id or offer.attempt != ticket.attempt:

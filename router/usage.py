@@ -1,87 +1,99 @@
-"""The usage events a router owes: for attempts that no worker can account for. They never delay an answer."""
+"""What the router tells the meter: of attempts that no worker can account for, and again of those whose worker died
+before its own event was safe. Telling twice is harmless: the event's id is its attempt's.
+"""
 
-import asyncio
 import logging
-from collections import deque
-from typing import Protocol
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
 
-import nats.errors
 from uplion.billing.v1.usage_event_pb2 import UsageEvent
 
-from common import metrics, names
+from common import telemetry
+from common.bus import TASK_ACK_WAIT_SECONDS, WORKER_TTL_SECONDS
+from common.outbox import Outbox
 
 logger = logging.getLogger(__name__)
 
-_BATCH = 64
-_RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0)
-_PUBLISH_SECONDS = 2.0
+REMEMBERED_SECONDS = 3 * TASK_ACK_WAIT_SECONDS  # a dead worker's ticket comes back after one ack wait
+# What a worker has not made safe within this long, it has on disk. Its entry in KV outlives it by the TTL.
+_UNSAFE_SECONDS = 5.0
+_GONE_SECONDS = _UNSAFE_SECONDS + WORKER_TTL_SECONDS
+_GONE_REMEMBERED = 1000
 
 
-class Publishing(Protocol):
-    """What the reporter needs of the bus."""
+class _Ended(NamedTuple):
+    """An attempt whose event its worker owes."""
 
-    async def publish(self, subject: str, payload: bytes, *, message_id: str = "", timeout: float = ...) -> None:
-        """Returns once the stream has it."""
+    at: float
+    worker_id: str
+    event: Callable[[], UsageEvent]
 
 
-class UsageReporter:
-    """Holds events until the USAGE stream has acknowledged them; `run` is its one task."""
+class Usage:
+    """Reports, and remembers for a while what others have to report."""
 
-    def __init__(self, bus: Publishing, capacity: int) -> None:
-        self._bus = bus
+    def __init__(self, outbox: Outbox, capacity: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._outbox = outbox
         self._capacity = capacity
-        self._events: deque[UsageEvent] = deque()
-        self._sending = 0
-        self._more = asyncio.Event()
-        self._empty = asyncio.Event()
-        self._empty.set()
+        self._clock = clock
+        self._ended: OrderedDict[str, _Ended] = OrderedDict()  # by the attempt's id, oldest first
+        self._gone: OrderedDict[str, float] = OrderedDict()  # workers, and when that was noticed
+
+    @property
+    def blocked(self) -> bool:
+        """What is begun now could perhaps not be billed."""
+        return self._outbox.blocked
 
     def report(self, event: UsageEvent) -> None:
         """Takes an event; returns at once."""
-        if len(self._events) >= self._capacity:
-            lost = self._events.popleft()
-            metrics.ROUTER_USAGE_LOST.inc()
-            logger.error("usage event lost: JetStream was away too long", extra={"lost_request_id": lost.request_id})
-        self._events.append(event)
-        self._empty.clear()
-        self._more.set()
+        self._outbox.put(event, traceparent=telemetry.traceparent.get())
 
-    async def run(self) -> None:
-        """Publishes for ever; an event that fails is tried again until it is acknowledged."""
-        failures = 0
-        while True:
-            await self._more.wait()
-            self._more.clear()
-            while self._events:
-                batch = [self._events.popleft() for _ in range(min(_BATCH, len(self._events)))]
-                failed: list[UsageEvent] = []
-                async with asyncio.TaskGroup() as tasks:
-                    for event in batch:
-                        tasks.create_task(self._publish(event, failed), name="usage event")
-                self._events.extendleft(reversed(failed))
-                if failed:
-                    await asyncio.sleep(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
-                    failures += 1
-                elif failures:
-                    failures = 0
-            self._empty.set()
+    def remember(self, attempt_id: str, worker_id: str, event: Callable[[], UsageEvent]) -> None:
+        """An attempt has ended, and its worker owes the event; `event` makes one as far as the router knows."""
+        now = self._clock()
+        if now - self._gone.get(worker_id, -_UNSAFE_SECONDS) < _UNSAFE_SECONDS:
+            self.report(event())
+            return
+        ended = self._ended
+        ended[attempt_id] = _Ended(now, worker_id, event)
+        while len(ended) > self._capacity or next(iter(ended.values())).at < now - REMEMBERED_SECONDS:
+            ended.popitem(last=False)
 
-    async def _publish(self, event: UsageEvent, failed: list[UsageEvent]) -> None:
-        try:
-            await self._bus.publish(
-                names.usage_subject(event.model),
-                event.SerializeToString(),
-                message_id=names.attempt_id(event.request_id, event.attempt),
-                timeout=_PUBLISH_SECONDS,
-            )
-        except (nats.errors.Error, TimeoutError, ConnectionError) as problem:
-            failed.append(event)
-            logger.warning("usage event not published yet", extra={"problem": repr(problem)})
+    def tell_again(self, attempt_id: str) -> None:
+        """The ticket of an attempt has come back, so its worker did not settle it."""
+        ended = self._ended.pop(attempt_id, None)
+        if ended is not None:
+            logger.warning("usage told for a lost worker", extra={"worker_id": ended.worker_id, "attempts": 1})
+            self.report(ended.event())
 
-    async def drain(self, seconds: float) -> None:
-        """Waits until everything reported is acknowledged; says so if that takes too long."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._empty.wait()
-        except TimeoutError:
-            logger.error("usage events lost at exit: JetStream is away", extra={"count": len(self._events)})
+    def worker_broke(self, worker_id: str) -> None:
+        """A worker broke off in the middle of a run: what it had just ended may never have reached the stream."""
+        self._tell_for(worker_id, _UNSAFE_SECONDS)
+
+    def worker_lives(self, worker_id: str) -> None:
+        """It offers itself: it will tell itself what it owes."""
+        self._gone.pop(worker_id, None)
+
+    def worker_gone(self, worker_id: str) -> None:
+        """A worker has not said for a while that it is there."""
+        self._tell_for(worker_id, _GONE_SECONDS)
+
+    def _tell_for(self, worker_id: str, seconds: float) -> None:
+        now = self._clock()
+        if seconds == _UNSAFE_SECONDS and now - self._gone.get(worker_id, -1.0) < 1.0:
+            return  # each of its runs says so
+        self._gone[worker_id] = now
+        if len(self._gone) > _GONE_REMEMBERED:
+            self._gone.popitem(last=False)
+        found: list[str] = []
+        for attempt_id, ended in reversed(self._ended.items()):
+            if ended.at < now - seconds:
+                break
+            if ended.worker_id == worker_id:
+                found.append(attempt_id)
+        if found:
+            logger.warning("usage told for a lost worker", extra={"worker_id": worker_id, "attempts": len(found)})
+        for attempt_id in reversed(found):
+            self.report(self._ended.pop(attempt_id).event())

@@ -25,6 +25,7 @@ class State:
         self.folder = folder.expanduser().absolute()
         self.logs = self.folder / "logs"
         self.keys_file = self.folder / "keys.json"
+        self.spool = self.folder / "spool"  # usage events that NATS did not take, of the router and all workers
 
     def log(self, part: str) -> Path:
         """Where a part writes."""

@@ -109,6 +109,7 @@ class Wiring:
             publish_seconds=_PUBLISH_SECONDS,
             drain_seconds=0.0,
             grace_seconds=grace_seconds,
+            spool_dir=self._state.spool,
         )
         environment = settings.dump(authz) | settings.dump(router)
         if index == 0:

@@ -64,6 +64,7 @@ class LocalWorkplace:
             nats_url=self._nats_url,
             revision=revision,
             drain_grace_seconds=self._grace_seconds,
+            spool_dir=self._state.spool,
         )
         # A worker sees the user's own variables: proxies, hub tokens, accelerators. Those of other parts it does not.
         outer = {

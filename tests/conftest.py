@@ -127,9 +127,7 @@ async def postgres_database(postgres_url: str) -> AsyncIterator[str]:
         await connection.close()
 
 
-@pytest.fixture
-def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerFactory]:
-    """Starts a server of the test's own ("nats", "postgres", "valkey") that it may kill and start again."""
+def _server_factory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerFactory]:
     started: list[RunningServer] = []
 
     def start(kind: str) -> RunningServer:
@@ -140,3 +138,15 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerFac
     yield start
     for running in started:
         running.process.kill()
+
+
+@pytest.fixture
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerFactory]:
+    """Starts a server of the test's own ("nats", "postgres", "valkey") that it may kill and start again."""
+    yield from _server_factory(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def start_module_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerFactory]:
+    """As start_server, for all tests of a module."""
+    yield from _server_factory(tmp_path_factory)

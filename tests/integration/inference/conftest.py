@@ -3,7 +3,8 @@
 import asyncio
 import sys
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,15 @@ from worker_fakes import WAIT_SECONDS, StartWorker, Worker, fake_router, manifes
 
 
 @pytest.fixture
-async def start_worker(nats_url: str, tmp_path: Path) -> AsyncIterator[StartWorker]:
-    """Starts a worker of a fresh model; keywords are its manifest's spec."""
+async def start_worker_at(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Worker]]]:
+    """Starts a worker of a fresh model at a NATS, with a spool or without; keywords are its manifest's spec."""
     async with asyncio.TaskGroup() as tasks:
         workers: list[tuple[Worker, Any]] = []
 
-        async def start(model: str = "", **spec: Any) -> Worker:
+        async def start(nats_url: str, spool: Path | None, model: str = "", **spec: Any) -> Worker:
             model = model or f"m{uuid.uuid4().hex[:8]}"
-            settings = InferenceSettings(manifest_file(tmp_path, model, **spec), nats_url, drain_grace_seconds=15.0)
+            manifest = manifest_file(tmp_path, model, **spec)
+            settings = InferenceSettings(manifest, nats_url, drain_grace_seconds=15.0, spool_dir=spool)
             stop = asyncio.Event()
             task = tasks.create_task(app.main(settings, stop))
             context = fake_router(nats_url, model)
@@ -43,3 +45,9 @@ async def start_worker(nats_url: str, tmp_path: Path) -> AsyncIterator[StartWork
             if not worker.task.done():
                 await worker.ended()
             await context.__aexit__(None, None, None)
+
+
+@pytest.fixture
+def start_worker(nats_url: str, start_worker_at: Callable[..., Awaitable[Worker]]) -> StartWorker:
+    """Starts a worker of a fresh model; keywords are its manifest's spec."""
+    return partial(start_worker_at, nats_url, None)

@@ -50,6 +50,7 @@ class SeamWorker(worker_service_pb2_grpc.WorkerServiceServicer):
     model: str
     script: Script = hello
     slots: int = 64
+    mute: bool = False  # tells the meter nothing, as one that dies before it did
     capabilities: tuple[int, ...] = ALL
     worker_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     address: str = ""
@@ -78,6 +79,8 @@ class SeamWorker(worker_service_pb2_grpc.WorkerServiceServicer):
             raise
 
     async def publish(self, request: run_pb2.RunRequest, status: int, usage: sampling_pb2.TokenUsage) -> None:
+        if self.mute:
+            return
         ticket = request.ticket
         event = billing.UsageEvent(
             request_id=ticket.request_id,
@@ -97,7 +100,7 @@ class SeamWorker(worker_service_pb2_grpc.WorkerServiceServicer):
         await self.bus.nc.close()
         await self.server.stop(None)
 
-    async def announce(self, *, draining: bool = False) -> None:
+    async def announce(self, *, draining: bool = False, unmetered: bool = False) -> None:
         state = worker_state_pb2.WorkerState(
             worker_id=self.worker_id,
             address=self.address,
@@ -105,9 +108,14 @@ class SeamWorker(worker_service_pb2_grpc.WorkerServiceServicer):
             capabilities=self.capabilities,  # type: ignore[arg-type]
             context_tokens=2048,
             draining=draining,
+            unmetered=unmetered,
         )
         bucket = await self.bus.js.key_value(KV_WORKERS)
         await bucket.put(self.worker_id, state.SerializeToString())
+
+    async def vanish(self) -> None:
+        """As its entry's time runs out."""
+        await (await self.bus.js.key_value(KV_WORKERS)).delete(self.worker_id)
 
     async def take_tickets(self) -> None:
         consumer = await self.bus.ensure_task_consumer(self.model)

@@ -1,69 +1,95 @@
-"""Owed usage events: never in the way of an answer, and sent until they are acknowledged."""
+"""What the router tells the meter: of attempts without a worker, and again of those whose worker died too soon."""
 
-import asyncio
-from collections.abc import AsyncIterator
+import time
 
-import nats.errors
 import pytest
 from uplion.billing.v1 import usage_event_pb2 as billing
+from uplion.inference.v1.sampling_pb2 import FINISH_REASON_STOP, TokenUsage
 
 from common.errors import Reason, UplionError
 from common.identity import Identity
 from router.jobs import Operation
 from router.records import Record
-from router.usage import UsageReporter
+from router.usage import Usage
 
 
-class Bus:
-    """Fails as often as it is told to."""
+class Outbox:
+    """Takes everything."""
 
     def __init__(self) -> None:
-        self.failures = 0
-        self.sent: list[tuple[str, str]] = []
+        self.blocked = False
+        self.events: list[billing.UsageEvent] = []
 
-    async def publish(self, subject: str, payload: bytes, *, message_id: str = "", timeout: float = 0) -> None:
-        if self.failures:
-            self.failures -= 1
-            raise nats.errors.NoRespondersError
-        self.sent.append((subject, message_id))
+    def put(self, event: billing.UsageEvent, *, traceparent: str = "") -> None:
+        self.events.append(event)
 
-
-@pytest.fixture
-async def reporter() -> AsyncIterator[tuple[UsageReporter, Bus]]:
-    bus = Bus()
-    reporting = UsageReporter(bus, 3)
-    task = asyncio.create_task(reporting.run())
-    yield reporting, bus
-    task.cancel()
-    await asyncio.wait([task])
+    def taken(self) -> list[str]:
+        """The requests of what came since the last time."""
+        requests = [event.request_id for event in self.events]
+        self.events.clear()
+        return requests
 
 
-def event(number: int) -> billing.UsageEvent:
-    return billing.UsageEvent(request_id=f"r{number}", attempt=1, model="m")
+class World:
+    """A Usage whose clock is the test's."""
+
+    def __init__(self, capacity: int = 100) -> None:
+        self.now = 1000.0
+        self.outbox = Outbox()
+        self.usage = Usage(self.outbox, capacity, lambda: self.now)  # type: ignore[arg-type]
+
+    def ended(self, name: str, worker: str = "w") -> None:
+        self.usage.remember(name, worker, lambda: billing.UsageEvent(request_id=name))
 
 
-async def test_an_event_is_tried_until_it_is_acknowledged(reporter: tuple[UsageReporter, Bus]) -> None:
-    reporting, bus = reporter
-    bus.failures = 2
-    reporting.report(event(1))
-    await reporting.drain(5)
-    assert bus.sent == [("usage.m", "r1.1")]
+def test_an_attempt_whose_ticket_comes_back_is_told_once() -> None:
+    world = World()
+    world.ended("a")
+    world.ended("b")
+    world.usage.tell_again("a")
+    world.usage.tell_again("a")
+    world.usage.tell_again("unknown")
+    assert world.outbox.taken() == ["a"]
 
 
-async def test_the_oldest_is_lost_when_too_many_wait(reporter: tuple[UsageReporter, Bus]) -> None:
-    reporting, bus = reporter
-    for number in range(5):
-        reporting.report(event(number))
-    await reporting.drain(5)
-    assert [identifier for _, identifier in bus.sent] == ["r2.1", "r3.1", "r4.1"]
+def test_what_a_worker_had_just_ended_is_told_when_it_breaks_off() -> None:
+    world = World()
+    world.ended("old")
+    world.now += 6
+    world.ended("other", "another")
+    world.ended("new")
+    world.usage.worker_broke("w")
+    world.usage.worker_broke("w")
+    assert world.outbox.taken() == ["new"]
+    world.ended("late")  # its reader was slow: the router saw its end only now
+    assert world.outbox.taken() == ["late"]
+    world.now += 6
+    world.ended("back again")
+    assert world.outbox.taken() == []
 
 
-async def test_a_drain_ends_in_time_even_when_nobody_takes_the_events(reporter: tuple[UsageReporter, Bus]) -> None:
-    reporting, bus = reporter
-    bus.failures = 10**9
-    reporting.report(event(1))
-    async with asyncio.timeout(60):
-        await reporting.drain(0.05)
+def test_a_worker_that_vanished_may_have_died_as_long_ago_as_its_entry_lives() -> None:
+    world = World()
+    world.ended("older")
+    world.now += 5
+    world.ended("old")
+    world.now += 12
+    world.usage.worker_gone("w")
+    assert world.outbox.taken() == ["old"]
+
+
+def test_what_is_remembered_is_bounded_by_number_and_age() -> None:
+    world = World(capacity=2)
+    for name in "abc":
+        world.ended(name)
+    for name in "abc":
+        world.usage.tell_again(name)
+    assert world.outbox.taken() == ["b", "c"]
+    world.ended("d")
+    world.now += 91
+    world.ended("e")
+    world.usage.tell_again("d")
+    assert world.outbox.taken() == []
 
 
 IDENTITY = Identity("acme", "key1", "res1", "m", "gold", None, None, "r1")
@@ -103,3 +129,17 @@ def test_a_lost_attempt_counts_what_was_delivered_and_its_prompt_only_when_it_is
 def test_nothing_is_owed_without_a_reservation() -> None:
     identity = Identity("acme", "key1", "", "m", "default", None, None, "r1")
     assert not Record(identity, Operation.CHAT, "openai").owed
+
+
+def test_a_completed_attempt_is_told_as_its_worker_would_have() -> None:
+    record = Record(IDENTITY, Operation.CHAT, "openai")
+    record.model, record.ticket_time_ns, record.finish_reason = "m", 5_000_000_000, FINISH_REASON_STOP
+    record.attempt_usage = TokenUsage(input_tokens=10, cached_tokens=3, output_tokens=4)
+    record.delivered_tokens = 4
+    ended = time.time()
+    record.ended_at = time.monotonic()
+    event = record.usage_event(None, last=True)
+    assert event.usage == record.attempt_usage
+    assert (event.status, event.finish_reason) == (billing.ATTEMPT_STATUS_COMPLETED, FINISH_REASON_STOP)
+    assert (event.ticket_time.seconds, event.model_served, event.last) == (5, "m", True)
+    assert abs(event.end_time.ToNanoseconds() / 1e9 - ended) < 1.0

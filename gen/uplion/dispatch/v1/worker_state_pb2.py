@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%uplion/dispatch/v1/worker_state.proto\x12\x12uplion.dispatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbb\x02\n\x0bWorkerState\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12\x13\n\x0bslots_total\x18\x05 \x01(\r\x12\x12\n\nslots_free\x18\x06 \x01(\r\x12\x0e\n\x06queued\x18\x07 \x01(\r\x12\x11\n\tcache_use\x18\x08 \x01(\x02\x12\x16\n\x0e\x63ontext_tokens\x18\t \x01(\r\x12\x34\n\x0c\x63\x61pabilities\x18\n \x03(\x0e\x32\x1e.uplion.dispatch.v1.Capability\x12.\n\nstart_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03pid\x18\x0c \x01(\r\x12\x10\n\x08\x64raining\x18\r \x01(\x08*\x89\x01\n\nCapability\x12\x1a\n\x16\x43\x41PABILITY_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43\x41PABILITY_CHAT\x10\x01\x12\x19\n\x15\x43\x41PABILITY_COMPLETION\x10\x02\x12\x18\n\x14\x43\x41PABILITY_EMBEDDING\x10\x03\x12\x15\n\x11\x43\x41PABILITY_RESUME\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%uplion/dispatch/v1/worker_state.proto\x12\x12uplion.dispatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xce\x02\n\x0bWorkerState\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12\x13\n\x0bslots_total\x18\x05 \x01(\r\x12\x12\n\nslots_free\x18\x06 \x01(\r\x12\x0e\n\x06queued\x18\x07 \x01(\r\x12\x11\n\tcache_use\x18\x08 \x01(\x02\x12\x16\n\x0e\x63ontext_tokens\x18\t \x01(\r\x12\x34\n\x0c\x63\x61pabilities\x18\n \x03(\x0e\x32\x1e.uplion.dispatch.v1.Capability\x12.\n\nstart_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03pid\x18\x0c \x01(\r\x12\x10\n\x08\x64raining\x18\r \x01(\x08\x12\x11\n\tunmetered\x18\x0e \x01(\x08*\x89\x01\n\nCapability\x12\x1a\n\x16\x43\x41PABILITY_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43\x41PABILITY_CHAT\x10\x01\x12\x19\n\x15\x43\x41PABILITY_COMPLETION\x10\x02\x12\x18\n\x14\x43\x41PABILITY_EMBEDDING\x10\x03\x12\x15\n\x11\x43\x41PABILITY_RESUME\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'uplion.dispatch.v1.worker_state_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CAPABILITY']._serialized_start=413
-  _globals['_CAPABILITY']._serialized_end=550
+  _globals['_CAPABILITY']._serialized_start=432
+  _globals['_CAPABILITY']._serialized_end=569
   _globals['_WORKERSTATE']._serialized_start=95
-  _globals['_WORKERSTATE']._serialized_end=410
+  _globals['_WORKERSTATE']._serialized_end=429
 # @@protoc_insertion_point(module_scope)

@@ -71,6 +71,7 @@ class WorkerState(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     PID_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    UNMETERED_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """Unique for each start of a worker."""
     address: _builtins.str
@@ -93,6 +94,8 @@ class WorkerState(_message.Message):
     """Its process on this host, for the local supervisor; unset elsewhere."""
     draining: _builtins.bool
     """It takes no new work and ends when what it holds is done."""
+    unmetered: _builtins.bool
+    """Its usage cannot be stored, so it takes no work until it can; unset means all is well."""
     @_builtins.property
     def capabilities(self) -> _containers.RepeatedScalarFieldContainer[Global___Capability.ValueType]:
         """What its engine can do; the router refuses what is missing."""
@@ -117,10 +120,11 @@ class WorkerState(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         pid: _builtins.int = ...,
         draining: _builtins.bool = ...,
+        unmetered: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "cache_use", b"cache_use", "capabilities", b"capabilities", "context_tokens", b"context_tokens", "draining", b"draining", "model", b"model", "pid", b"pid", "queued", b"queued", "revision", b"revision", "slots_free", b"slots_free", "slots_total", b"slots_total", "start_time", b"start_time", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "cache_use", b"cache_use", "capabilities", b"capabilities", "context_tokens", b"context_tokens", "draining", b"draining", "model", b"model", "pid", b"pid", "queued", b"queued", "revision", b"revision", "slots_free", b"slots_free", "slots_total", b"slots_total", "start_time", b"start_time", "unmetered", b"unmetered", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,4 +1,4 @@
-"""One inbox for everything a worker asks of NATS without waiting in a task: offers, publish acks, double acks.
+"""One inbox for everything that is asked of NATS without waiting in a task: offers, publish acks, double acks.
 
 A request of nats-py costs a future, a timer and a task switch; here an answer is one dictionary look-up.
 """
