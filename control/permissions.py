@@ -2,6 +2,7 @@
 
 from __future__ import annotations  # grpc's classes are generic in the stubs only
 
+import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -133,15 +134,23 @@ class ScopesInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or method.startswith(_HEALTH):
             return handler
-        if handler.unary_unary is None:
-            raise TypeError(f"{method}: the admin API has methods without streams only")
-        behavior: Any = handler.unary_unary
+        behavior: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
+        if behavior is None:
+            raise TypeError(f"{method}: no method of the admin API streams its requests")
 
         async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
                 admit(method, ((name, value) for name, value in context.invocation_metadata() or ()))
             except UplionError as problem:
                 await abort(context, problem)
-            return await behavior(request, context)
+            answer = behavior(request, context)
+            if inspect.isawaitable(answer):
+                return await answer
+            async for message in answer:
+                await context.write(message)
+            return None
 
-        return grpc.unary_unary_rpc_method_handler(call, handler.request_deserializer, handler.response_serializer)
+        wrap = (
+            grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
+        )
+        return wrap(call, handler.request_deserializer, handler.response_serializer)

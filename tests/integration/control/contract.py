@@ -19,16 +19,23 @@ class Method:
     name: str
     request: type[Message]
     response: type[Message]
+    streams: bool
 
     @property
     def path(self) -> str:
         return f"/uplion.control.v1.{self.service}/{self.name}"
 
     def on(self, channel: Any) -> Any:
-        """To be called on a channel."""
-        return channel.unary_unary(
+        """To be called on a channel; a stream is answered with the list of its messages."""
+        make = channel.unary_stream if self.streams else channel.unary_unary
+        call = make(
             self.path, request_serializer=self.request.SerializeToString, response_deserializer=self.response.FromString
         )
+
+        async def whole(request: Message, **options: Any) -> list[Message]:
+            return [message async for message in call(request, **options)]
+
+        return whole if self.streams else call
 
 
 @cache
@@ -39,5 +46,5 @@ def every_method() -> tuple[Method, ...]:
             for service in importlib.import_module(module.name).DESCRIPTOR.services_by_name.values():
                 for method in service.methods:
                     request, response = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
-                    found.append(Method(service.name, method.name, request, response))
+                    found.append(Method(service.name, method.name, request, response, method.server_streaming))
     return tuple(found)

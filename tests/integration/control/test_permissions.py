@@ -23,7 +23,7 @@ REFUSED = (Reason.PERMISSION_DENIED, Reason.NOT_FOUND)
 
 @pytest.fixture
 async def tenants(control, database):
-    """Two accounts, each with a project, a key of it, a request in the ledger, and a word that its objects alone hold."""
+    """Two accounts, each with a project, a key of it, a request in the ledger, and a word its objects alone hold."""
     made = {}
     for name in ("a", "b"):
         labels = {"word": f"canary-{name}"}
