@@ -1,15 +1,23 @@
 """The service: connects everything in order, consumes until told to stop."""
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from billing.consumer import Consumer
+from billing.leading import Duty, lead
 from billing.retention import keep_small
+from billing.sampling import EVERY_SECONDS, Sampling
 from billing.settings import BillingSettings
 from billing.settlement import connect_settlement
 from billing.store import SCHEMA_VERSION, Ledger
-from common.bus import connect_bus
+from common.bus import Bus, connect_bus
 from common.database import connect_pool, wait_for_schema
 from common.lifecycle import announce_ready
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    Pool = asyncpg.Pool[asyncpg.Record]
 
 _BATCH_SECONDS = 30.0  # the longest a transaction may take
 
@@ -28,6 +36,13 @@ async def main(settings: BillingSettings, stop: asyncio.Event) -> None:
         await wait_for_schema(pool, SCHEMA_VERSION, seconds=settings.schema_seconds)
         announce_ready("billing")
         async with asyncio.TaskGroup() as tasks:
+            leader = tasks.create_task(lead(settings.postgres_url, _duties(bus, pool)), name="billing lead")
             keeper = tasks.create_task(keep_small(pool, settings.retention_months), name="billing retention")
             await Consumer(bus, Ledger(pool), settlement, settings).run(stop)
             keeper.cancel()
+            leader.cancel()
+
+
+def _duties(bus: Bus, pool: "Pool") -> list[Duty]:
+    """What one billing process does for all."""
+    return [Duty("sampling", EVERY_SECONDS, Sampling(bus, pool).sample)]

@@ -232,6 +232,13 @@ def _measure(last: Message, entries: Sequence[Entry], recorded: Recorded) -> Non
     metrics.BILLING_EVENTS.labels("new").inc(recorded.new)
     metrics.BILLING_EVENTS.labels("duplicate").inc(recorded.duplicates)
     metrics.BILLING_UNPRICED.inc(recorded.unpriced)
+    counted = recorded.counted
+    metrics.BILLING_REQUESTS.inc(counted.requests)
+    for kind, tokens in counted.tokens.items():
+        metrics.BILLING_TOKENS.labels(kind).inc(tokens)
+    for currency, cost in counted.cost.items():
+        metrics.BILLING_COST.labels(currency).inc(float(cost))
+    metrics.BILLING_UNPRICED_TOKENS.inc(counted.unpriced_tokens)
     metrics.BILLING_BATCH_EVENTS.observe(len(entries))
     oldest = min(entry.end_time for entry in entries).timestamp()
     metrics.BILLING_LAG.observe(max(0.0, time.time() - oldest))

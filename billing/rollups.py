@@ -80,6 +80,16 @@ class Totals:
     cost_millionths: dict[tuple[Balance, str], int] = field(default_factory=dict)  # by balance and currency
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What a batch added, in all: the numbers of its metrics."""
+
+    requests: int = 0
+    tokens: dict[str, int] = field(default_factory=dict)  # by class; every token is in one
+    cost: dict[str, Decimal] = field(default_factory=dict)  # by currency
+    unpriced_tokens: int = 0
+
+
 class _Sum:
     """What one group of entries adds. `compute` in microseconds, `units` of money as pricing counts it."""
 
@@ -128,6 +138,27 @@ class Sums:
         if entry.compute_seconds:
             group.compute += round(entry.compute_seconds * 1e6)
         group.units += units
+
+    def counted(self) -> Counted:
+        """All groups together."""
+        whole = _Sum()
+        units: dict[str, int] = defaultdict(int)
+        unpriced_tokens = 0
+        for group, added in self._groups.items():
+            currency, policy = group[6], group[8]
+            whole.add(added)
+            if currency:
+                units[currency] += added.units
+            elif policy != Action.WAIVE.value:
+                unpriced_tokens += added.input + added.output
+        tokens = {
+            "input": whole.input - whole.cached - whole.cache_write,
+            "cached_input": whole.cached,
+            "cache_write": whole.cache_write,
+            "output": whole.output - whole.reasoning,
+            "reasoning": whole.reasoning,
+        }
+        return Counted(whole.requests, tokens, {name: amount(units[name]) for name in units}, unpriced_tokens)
 
     async def write(self, connection: "Connection") -> Totals:
         """Adds everything, each table in sorted order, and says what it became."""

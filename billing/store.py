@@ -17,14 +17,14 @@ from billing import chain, policy
 from billing.entry import Entry
 from billing.policy import Action
 from billing.pricing import Charge, Price, PriceList, amount
-from billing.rollups import Sums, Totals, read_totals
+from billing.rollups import Counted, Sums, Totals, read_totals
 from billing.slicing import slices
 
 if TYPE_CHECKING:
     Pool = asyncpg.Pool[asyncpg.Record]
     Connection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
 
-SCHEMA_VERSION = 5  # the oldest schema this module works with
+SCHEMA_VERSION = 6  # the oldest schema this module works with
 
 _COLUMNS = {
     "request_id": "text",
@@ -105,6 +105,7 @@ class Recorded:
     duplicates: int
     unpriced: int  # of the new ones: used something, and nobody knows what it costs
     totals: Totals  # of everything the batch touched, duplicates included
+    counted: Counted  # of the new ones
 
 
 class Ledger:
@@ -163,7 +164,7 @@ class Ledger:
         if len(fresh) < delivered:
             known = await read_totals(connection, batch.values())
             totals = Totals(known.tokens | totals.tokens, known.cost_millionths | totals.cost_millionths)
-        return Recorded(len(fresh), delivered - len(fresh), unpriced, totals)
+        return Recorded(len(fresh), delivered - len(fresh), unpriced, totals, sums.counted())
 
     async def _ensure_partitions(self, months: set[date]) -> None:
         for month in sorted(months - self._months):

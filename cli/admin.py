@@ -102,6 +102,13 @@ class Admin:
         """The answer to any call of the admin API."""
         return self._call(getattr(stub(self._channel), method), request)
 
+    def stream(self, stub: Callable[[grpc.Channel], Any], method: str, request: Message) -> Iterator[Any]:
+        """The answers to a call that sends many; it may take as long as it takes."""
+        try:
+            yield from getattr(stub(self._channel), method)(request, metadata=self._metadata)
+        except grpc.RpcError as problem:
+            raise CommandError(_sentence(problem)) from problem
+
     def _call(self, method: Callable[..., R], request: Message) -> R:
         try:
             return method(request, metadata=self._metadata, timeout=_TIMEOUT_SECONDS)

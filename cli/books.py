@@ -1,12 +1,13 @@
-"""The admin API's money, as commands use it: prices, usage; decimals stay text, so that no digit is lost."""
+"""The admin API's money, as commands use it: prices, usage, statements. Decimals stay text, so no digit is lost."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from uplion.control.v1 import price_pb2, usage_pb2
+from uplion.control.v1 import price_pb2, statement_pb2, usage_pb2
 from uplion.control.v1.price_service_pb2_grpc import PriceServiceStub
+from uplion.control.v1.statement_service_pb2_grpc import StatementServiceStub
 from uplion.control.v1.usage_service_pb2_grpc import UsageServiceStub
 
 from cli.admin import Admin, shown_time
@@ -76,6 +77,84 @@ def usage(api: Admin, part: Part, by: str | None, order: str | None, top: int) -
     if order is not None:
         request.order = usage_pb2.UsageOrder.Value(f"USAGE_ORDER_{order.upper()}")
     return [_usage(row) for row in api.call(UsageServiceStub, "QueryUsage", request).rows]
+
+
+def export(api: Admin, part: Part, form: str) -> Iterator[bytes]:
+    """Usage as a file, in pieces."""
+    request = part.fill(usage_pb2.ExportUsageRequest())
+    request.format = usage_pb2.ExportFormat.Value(f"EXPORT_FORMAT_{form.upper()}")
+    for piece in api.stream(UsageServiceStub, "ExportUsage", request):
+        yield piece.data
+
+
+def margin(
+    api: Admin, model: str, start: datetime | None, end: datetime | None, gpu_hour_cost: str
+) -> list[dict[str, Any]]:
+    """What models earned beside the time that their engines were there."""
+    request = usage_pb2.QueryMarginRequest(model=model, gpu_hour_cost=gpu_hour_cost)
+    for name, moment in (("start_time", start), ("end_time", end)):
+        if moment is not None:
+            getattr(request, name).FromDatetime(_utc(moment))
+    return [
+        {
+            "model": row.model,
+            "currency": row.currency,
+            "revenue": row.revenue,
+            "busy_seconds": row.busy_duration.ToMicroseconds() / 1e6,
+            "available_seconds": row.available_duration.ToMicroseconds() / 1e6,
+            "idle_share": row.idle_share if row.HasField("idle_share") else None,
+            "revenue_per_available_hour": row.revenue_per_available_hour or None,
+            "margin": row.margin or None,
+        }
+        for row in api.call(UsageServiceStub, "QueryMargin", request).rows
+    ]
+
+
+def statement(api: Admin, account: str, month: str) -> dict[str, Any]:
+    """An account's month."""
+    request = statement_pb2.GetStatementRequest(account=account, month=month)
+    found = api.call(StatementServiceStub, "GetStatement", request).statement
+    return {
+        "account": found.account,
+        "account_name": found.account_name,
+        "month": found.month,
+        "final": found.final,
+        "lines": [
+            {
+                "project": line.project,
+                "key": line.key,
+                "model": line.model,
+                "currency": line.currency,
+                "charges": _charges(line.charges),
+                "cost": line.cost,
+            }
+            for line in found.lines
+        ],
+        "totals": [
+            {"currency": total.currency, "charges": _charges(total.charges), "cost": total.cost}
+            for total in found.totals
+        ],
+        "unpriced_requests": found.unpriced_requests,
+        "unpriced_tokens": found.unpriced_tokens,
+        "opening_head": _head(found.opening_head),
+        "closing_head": _head(found.closing_head),
+        "create_time": shown_time(found, "create_time"),
+    }
+
+
+def _charges(charges: Iterable[statement_pb2.UsageCharge]) -> list[dict[str, str]]:
+    return [
+        {
+            "class": statement_pb2.UsageClass.Name(charge.usage_class).removeprefix("USAGE_CLASS_").lower(),
+            "quantity": charge.quantity,
+            "cost": charge.cost,
+        }
+        for charge in charges
+    ]
+
+
+def _head(head: statement_pb2.ChainHead) -> dict[str, Any]:
+    return {"link": head.link, "digest": head.digest.hex()}
 
 
 def _usage(row: usage_pb2.UsageRow) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 import functools
 import json
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import typer
@@ -48,6 +50,23 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
 def print_json(value: object) -> None:
     """One object, on one line for programs and indented for a terminal."""
     print(json.dumps(value, indent=2 if sys.stdout.isatty() else None), flush=True)
+
+
+def write_file(file: Path | None, pieces: Iterable[bytes]) -> int:
+    """Writes pieces as they come, to standard output without a file; the bytes written. A file is there as a whole or
+    not at all, and readable by its owner only."""
+    if file is None:
+        return sum(sys.stdout.buffer.write(piece) for piece in pieces)
+    part = file.with_name(f".{file.name}.part")
+    try:
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+            written_bytes = sum(stream.write(piece) for piece in pieces)
+        part.replace(file)
+    except OSError as problem:
+        raise CommandError(f"{file} cannot be written: {problem.strerror}") from problem
+    finally:
+        part.unlink(missing_ok=True)
+    return written_bytes
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

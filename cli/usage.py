@@ -2,12 +2,13 @@
 
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cli.options import JsonOption, StateOption, state_of
-from cli.output import command, print_json, print_table
+from cli.output import command, print_json, print_table, write_file
 
 app = typer.Typer(help="Show what was used and what it cost.")
 
@@ -29,6 +30,14 @@ class Order(StrEnum):
 
     cost = "cost"
     tokens = "tokens"
+
+
+class Format(StrEnum):
+    """How an export is written."""
+
+    csv = "csv"
+    json = "json"
+    focus = "focus"
 
 
 FromOption = Annotated[
@@ -90,3 +99,68 @@ def usage(
         for row in rows
     ]
     print_table((by.value if by else "usage", "requests", "input", "cached", "output", "cost", "unpriced"), cells)
+
+
+@app.command("export")
+@command
+def export(
+    form: Annotated[Format, typer.Option("--format", help="focus is CSV in the columns of FOCUS 1.2.")] = Format.csv,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to.", show_default="standard output")
+    ] = None,
+    start: FromOption = None,
+    end: ToOption = None,
+    account: AccountOption = "",
+    project: ProjectOption = "",
+    key: KeyOption = "",
+    model: ModelOption = "",
+    tier: TierOption = "",
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write usage to a file, a line for each hour, account, project, key, model and tier."""
+    from cli import books
+    from cli.admin import admin
+
+    part = books.Part(account, project, key, model, tier, start, end)
+    with admin(state_of(state)) as api:
+        written_bytes = write_file(output, books.export(api, part, form.value))
+    if output is not None:
+        told = {"file": str(output), "bytes": written_bytes}
+        print_json(told) if as_json else typer.echo(f"{written_bytes} bytes in {output}")
+
+
+@app.command("margin")
+@command
+def margin(
+    gpu_hour_cost: Annotated[
+        str, typer.Option(metavar="AMOUNT", help="What an hour of a worker costs, in the currency of the revenue.")
+    ] = "",
+    start: FromOption = None,
+    end: ToOption = None,
+    model: ModelOption = "",
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what models earned beside the time that their engines worked and were there."""
+    from cli import books
+    from cli.admin import admin
+
+    with admin(state_of(state)) as api:
+        rows = books.margin(api, model, start, end, gpu_hour_cost)
+    if as_json:
+        print_json(rows)
+        return
+    cells = [
+        (
+            row["model"],
+            f"{row['revenue']} {row['currency']}" if row["currency"] else None,
+            round(row["busy_seconds"], 1),
+            round(row["available_seconds"], 1),
+            None if row["idle_share"] is None else f"{row['idle_share']:.1%}",
+            row["revenue_per_available_hour"],
+            row["margin"],
+        )
+        for row in rows
+    ]
+    print_table(("model", "revenue", "busy s", "available s", "idle", "revenue per hour", "margin"), cells)

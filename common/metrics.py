@@ -10,6 +10,14 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 # --- billing ------------------------------------------------------------------------------------------
 BILLING_EVENTS = Counter("uplion_billing_events", "Usage events taken: new, duplicate or dead", ["outcome"])
 BILLING_UNPRICED = Counter("uplion_billing_unpriced_events", "New events whose model had no price")
+BILLING_REQUESTS = Counter("uplion_billing_requests", "Requests that were billed, however many attempts each took")
+BILLING_TOKENS = Counter(
+    "uplion_billing_tokens", "Tokens in the ledger: input, cached_input, cache_write, output, reasoning", ["kind"]
+)
+BILLING_COST = Counter("uplion_billing_cost", "What was billed, in its currency", ["currency"])
+BILLING_UNPRICED_TOKENS = Counter("uplion_billing_unpriced_tokens", "Of the tokens: those without a price")
+BILLING_LEADER = Gauge("uplion_billing_leader", "1 in the billing process that does what one of them does for all")
+BILLING_DUTY_FAILURES = Counter("uplion_billing_duty_failures", "Failures of what the leader does", ["duty"])
 BILLING_BATCH_EVENTS = Histogram(
     "uplion_billing_batch_events", "Events in one transaction", buckets=(1, 5, 20, 100, 500, 1000, 2500, 5000)
 )

@@ -14,6 +14,7 @@ from uplion.control.v1.model_service_pb2_grpc import add_ModelServiceServicer_to
 from uplion.control.v1.price_service_pb2_grpc import add_PriceServiceServicer_to_server
 from uplion.control.v1.project_service_pb2_grpc import add_ProjectServiceServicer_to_server
 from uplion.control.v1.request_service_pb2_grpc import add_RequestServiceServicer_to_server
+from uplion.control.v1.statement_service_pb2_grpc import add_StatementServiceServicer_to_server
 from uplion.control.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_server
 
 from common.bus import Bus, connect_bus
@@ -38,6 +39,7 @@ from control.projects import ProjectService
 from control.reading import Reading
 from control.schema import migrate
 from control.settings import ControlSettings
+from control.statements import StatementService
 from control.store import Store
 from control.usage import UsageService
 from control.uses import note_used
@@ -114,6 +116,7 @@ def _register(server: grpc.aio.Server, pool: "Pool", bus: Bus, catalog: Catalog,
     add_PriceServiceServicer_to_server(PriceService(Books(pool), invalidations), server)
     add_ProjectServiceServicer_to_server(ProjectService(store, invalidations), server)
     add_RequestServiceServicer_to_server(RequestService(Ledger(pool), bus), server)
+    add_StatementServiceServicer_to_server(StatementService(Reading(pool)), server)
     add_UsageServiceServicer_to_server(UsageService(Reading(pool)), server)
 
 

@@ -1,6 +1,5 @@
 """What is known of models: manifests, what fleet says of them, workers and queues; all of it lies in JetStream."""
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -11,7 +10,6 @@ import msgspec
 import nats.errors
 import nats.js.errors
 from google.protobuf.message import DecodeError
-from nats.js.kv import KeyValue
 from uplion.dispatch.v1.worker_state_pb2 import WorkerState
 
 from common import manifest, names
@@ -20,7 +18,6 @@ from common.errors import Reason, UplionError
 
 logger = logging.getLogger(__name__)
 
-_SNAPSHOT_SECONDS = 5.0
 _RETRY_SECONDS = 1.0
 _APPLY_TRIES = 5
 
@@ -89,13 +86,13 @@ class Catalog:
     async def verdicts(self) -> dict[str, bytes]:
         """What fleet says of models, by the model's token."""
         async with self._translated():
-            return {entry.key: entry.value or b"" for entry in await self._snapshot(names.KV_FLEET)}
+            return {entry.key: entry.value or b"" for entry in await self._bus.snapshot(names.KV_FLEET)}
 
     async def workers(self) -> dict[str, list[WorkerState]]:
         """The living workers of each model, by the model's name."""
         result: dict[str, list[WorkerState]] = {}
         async with self._translated():
-            for entry in await self._snapshot(names.KV_WORKERS):
+            for entry in await self._bus.snapshot(names.KV_WORKERS):
                 try:
                     worker = WorkerState.FromString(entry.value or b"")
                 except DecodeError:
@@ -133,23 +130,8 @@ class Catalog:
     async def _applied(self, keys: str) -> dict[str, Applied]:
         return {
             entry.key: Applied(entry.value or b"", entry.revision or 0, _moment(entry.created))
-            for entry in await self._snapshot(names.KV_MODELS, keys)
+            for entry in await self._bus.snapshot(names.KV_MODELS, keys)
         }
-
-    async def _snapshot(self, bucket: str, keys: str = ">") -> list[KeyValue.Entry]:
-        """All that a bucket holds now. One short-lived consumer instead of a round trip for each key."""
-        entries: list[KeyValue.Entry] = []
-        async with asyncio.timeout(_SNAPSHOT_SECONDS):
-            watcher = await (await self._bus.js.key_value(bucket)).watch(keys, ignore_deletes=True)
-            try:
-                while True:
-                    entry = await watcher.updates(timeout=_SNAPSHOT_SECONDS)  # type: ignore[no-untyped-call]
-                    if entry is None:
-                        break
-                    entries.append(entry)
-            finally:
-                await watcher.stop()  # type: ignore[no-untyped-call]
-        return entries
 
 
 def _moment(created: object) -> datetime | None:

@@ -66,7 +66,12 @@ NEEDS: dict[str, dict[str, Need]] = {
     "RequestService": {
         "GetRequest": Need.READ,
     },
+    "StatementService": {
+        "GetStatement": Need.READ,
+    },
     "UsageService": {
+        "ExportUsage": Need.READ,
+        "QueryMargin": Need.OPERATE,  # of models, which all accounts share
         "QueryUsage": Need.READ,
     },
 }

@@ -23,7 +23,6 @@ _MODEL_CHARACTERS = 256
 _PAST = timedelta(minutes=5)
 _REQUIRED = ("input_per_million_tokens", "output_per_million_tokens")
 _FREE_UNLESS_SAID = ("per_request", "per_gpu_second")
-_AMOUNT = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
 _CURRENCY = re.compile(r"[A-Z]{3}")
 
 
@@ -72,9 +71,7 @@ def _rate(rates: Rates, name: str) -> Decimal | None:
         if name in _REQUIRED:
             raise requests.invalid(f"rates.{name}", 'must be set; "0" is free')
         return Decimal(0) if name in _FREE_UNLESS_SAID else None
-    if not _AMOUNT.fullmatch(text):
-        raise requests.invalid(f"rates.{name}", "must be a decimal such as 0.15, with at most 12 decimals")
-    return Decimal(text)
+    return requests.amount(f"rates.{name}", text)
 
 
 def _effective_from(request: price_pb2.CreatePriceRequest) -> datetime | None:

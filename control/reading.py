@@ -2,6 +2,7 @@
 
 # ruff: noqa: S608  # statements are put together from this module's constants; values travel as parameters
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
     Record = asyncpg.Record
 
+_EXPORT_SECONDS = 600.0
+_ROWS_AT_ONCE = 1_000
 # What rows are made from. Moments are UTC, in RFC 3339, and sort as text.
 GROUPS = {
     "all": "'all'",
@@ -84,4 +87,69 @@ class Reading(Database):
                 " ORDER BY places.place, (currency = ''), sums.cost DESC, currency",
                 *part.values,
                 count,
+            )
+
+    async def rollups(self, part: Slice) -> "AsyncIterator[list[Record]]":
+        """The rollups themselves with the names that belong to them, oldest hour first, some at a time."""
+        async with self._connection(_EXPORT_SECONDS) as connection, connection.transaction(readonly=True):
+            cursor = await connection.cursor(
+                f"SELECT hourly.*, accounts.name AS account_name, projects.name AS project_name, keys.name AS key_name"
+                f" FROM (SELECT * FROM usage_hourly WHERE {WITHIN}) AS hourly"
+                " LEFT JOIN accounts ON accounts.id = hourly.account LEFT JOIN projects ON projects.id = hourly.project"
+                " LEFT JOIN keys ON keys.id = hourly.key"
+                " ORDER BY hour, hourly.account, hourly.project, key, model, tier, currency, price_version, policy",
+                *part.values,
+            )
+            while rows := await cursor.fetch(_ROWS_AT_ONCE):
+                yield rows
+
+    async def by_price(self, part: Slice) -> "list[Record]":
+        """Sums by project, key, model, currency, price and policy: what a statement is made from."""
+        async with self._connection() as connection:
+            return await connection.fetch(
+                f"SELECT project, key, model, currency, price_version, policy, {SUMS} FROM usage_hourly WHERE {WITHIN}"
+                " GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6",
+                *part.values,
+            )
+
+    async def rates(self) -> "dict[int, Record]":
+        """The rates of every version of every price."""
+        async with self._connection() as connection:
+            return {row["version"]: row for row in await connection.fetch("SELECT * FROM prices")}
+
+    async def account_name(self, account: str) -> str | None:
+        """None when there is no such account."""
+        async with self._connection() as connection:
+            name: str | None = await connection.fetchval("SELECT name FROM accounts WHERE id = $1", account)
+            return name
+
+    async def chain_head(self, account: str, moment: datetime) -> "Record | None":
+        """The account's last link before a moment."""
+        async with self._connection() as connection:
+            return await connection.fetchrow(
+                "SELECT link, digest FROM ledger_chain WHERE account = $1 AND record_time < $2"
+                " ORDER BY link DESC LIMIT 1",
+                account,
+                moment,
+            )
+
+    async def revenue(self, part: Slice) -> "list[Record]":
+        """Cost and engines' time by model and currency."""
+        async with self._connection() as connection:
+            return await connection.fetch(
+                "SELECT model, currency, sum(cost) AS cost, sum(compute_seconds) AS compute_seconds FROM usage_hourly"
+                f" WHERE {WITHIN} GROUP BY 1, 2 ORDER BY 1, 2",
+                *part.values,
+            )
+
+    async def worker_seconds(self, part: Slice) -> "list[Record]":
+        """How long workers were there, by model."""
+        async with self._connection() as connection:
+            return await connection.fetch(
+                "SELECT model, sum(worker_seconds) AS seconds FROM worker_hourly"
+                " WHERE ($1::text IS NULL OR model = $1) AND ($2::timestamptz IS NULL OR hour >= $2)"
+                " AND ($3::timestamptz IS NULL OR hour < $3) GROUP BY 1 ORDER BY 1",
+                part.model,
+                part.start,
+                part.end,
             )

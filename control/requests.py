@@ -2,6 +2,7 @@
 
 import binascii
 import json
+import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ _ID_CHARACTERS = 100
 _LABELS_MOST = 50
 _LABEL_NAME_CHARACTERS = 63
 _LABEL_CHARACTERS = 255
+_AMOUNT = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -85,6 +87,13 @@ def moment(param: str, value: Timestamp) -> datetime:
         return value.ToDatetime(tzinfo=UTC)
     except (ValueError, OverflowError):
         raise invalid(param, "is no moment") from None
+
+
+def amount(param: str, value: str) -> Decimal:
+    """A price or a cost: a plain decimal that is not negative."""
+    if not _AMOUNT.fullmatch(value):
+        raise invalid(param, "must be a decimal such as 0.15, with at most 12 decimals")
+    return Decimal(value)
 
 
 def decimal_text(value: Decimal) -> str:

@@ -1,17 +1,20 @@
 """UsageService: what was counted and billed, from the hourly rollups."""
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import AsyncIterator, Iterable
 from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc.aio
+from google.api.httpbody_pb2 import HttpBody
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from uplion.control.v1 import usage_pb2, usage_service_pb2_grpc
-from uplion.control.v1.usage_pb2 import UsageGrouping, UsageOrder, UsageRow
+from uplion.control.v1.usage_pb2 import ExportFormat, MarginRow, UsageGrouping, UsageOrder, UsageRow
 
-from control import reading, requests
+from control import exports, reading, requests
+from control.exports import Writer
 from control.permissions import Caller
 from control.reading import Reading, Slice
 
@@ -32,8 +35,24 @@ _GROUPS: dict[int, str] = {
     UsageGrouping.USAGE_GROUPING_HOUR: "hour",
     UsageGrouping.USAGE_GROUPING_DAY: "day",
 }
+_EXPORTS_AT_ONCE = 2  # each holds a connection for as long as its reader takes
 _TOKENS = ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
 _COUNTS = ("requests", *_TOKENS, "unpriced_requests", "unpriced_tokens")
+
+
+class _Format(NamedTuple):
+    content_type: str
+    write: Writer
+    end: str = ""
+
+
+_CSV = _Format("text/csv; charset=utf-8", exports.write_csv)
+_FORMATS: dict[int, _Format] = {
+    ExportFormat.EXPORT_FORMAT_UNSPECIFIED: _CSV,
+    ExportFormat.EXPORT_FORMAT_CSV: _CSV,
+    ExportFormat.EXPORT_FORMAT_JSON: _Format("application/json", exports.write_json, exports.JSON_END),
+    ExportFormat.EXPORT_FORMAT_FOCUS: _Format("text/csv; charset=utf-8", exports.write_focus),
+}
 
 
 class UsageService(usage_service_pb2_grpc.UsageServiceServicer):
@@ -41,6 +60,35 @@ class UsageService(usage_service_pb2_grpc.UsageServiceServicer):
 
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
+        self._exports = asyncio.Semaphore(_EXPORTS_AT_ONCE)
+
+    async def ExportUsage(  # noqa: N802  # the contract's name
+        self, request: usage_pb2.ExportUsageRequest, context: "Context"
+    ) -> AsyncIterator[HttpBody]:
+        caller = requests.caller(context)
+        form = _FORMATS.get(request.format)
+        if form is None:
+            raise requests.invalid("format", "is not a known format")
+        part, prices, first = read_slice(request, caller), await self._reading.rates(), True
+        async with self._exports:
+            async for rows in self._reading.rollups(part):
+                yield HttpBody(content_type=form.content_type, data=form.write(rows, prices, first).encode())
+                first = False
+        end = (form.write((), prices, True) if first else "") + form.end
+        yield HttpBody(content_type=form.content_type, data=end.encode())
+
+    async def QueryMargin(  # noqa: N802  # the contract's name
+        self, request: usage_pb2.QueryMarginRequest, context: "Context"
+    ) -> usage_pb2.QueryMarginResponse:
+        requests.caller(context)
+        part = Slice(
+            model=requests.text("model", request.model, most=_NAME_CHARACTERS) or None,
+            start=_hour("start_time", request.start_time) if request.HasField("start_time") else None,
+            end=_hour("end_time", request.end_time) if request.HasField("end_time") else None,
+        )
+        cost = requests.amount("gpu_hour_cost", request.gpu_hour_cost) if request.gpu_hour_cost else None
+        revenue, seconds = await self._reading.revenue(part), await self._reading.worker_seconds(part)
+        return usage_pb2.QueryMarginResponse(rows=margin_rows(revenue, seconds, cost))
 
     async def QueryUsage(  # noqa: N802  # the contract's name
         self, request: usage_pb2.QueryUsageRequest, context: "Context"
@@ -60,7 +108,7 @@ class UsageService(usage_service_pb2_grpc.UsageServiceServicer):
         return usage_pb2.QueryUsageResponse(rows=rows)
 
 
-def read_slice(request: usage_pb2.QueryUsageRequest, caller: Caller) -> Slice:
+def read_slice(request: usage_pb2.QueryUsageRequest | usage_pb2.ExportUsageRequest, caller: Caller) -> Slice:
     """What a request asks for; times are cut to the hours they lie in, since rollups know nothing finer."""
 
     def chosen(name: str) -> str | None:
@@ -106,6 +154,44 @@ def _count_in(row: UsageRow, unpriced: UsageRow) -> None:
     row.compute_duration.FromNanoseconds(
         row.compute_duration.ToNanoseconds() + unpriced.compute_duration.ToNanoseconds()
     )
+
+
+def margin_rows(
+    revenue: "Iterable[asyncpg.Record]", seconds: "Iterable[asyncpg.Record]", gpu_hour_cost: Decimal | None
+) -> list[MarginRow]:
+    """A row for each model and currency; a model that earned nothing, or was never there, has one too."""
+    available: dict[str, Decimal] = {row["model"]: row["seconds"] for row in seconds}
+    earned: dict[str, dict[str, Decimal]] = {model: {} for model in available}
+    busy: dict[str, Decimal] = {}
+    for row in revenue:
+        busy[row["model"]] = busy.get(row["model"], Decimal(0)) + row["compute_seconds"]
+        by_currency = earned.setdefault(row["model"], {})
+        if row["currency"]:
+            by_currency[row["currency"]] = row["cost"]
+    return [
+        _margin(model, currency, cost, busy.get(model, Decimal(0)), available.get(model, Decimal(0)), gpu_hour_cost)
+        for model in sorted(earned)
+        for currency, cost in sorted((earned[model] or {"": Decimal(0)}).items())
+    ]
+
+
+def _margin(
+    model: str, currency: str, cost: Decimal, busy: Decimal, available: Decimal, gpu_hour_cost: Decimal | None
+) -> MarginRow:
+    row = MarginRow(
+        model=model,
+        currency=currency,
+        revenue=requests.decimal_text(cost),
+        busy_duration=duration(busy),
+        available_duration=duration(available),
+    )
+    hours = available / 3600
+    if available:
+        row.idle_share = float(max(Decimal(0), 1 - busy / available))
+        row.revenue_per_available_hour = requests.decimal_text((cost / hours).quantize(Decimal("0.000001")))
+    if gpu_hour_cost is not None:
+        row.margin = requests.decimal_text((cost - hours * gpu_hour_cost).quantize(Decimal("0.000001")))
+    return row
 
 
 def micros(cost: Decimal) -> int:

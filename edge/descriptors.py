@@ -9,6 +9,7 @@ from uplion.control.v1 import (
     price_service_pb2,
     project_service_pb2,
     request_service_pb2,
+    statement_service_pb2,
     usage_service_pb2,
 )
 from uplion.openai.v1 import openai_service_pb2
@@ -21,6 +22,7 @@ CONTROL_SERVICES = (
     "uplion.control.v1.PriceService",
     "uplion.control.v1.ProjectService",
     "uplion.control.v1.RequestService",
+    "uplion.control.v1.StatementService",
     "uplion.control.v1.UsageService",
 )
 
@@ -37,6 +39,7 @@ def control_descriptors() -> bytes:
         price_service_pb2.DESCRIPTOR,
         project_service_pb2.DESCRIPTOR,
         request_service_pb2.DESCRIPTOR,
+        statement_service_pb2.DESCRIPTOR,
         usage_service_pb2.DESCRIPTOR,
     )
 

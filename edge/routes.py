@@ -35,6 +35,7 @@ _NATIVE_CONTROL = (
     "/uplion.control.v1.PriceService/",
     "/uplion.control.v1.ProjectService/",
     "/uplion.control.v1.RequestService/",
+    "/uplion.control.v1.StatementService/",
     "/uplion.control.v1.UsageService/",
 )
 _OPENAI_POSTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")

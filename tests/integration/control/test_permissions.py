@@ -46,7 +46,12 @@ async def tenants(control, database):
 def aimed(method: Method, ids: dict[str, str]) -> Message:
     """A request about a tenant's objects: every field that can name one does."""
     request = method.request()
-    values = {**ids, "id": ids.get(method.service.removesuffix("Service").lower(), ids["account"]), "name": "taken"}
+    values = {
+        **ids,
+        "id": ids.get(method.service.removesuffix("Service").lower(), ids["account"]),
+        "name": "taken",
+        "month": "2026-11",
+    }
     if not method.name.startswith("Get"):
         del values["request_id"]  # elsewhere it makes a retry safe
     for name, value in values.items():

@@ -118,6 +118,8 @@ def test_every_command_has_json_and_state_and_help() -> None:
         "keys": ["create", "list", "revoke"],
         "models": ["list", "apply", "delete"],
         "prices": ["set", "list"],
+        "statements": ["show"],
+        "usage": ["export", "margin"],
     }
     every = [[name] for name in commands] + [[group, name] for group, names in groups.items() for name in names]
     for command in every:

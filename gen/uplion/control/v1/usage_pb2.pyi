@@ -89,6 +89,34 @@ USAGE_ORDER_TOKENS: UsageOrder.ValueType  # 2
 """The most tokens."""
 Global___UsageOrder: _TypeAlias = UsageOrder  # noqa: Y015
 
+class _ExportFormat:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ExportFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExportFormat.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EXPORT_FORMAT_UNSPECIFIED: _ExportFormat.ValueType  # 0
+    """Not said; treated as CSV."""
+    EXPORT_FORMAT_CSV: _ExportFormat.ValueType  # 1
+    """A line for each hour, account, project, key, model, tier, price and policy."""
+    EXPORT_FORMAT_JSON: _ExportFormat.ValueType  # 2
+    """The same as a JSON array of objects."""
+    EXPORT_FORMAT_FOCUS: _ExportFormat.ValueType  # 3
+    """CSV in the column set of FOCUS 1.2, a line for each of these and class of use."""
+
+class ExportFormat(_ExportFormat, metaclass=_ExportFormatEnumTypeWrapper):
+    """How an export is written."""
+
+EXPORT_FORMAT_UNSPECIFIED: ExportFormat.ValueType  # 0
+"""Not said; treated as CSV."""
+EXPORT_FORMAT_CSV: ExportFormat.ValueType  # 1
+"""A line for each hour, account, project, key, model, tier, price and policy."""
+EXPORT_FORMAT_JSON: ExportFormat.ValueType  # 2
+"""The same as a JSON array of objects."""
+EXPORT_FORMAT_FOCUS: ExportFormat.ValueType  # 3
+"""CSV in the column set of FOCUS 1.2, a line for each of these and class of use."""
+Global___ExportFormat: _TypeAlias = ExportFormat  # noqa: Y015
+
 @_typing.final
 class UsageRow(_message.Message):
     """Counted and billed usage."""
@@ -246,3 +274,175 @@ class QueryUsageResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QueryUsageResponse: _TypeAlias = QueryUsageResponse  # noqa: Y015
+
+@_typing.final
+class ExportUsageRequest(_message.Message):
+    """Asks for usage as a file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORMAT_FIELD_NUMBER: _builtins.int
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    format: Global___ExportFormat.ValueType
+    """How it is written; unset means CSV."""
+    account: _builtins.str
+    """Only this account's; unset means all that the caller may see."""
+    project: _builtins.str
+    """Only this project's; unset means all."""
+    key: _builtins.str
+    """Only this key's; unset means all."""
+    model: _builtins.str
+    """Only this model's; unset means all."""
+    tier: _builtins.str
+    """Only this tier's; unset means all."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """From this hour on; unset means from the beginning."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Before this hour; unset means until now."""
+
+    def __init__(
+        self,
+        *,
+        format: Global___ExportFormat.ValueType = ...,
+        account: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        project: _builtins.str = ...,
+        key: _builtins.str = ...,
+        model: _builtins.str = ...,
+        tier: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "end_time", b"end_time", "format", b"format", "key", b"key", "model", b"model", "project", b"project", "start_time", b"start_time", "tier", b"tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportUsageRequest: _TypeAlias = ExportUsageRequest  # noqa: Y015
+
+@_typing.final
+class QueryMarginRequest(_message.Message):
+    """Asks what models earn beside the time that their engines were there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    GPU_HOUR_COST_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Only this model's; unset means all."""
+    gpu_hour_cost: _builtins.str
+    """What an hour of an engine costs, a decimal in each row's currency; unset means that no margin is told."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """From this hour on; unset means from the beginning."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Before this hour; unset means until now."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        model: _builtins.str = ...,
+        gpu_hour_cost: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "gpu_hour_cost", b"gpu_hour_cost", "model", b"model", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryMarginRequest: _TypeAlias = QueryMarginRequest  # noqa: Y015
+
+@_typing.final
+class MarginRow(_message.Message):
+    """What a model earned in one currency."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    REVENUE_FIELD_NUMBER: _builtins.int
+    BUSY_DURATION_FIELD_NUMBER: _builtins.int
+    AVAILABLE_DURATION_FIELD_NUMBER: _builtins.int
+    IDLE_SHARE_FIELD_NUMBER: _builtins.int
+    REVENUE_PER_AVAILABLE_HOUR_FIELD_NUMBER: _builtins.int
+    MARGIN_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model that answered."""
+    currency: _builtins.str
+    """ISO 4217; unset when nothing was priced."""
+    revenue: _builtins.str
+    """What was billed, a decimal."""
+    idle_share: _builtins.float
+    """Of the time that workers were there: the share without work, 0 to 1; unset when none was there."""
+    revenue_per_available_hour: _builtins.str
+    """Revenue for each hour of a worker, a decimal with 6 digits; unset when none was there."""
+    margin: _builtins.str
+    """Revenue without what the workers' hours cost, a decimal; unset when no cost was given."""
+    @_builtins.property
+    def busy_duration(self) -> _duration_pb2.Duration:
+        """The time that engines worked on requests. The same in each of the model's rows."""
+
+    @_builtins.property
+    def available_duration(self) -> _duration_pb2.Duration:
+        """The time that workers were there, each counted. The same in each of the model's rows."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        currency: _builtins.str = ...,
+        revenue: _builtins.str = ...,
+        busy_duration: _duration_pb2.Duration | None = ...,
+        available_duration: _duration_pb2.Duration | None = ...,
+        idle_share: _builtins.float | None = ...,
+        revenue_per_available_hour: _builtins.str = ...,
+        margin: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_idle_share", b"_idle_share", "available_duration", b"available_duration", "busy_duration", b"busy_duration", "idle_share", b"idle_share"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_idle_share", b"_idle_share", "available_duration", b"available_duration", "busy_duration", b"busy_duration", "currency", b"currency", "idle_share", b"idle_share", "margin", b"margin", "model", b"model", "revenue", b"revenue", "revenue_per_available_hour", b"revenue_per_available_hour"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__idle_share: _TypeAlias = _typing.Literal["idle_share"]  # noqa: Y015
+    _WhichOneofArgType__idle_share: _TypeAlias = _typing.Literal["_idle_share", b"_idle_share"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__idle_share) -> _WhichOneofReturnType__idle_share | None: ...
+
+Global___MarginRow: _TypeAlias = MarginRow  # noqa: Y015
+
+@_typing.final
+class QueryMarginResponse(_message.Message):
+    """What models earn."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___MarginRow]:
+        """By model, then currency."""
+
+    def __init__(
+        self,
+        *,
+        rows: _abc.Iterable[Global___MarginRow] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryMarginResponse: _TypeAlias = QueryMarginResponse  # noqa: Y015

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from uplion.control.v1 import usage_pb2 as uplion_dot_control_dot_v1_dot_usage__pb2
 
 GRPC_GENERATED_VERSION = '1.78.2'
@@ -26,7 +27,8 @@ if _version_not_supported:
 
 
 class UsageServiceStub(object):
-    """Reads what was counted and billed. Needs a key with the scope "admin".
+    """Reads what was counted and billed, from hourly rollups, so an answer is as old as billing's last batch: about a
+    second. An account's admins read their own account's; the operator (scope "admin") all.
     """
 
     def __init__(self, channel):
@@ -40,14 +42,39 @@ class UsageServiceStub(object):
                 request_serializer=uplion_dot_control_dot_v1_dot_usage__pb2.QueryUsageRequest.SerializeToString,
                 response_deserializer=uplion_dot_control_dot_v1_dot_usage__pb2.QueryUsageResponse.FromString,
                 _registered_method=True)
+        self.ExportUsage = channel.unary_stream(
+                '/uplion.control.v1.UsageService/ExportUsage',
+                request_serializer=uplion_dot_control_dot_v1_dot_usage__pb2.ExportUsageRequest.SerializeToString,
+                response_deserializer=google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+                _registered_method=True)
+        self.QueryMargin = channel.unary_unary(
+                '/uplion.control.v1.UsageService/QueryMargin',
+                request_serializer=uplion_dot_control_dot_v1_dot_usage__pb2.QueryMarginRequest.SerializeToString,
+                response_deserializer=uplion_dot_control_dot_v1_dot_usage__pb2.QueryMarginResponse.FromString,
+                _registered_method=True)
 
 
 class UsageServiceServicer(object):
-    """Reads what was counted and billed. Needs a key with the scope "admin".
+    """Reads what was counted and billed, from hourly rollups, so an answer is as old as billing's last batch: about a
+    second. An account's admins read their own account's; the operator (scope "admin") all.
     """
 
     def QueryUsage(self, request, context):
-        """Sums usage by hour rollups, so the answer is as old as billing's last batch: about a second.
+        """Sums usage.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportUsage(self, request, context):
+        """Writes usage as a file, in pieces, oldest hour first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def QueryMargin(self, request, context):
+        """Sets revenue beside the time that engines were there. The operator alone may.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,6 +88,16 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     request_deserializer=uplion_dot_control_dot_v1_dot_usage__pb2.QueryUsageRequest.FromString,
                     response_serializer=uplion_dot_control_dot_v1_dot_usage__pb2.QueryUsageResponse.SerializeToString,
             ),
+            'ExportUsage': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportUsage,
+                    request_deserializer=uplion_dot_control_dot_v1_dot_usage__pb2.ExportUsageRequest.FromString,
+                    response_serializer=google_dot_api_dot_httpbody__pb2.HttpBody.SerializeToString,
+            ),
+            'QueryMargin': grpc.unary_unary_rpc_method_handler(
+                    servicer.QueryMargin,
+                    request_deserializer=uplion_dot_control_dot_v1_dot_usage__pb2.QueryMarginRequest.FromString,
+                    response_serializer=uplion_dot_control_dot_v1_dot_usage__pb2.QueryMarginResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'uplion.control.v1.UsageService', rpc_method_handlers)
@@ -70,7 +107,8 @@ def add_UsageServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class UsageService(object):
-    """Reads what was counted and billed. Needs a key with the scope "admin".
+    """Reads what was counted and billed, from hourly rollups, so an answer is as old as billing's last batch: about a
+    second. An account's admins read their own account's; the operator (scope "admin") all.
     """
 
     @staticmethod
@@ -90,6 +128,60 @@ class UsageService(object):
             '/uplion.control.v1.UsageService/QueryUsage',
             uplion_dot_control_dot_v1_dot_usage__pb2.QueryUsageRequest.SerializeToString,
             uplion_dot_control_dot_v1_dot_usage__pb2.QueryUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/uplion.control.v1.UsageService/ExportUsage',
+            uplion_dot_control_dot_v1_dot_usage__pb2.ExportUsageRequest.SerializeToString,
+            google_dot_api_dot_httpbody__pb2.HttpBody.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QueryMargin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/uplion.control.v1.UsageService/QueryMargin',
+            uplion_dot_control_dot_v1_dot_usage__pb2.QueryMarginRequest.SerializeToString,
+            uplion_dot_control_dot_v1_dot_usage__pb2.QueryMarginResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from google.api import httpbody_pb2 as _httpbody_pb2
 from grpc import aio as _aio
 from uplion.control.v1 import usage_pb2 as _usage_pb2
 import abc as _abc_1
@@ -27,25 +28,39 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class UsageServiceStub:
-    """Reads what was counted and billed. Needs a key with the scope "admin"."""
+    """Reads what was counted and billed, from hourly rollups, so an answer is as old as billing's last batch: about a
+    second. An account's admins read their own account's; the operator (scope "admin") all.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> UsageServiceAsyncStub: ...
     QueryUsage: _grpc.UnaryUnaryMultiCallable[_usage_pb2.QueryUsageRequest, _usage_pb2.QueryUsageResponse]
-    """Sums usage by hour rollups, so the answer is as old as billing's last batch: about a second."""
+    """Sums usage."""
+    ExportUsage: _grpc.UnaryStreamMultiCallable[_usage_pb2.ExportUsageRequest, _httpbody_pb2.HttpBody]
+    """Writes usage as a file, in pieces, oldest hour first."""
+    QueryMargin: _grpc.UnaryUnaryMultiCallable[_usage_pb2.QueryMarginRequest, _usage_pb2.QueryMarginResponse]
+    """Sets revenue beside the time that engines were there. The operator alone may."""
 
 @_typing.type_check_only
 class UsageServiceAsyncStub(UsageServiceStub):
-    """Reads what was counted and billed. Needs a key with the scope "admin"."""
+    """Reads what was counted and billed, from hourly rollups, so an answer is as old as billing's last batch: about a
+    second. An account's admins read their own account's; the operator (scope "admin") all.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     QueryUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.QueryUsageRequest, _usage_pb2.QueryUsageResponse]  # type: ignore[assignment]
-    """Sums usage by hour rollups, so the answer is as old as billing's last batch: about a second."""
+    """Sums usage."""
+    ExportUsage: _aio.UnaryStreamMultiCallable[_usage_pb2.ExportUsageRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
+    """Writes usage as a file, in pieces, oldest hour first."""
+    QueryMargin: _aio.UnaryUnaryMultiCallable[_usage_pb2.QueryMarginRequest, _usage_pb2.QueryMarginResponse]  # type: ignore[assignment]
+    """Sets revenue beside the time that engines were there. The operator alone may."""
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Reads what was counted and billed. Needs a key with the scope "admin"."""
+    """Reads what was counted and billed, from hourly rollups, so an answer is as old as billing's last batch: about a
+    second. An account's admins read their own account's; the operator (scope "admin") all.
+    """
 
     @_abc_1.abstractmethod
     def QueryUsage(
@@ -53,6 +68,22 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.QueryUsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.QueryUsageResponse, _abc.Awaitable[_usage_pb2.QueryUsageResponse]]:
-        """Sums usage by hour rollups, so the answer is as old as billing's last batch: about a second."""
+        """Sums usage."""
+
+    @_abc_1.abstractmethod
+    def ExportUsage(
+        self,
+        request: _usage_pb2.ExportUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_httpbody_pb2.HttpBody], _abc.AsyncIterator[_httpbody_pb2.HttpBody]]:
+        """Writes usage as a file, in pieces, oldest hour first."""
+
+    @_abc_1.abstractmethod
+    def QueryMargin(
+        self,
+        request: _usage_pb2.QueryMarginRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_usage_pb2.QueryMarginResponse, _abc.Awaitable[_usage_pb2.QueryMarginResponse]]:
+        """Sets revenue beside the time that engines were there. The operator alone may."""
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

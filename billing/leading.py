@@ -1,0 +1,75 @@
+"""What one billing process does for all: the one that holds a lock of the database, as long as its connection lasts."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import asyncpg
+
+from common import metrics
+
+logger = logging.getLogger(__name__)
+
+_LOCK = 0x6C656164  # "lead"; any constant that every billing process shares
+_LOOK_SECONDS = 2.0  # between two looks whether the lock is free, or still ours
+_ANSWER_SECONDS = 5.0
+_DATABASE_PROBLEMS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+
+
+@dataclass(frozen=True, slots=True)
+class Duty:
+    """Something that is done again and again; it may fail, and it may be cut off at any point and begun anew."""
+
+    name: str
+    every_seconds: float
+    action: Callable[[], Awaitable[None]]
+
+
+async def lead(postgres_url: str, duties: Sequence[Duty]) -> None:
+    """Waits for the lock and does the duties while it is held, for ever.
+
+    For a moment after a connection broke two processes may lead: what duties write is made to bear that.
+    """
+    while True:
+        try:
+            connection = await asyncpg.connect(postgres_url, timeout=_ANSWER_SECONDS, command_timeout=_ANSWER_SECONDS)
+            try:
+                # Asked again and again: to wait for a lock in the database would hold a transaction open.
+                while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):  # noqa: ASYNC110
+                    await asyncio.sleep(_LOOK_SECONDS)
+                await _led(connection, duties)
+            finally:
+                connection.terminate()  # the database drops the lock with the connection
+        except _DATABASE_PROBLEMS as problem:
+            logger.warning("no longer leading, or not yet", extra={"problem": repr(problem)})
+        await asyncio.sleep(_LOOK_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
+
+
+async def _led(connection: "asyncpg.Connection[asyncpg.Record]", duties: Sequence[Duty]) -> None:
+    """Returns, or raises what the database says, once the lock is lost."""
+    logger.info("leading")
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_repeat(duty), name=f"billing {duty.name}") for duty in duties]
+        metrics.BILLING_LEADER.set(1)
+        try:
+            while True:
+                await asyncio.sleep(_LOOK_SECONDS)
+                await connection.execute("SELECT 1")
+        except _DATABASE_PROBLEMS as problem:
+            logger.warning("the lead is lost", extra={"problem": repr(problem)})
+        finally:
+            metrics.BILLING_LEADER.set(0)
+            for task in tasks:
+                task.cancel()
+
+
+async def _repeat(duty: Duty) -> None:
+    while True:
+        try:
+            await duty.action()
+        except Exception as problem:  # a task boundary: one duty's failure is not the others'
+            metrics.BILLING_DUTY_FAILURES.labels(duty.name).inc()
+            logger.warning("duty failed, trying again later", extra={"duty": duty.name, "problem": repr(problem)})
+        await asyncio.sleep(duty.every_seconds)

@@ -1,0 +1,62 @@
+"""One billing process does what is to be done once: which one, and how long workers are there."""
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from decimal import Decimal
+
+from uplion.dispatch.v1.worker_state_pb2 import WorkerState
+
+from billing.leading import Duty, lead
+from billing.sampling import Sampling
+from common import names
+
+
+@asynccontextmanager
+async def running(*coroutines):
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+async def test_one_leads_and_another_takes_over(books):
+    done = {"one": 0, "two": 0}
+
+    def duty(name):
+        async def count():
+            done[name] += 1
+            raise ValueError("a failure is not the end")
+
+        return lead(books.settings.postgres_url, [Duty("count", 0.01, count)])
+
+    async with running(duty("one"), duty("two")):
+        await books.until(lambda: asyncio.sleep(0, max(done.values()) > 5))
+        assert min(done.values()) == 0
+        await books.database.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)"
+            " WHERE locktype = 'advisory' AND datname = current_database()"
+        )
+        before = dict(done)
+        await books.until(lambda: asyncio.sleep(0, sum(done.values()) > sum(before.values()) + 50))
+
+
+async def test_workers_are_counted_while_they_live(books):
+    bucket = await books.bus.js.key_value(names.KV_WORKERS)
+    model = f"model-{books.account}"
+    for worker in ("w1", "w2"):
+        await bucket.put(f"{books.account}-{worker}", WorkerState(model=model).SerializeToString())
+    sampling = Sampling(books.bus, books.database)
+    await sampling.sample()
+    seconds = "SELECT coalesce(sum(worker_seconds), 0) FROM worker_hourly WHERE model = $1"
+    assert await books.database.fetchval(seconds, model) == 0
+    await asyncio.sleep(0.1)
+    await sampling.sample()
+    first = await books.database.fetchval(seconds, model)
+    assert Decimal("0.2") <= first < 2 * 20
+    await bucket.delete(f"{books.account}-w2")
+    await sampling.sample()
+    assert await books.database.fetchval(seconds, model) > first
