@@ -110,7 +110,7 @@ async def test_a_wrong_valkey_password_is_an_outage_and_no_free_pass(
 
 
 async def test_calls_of_one_turn_share_a_write_and_keep_their_order(redis_url: str) -> None:
-    valkey = Valkey(redis_url, call_seconds=2.0)
+    valkey = Valkey(redis_url, call_seconds=60.0)
     try:
         await asyncio.gather(*(valkey.call("RPUSH", "authz-order", number) for number in range(500)))
         found = await valkey.call("LRANGE", "authz-order", 0, -1)

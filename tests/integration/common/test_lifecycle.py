@@ -65,7 +65,7 @@ async def test_a_message_that_is_none_is_the_callers_fault(caplog) -> None:  # t
         grpc.aio.insecure_channel(address) as channel,
     ):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await channel.unary_unary("/uplion.control.v1.UsageService/QueryUsage")(b"\xff\xff", timeout=5)
+            await channel.unary_unary("/uplion.control.v1.UsageService/QueryUsage")(b"\xff\xff", timeout=60)
     assert from_rpc_error(caught.value).reason is Reason.INVALID_REQUEST
     assert "DecodeError" not in str(caught.value.details())
 
@@ -94,12 +94,15 @@ PROGRAM = textwrap.dedent("""
     from common.settings import load
     from tests_lifecycle import register
 
+    ready = asyncio.Event()
+
     async def good(stop):
-        async with grpc_server("good", "127.0.0.1:0", register, grace_seconds=5):
+        async with grpc_server("good", "127.0.0.1:0", register, grace_seconds=15):
+            ready.set()
             await stop.wait()
 
     async def bad(stop):
-        await asyncio.sleep(0.1)
+        await ready.wait()
         raise RuntimeError("it broke")
 
     services = {"good": good} if sys.argv[1] == "good" else {"good": good, "bad": bad}

@@ -289,7 +289,7 @@ def test_hostile_json_is_a_quick_400(name: str) -> None:
             parse_chat(HOSTILE[name], IDENTITY)
         spent.append(time.process_time() - started)
         assert caught.value.reason.http_status == 400
-    assert min(spent) < 0.1
+    assert min(spent) < 0.3
 
 
 def test_a_long_text_full_of_json_is_not_taken_for_a_bomb() -> None:
