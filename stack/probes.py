@@ -10,7 +10,7 @@ from stack.errors import StackError
 
 HOST = "127.0.0.1"
 USER = "uplion"
-_PROBE_TIMEOUT_SECONDS = 5.0
+_PROBE_TIMEOUT_SECONDS = 2.0
 _DEFAULT_PORTS = {"postgres": 5432, "postgresql": 5432, "redis": 6379, "rediss": 6379, "nats": 4222, "tls": 4222}
 _SCHEMES = {"postgres": ("postgres", "postgresql"), "redis": ("redis", "rediss"), "nats": ("nats", "tls")}
 _FIRST_BYTES = 1024

@@ -23,7 +23,7 @@ async def _take(pull: Pull, count: int, seconds: float = 60.0) -> list[str]:
     async with asyncio.timeout(seconds):
         async for message in pull:
             taken.append(message.data.decode())
-            await message.ack_sync()
+            await message.ack_sync(60.0)
             if len(taken) == count:
                 break
     return taken
@@ -37,7 +37,7 @@ async def test_a_standing_credit_brings_every_message_once_and_no_more_than_want
         await _tickets(bus, model, 100)
         async with Pull(bus, names.STREAM_TASKS, consumer) as pull:
             await pull.want(8)
-            await _until(lambda: pull._queue.qsize() == 8)
+            await _until(lambda: len(pull._waiting) == 8)
             await asyncio.sleep(0.2)
             assert len(pull._waiting) == 8  # nothing was taken, so nothing more was asked for
             assert await _take(pull, 100) == [str(number) for number in range(100)]

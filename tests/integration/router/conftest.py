@@ -128,7 +128,7 @@ class SeamWorker(worker_service_pb2_grpc.WorkerServiceServicer):
                 ticket = ticket_pb2.Ticket.FromString(message.data)
                 self.offered.append(ticket)
                 await self.offer(ticket)
-                await message.ack_sync()
+                await message.ack_sync(60.0)
 
     async def offer(self, ticket: ticket_pb2.Ticket) -> None:
         offer = ticket_pb2.Offer(
