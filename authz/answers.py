@@ -1,13 +1,15 @@
 """Decisions in Envoy's words: CheckResponse for an admission and for a denial, to HTTP and to gRPC clients."""
 
 from base64 import b64encode
+from collections.abc import Iterator
 
 from envoy.config.core.v3 import base_pb2
 from envoy.service.auth.v3 import external_auth_pb2 as auth
 
 from authz.credentials import HEADERS
 from authz.deciding import Admission
-from authz.standing import Standing
+from authz.refusals import LimitError
+from authz.standing import Left, Standing
 from common.errors import STATUS_DETAILS_METADATA, UplionError, grpc_status, openai_body, openai_headers
 from common.identity import Identity
 
@@ -62,6 +64,8 @@ def denied(error: UplionError, *, grpc: bool) -> auth.CheckResponse:
     else:
         denial.body = openai_body(error).decode()
         headers = {"content-type": "application/json", **openai_headers(error)}
+    if isinstance(error, LimitError):
+        headers.update(standing_headers(error.standing))
     for name, value in headers.items():
         option = denial.headers.add()
         option.header.key = name
@@ -71,21 +75,23 @@ def denied(error: UplionError, *, grpc: bool) -> auth.CheckResponse:
 
 
 def standing_headers(standing: Standing) -> list[tuple[str, str]]:
-    """OpenAI's x-ratelimit-* for the tightest limit of each kind. A token budget is for life, so it has no reset."""
+    """OpenAI's x-ratelimit-* for the tightest limit of each kind. What is for life has no reset."""
     headers: list[tuple[str, str]] = []
-    if standing.requests_limit is not None:
-        headers.append(("x-ratelimit-limit-requests", str(standing.requests_limit)))
-        headers.append(("x-ratelimit-remaining-requests", str(standing.requests_remaining)))
-        if standing.requests_reset_seconds is not None:
-            headers.append(("x-ratelimit-reset-requests", duration(standing.requests_reset_seconds)))
-    if standing.tokens_limit is not None:
-        headers.append(("x-ratelimit-limit-tokens", str(standing.tokens_limit)))
-        headers.append(("x-ratelimit-remaining-tokens", str(standing.tokens_remaining)))
+    for kind, left in (("requests", standing.requests), ("tokens", standing.tokens)):
+        if left is not None:
+            headers += _left_headers(kind, left)
     return headers
 
 
+def _left_headers(kind: str, left: Left) -> Iterator[tuple[str, str]]:
+    yield f"x-ratelimit-limit-{kind}", str(left.rule.limit.amount)
+    yield f"x-ratelimit-remaining-{kind}", str(left.remaining)
+    if left.reset_seconds is not None:
+        yield f"x-ratelimit-reset-{kind}", duration(left.reset_seconds)
+
+
 def duration(seconds: float) -> str:
-    """As OpenAI writes it: `12ms`, `1.5s`, `6m0s`."""
+    """As OpenAI writes it: `12ms`, `1.5s`, `6m0s`, and so on without hours."""
     milliseconds = max(0, round(seconds * 1000))
     if milliseconds < 1000:
         return f"{milliseconds}ms"

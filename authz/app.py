@@ -6,13 +6,22 @@ from contextlib import asynccontextmanager
 from itertools import count
 from secrets import token_hex
 
+from authz.amendments import Amendments
 from authz.deciding import Decider
+from authz.decisions import Decisions
 from authz.keys import KeyRing, KeyRingLimits
+from authz.last_used import LastUsed
 from authz.limits import LimitRules, Limits
+from authz.outstanding import Outstanding
+from authz.plans import Plans
+from authz.prices import PriceTable, Pricing, follow_prices
+from authz.releases import follow_releases
 from authz.revocations import follow
 from authz.service import AuthorizationService
 from authz.settings import AuthzSettings
+from authz.shares import Shares
 from authz.shelf import ValkeyShelf
+from authz.since import Since
 from authz.store import SCHEMA_VERSION, Store
 from authz.valkey import Valkey
 from common.bus import connect_bus
@@ -34,12 +43,37 @@ async def main(settings: AuthzSettings, stop: asyncio.Event) -> None:
     ):
         store = Store(pool, settings.lookup_seconds)
         keys = KeyRing(store, ValkeyShelf(valkey, settings.key_ttl_seconds), _ring_limits(settings))
-        limits = Limits(valkey, store, _rules(settings), _ids())
-        service = AuthorizationService(Decider(keys, limits, peppers))
-        following = asyncio.Event()
-        watcher = tasks.create_task(follow(bus, keys, following), name="revocations")
+        prices, amendments = PriceTable(), Amendments(valkey)
+        outstanding = Outstanding(settings.outstanding)
+        since = Since(valkey, bus, store, outstanding, amendments)
+        limits = Limits(
+            valkey,
+            store,
+            Plans(prices),
+            Shares(settings.local_share),
+            since,
+            outstanding,
+            amendments,
+            _rules(settings),
+            _ids(),
+        )
+        decisions, last_used = Decisions(bus), LastUsed(bus)
+        service = AuthorizationService(Decider(keys, limits, peppers, decisions, last_used))
         await wait_for_schema(pool, SCHEMA_VERSION, seconds=settings.schema_seconds)
-        await following.wait()
+        changed = asyncio.Event()
+        ready = [asyncio.Event() for _ in range(4)]
+        running = {
+            "changes": follow(bus, keys, changed, ready[0]),
+            "releases": follow_releases(bus, amendments, ready[1]),
+            "since": since.run(ready[2]),
+            "prices": follow_prices(store, prices, changed, _pricing(settings), ready[3]),
+            "amendments": amendments.run(),
+            "decisions": decisions.run(),
+            "last used": last_used.run(),
+        }
+        watchers = [tasks.create_task(work, name=name) for name, work in running.items()]
+        for each in ready:
+            await each.wait()
         await limits.warm()
         async with grpc_server(
             "authz",
@@ -49,7 +83,8 @@ async def main(settings: AuthzSettings, stop: asyncio.Event) -> None:
             grace_seconds=settings.grace_seconds,
         ):
             await stop.wait()
-        watcher.cancel()
+        for watcher in watchers:
+            watcher.cancel()
 
 
 @asynccontextmanager
@@ -94,7 +129,11 @@ def _rules(settings: AuthzSettings) -> LimitRules:
     return LimitRules(
         default_output_tokens=settings.default_output_tokens,
         most_output_tokens=settings.most_output_tokens,
-        reservation=settings.reservation_seconds,
+        deadline=settings.deadline_seconds,
+        given_up=settings.reservation_seconds,
         outage=settings.outage_seconds,
-        local_share=settings.local_share,
     )
+
+
+def _pricing(settings: AuthzSettings) -> Pricing:
+    return Pricing(every=settings.prices_seconds, ahead=settings.deadline_seconds + settings.prices_seconds)

@@ -45,21 +45,14 @@ class Question:
     output_tokens: int | None  # of one choice, as the request says; None: it does not
     choices: int
     request_id: str
+    client: str = ""  # its IP address; empty: not known
+    tier: str = ""  # the one it asks for; empty: it does not
 
 
 def kind_of(method: str, path: str) -> Kind:
     if method != "POST":
         return Kind.READING
     return _KINDS.get(path.partition("?")[0], Kind.READING)
-
-
-def scope_for(listener: str) -> str:
-    """The scope a key needs at this door; raises PERMISSION_DENIED for a door we do not know."""
-    if listener == names.LISTENER_PUBLIC:
-        return names.SCOPE_INFERENCE
-    if listener == names.LISTENER_ADMIN:
-        return names.SCOPE_ADMIN
-    raise UplionError(Reason.PERMISSION_DENIED, "This call did not come through the gateway.")
 
 
 def checked_model(model: str) -> str:

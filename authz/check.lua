@@ -1,49 +1,110 @@
--- One check: may this key of this account make one more request, and is there room for its tokens? All or nothing.
+-- One check: does every rule that concerns this request have room for it? All or nothing. (common/giving_back.lua goes
+-- in front.)
 --
--- KEYS: quota hash, reservations zset (id -> expiry, unix ms), reservation amounts hash (id -> "<tokens>|<key>"),
---       rate hash of the account, rate hash of the key
--- ARGV: 1 key id            2 account requests/min   3 key requests/min     (-1: no limit)
---       4 account budget    5 key budget             (tokens, -1: no budget)
---       6 reservation id ('': reserve nothing)       7 reservation's life in ms
---       8 input tokens      9 output tokens of one choice (0: the request generates nothing)    10 choices
---      11 used by account  12 used by key            ('' unless answering LOAD)
--- Returns {'OK', output tokens granted to one choice, output tokens left for one choice (-1: no budget),
---          requests limit, requests remaining, ms until one more (-1: no limit), budget, budget remaining (-1: none)}
---      or {'RATE', limit, ms until the request would pass} or {'QUOTA', budget, remaining}
---      or {'LOAD'}: the used counters are not here; call again with them
+-- KEYS: 1 reserved hash, 2 reservations zset (id -> unix ms by which the request must have ended), 3 reservation amounts
+--       hash, then the used and the rate hashes that the plan names by number
+-- ARGV: 1 the plan (authz/plans.py), msgpack: {rates, reserved, used, rules, price}
+--           rates     {KEYS number, 1 if it counts tokens or 0 if requests, ...}
+--           reserved  {field, its unit: 0 tokens, 1 money, 2 requests at once, ...}
+--           used      {{KEYS number, seconds to live or 0, field, ...}, ...}
+--           rules     {kind, number in rates or reserved, number in used or 0, amount, 1 if in shadow or 0, ...}
+--                     kind: 0 requests/minute, 1 tokens/minute, 2 token budget, 3 money budget, 4 requests at once
+--           price     {of an input token, of an output token, of a request} in millionths of a millionth
+--       2 since when Valkey holds what it holds, as the caller knows it       3 '1': the caller made sure of that
+--       4 reservation id ('': reserve nothing)    5 ms the request may take   6 ms after that until it is given up
+--       7 input tokens    8 output tokens of one choice (0: it generates nothing)    9 choices
+--      10 used totals from the ledger, msgpack in the order of `used`, -1 where none is given; '' unless answering LOAD
+-- Returns {'OK', output tokens granted to one choice, number of the rule that leaves it the least (0: none),
+--          unix ms, {remaining of each rule}, {ms until something leaves its window, or -1, of each rule},
+--          {number of a rule in shadow that would have refused, ms until the request would have passed or -1, ...}}
+--      or {'NO', {remaining}, {ms}, {number of a refusing rule, ms until the request would pass or -1, ...}}
+--      or {'LOAD', number in used, ...}: these are not here; read them now and call again
+--      or {'FRESH'}: the account is not known to this Valkey
 
-local RATE_SECONDS = 61 -- buckets of one second; 60 s whole plus the one that has begun, so never over in any 60 s
+local WINDOW = 61 -- buckets of one second; 60 s whole plus the one that has begun, so never over in any 60 s
 local PURGE = 32
+local SLOT_WAIT = 1000 -- ms: a place among so many at once may be free at any moment
 
+local plan = cmsgpack.unpack(ARGV[1])
+local rates, reserved, useds, rules, price = plan[1], plan[2], plan[3], plan[4], plan[5]
+local id, input, output, choices = ARGV[4], tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local time = redis.call('TIME')
 local second = tonumber(time[1])
 local now = second * 1000 + math.floor(tonumber(time[2]) / 1000)
 
--- Requests of the last minute: field 'n' is their sum, 'at' the second it is right for, numbers are buckets.
-local function window(key)
-  local state = redis.call('HMGET', key, 'n', 'at')
-  local total, at = tonumber(state[1] or '0'), tonumber(state[2] or '0')
-  if total > 0 and at ~= second then
+-- First what was promised to requests that never ended: nobody else found them.
+for _, late in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now - tonumber(ARGV[6]), 'LIMIT', 0, PURGE)) do
+  give_back(late, -1)
+end
+
+local fields = {'since'}
+for index = 1, #reserved, 2 do fields[#fields + 1] = reserved[index] end
+local held = redis.call('HMGET', KEYS[1], unpack(fields))
+if held[1] ~= ARGV[2] then
+  if ARGV[3] ~= '1' then return {'FRESH'} end
+  redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
+  redis.call('HSET', KEYS[1], 'since', ARGV[2])
+  for index = 2, #fields do held[index] = '0' end
+end
+
+-- What the ledger has. A field is marked (-1) before it is read there: see billing/settlement.py.
+local used, missing = {}, {'LOAD'}
+local loaded = ARGV[10] ~= '' and cmsgpack.unpack(ARGV[10]) or {}
+for _, group in ipairs(useds) do
+  local key = KEYS[group[1]]
+  local found = redis.call('HMGET', key, unpack(group, 3))
+  for index = 1, #found do
+    local number = #used + 1
+    local value, total = tonumber(found[index] or nil), loaded[number] or -1
+    if value and total > value then
+      redis.call('HSET', key, group[index + 2], total)
+      value = total
+    end
+    if not value then
+      redis.call('HSET', key, group[index + 2], -1)
+      if group[2] > 0 then redis.call('EXPIRE', key, group[2]) end
+    end
+    if not value or value < 0 then missing[#missing + 1] = number end
+    used[number] = value or -1
+  end
+end
+if #missing > 1 then return missing end
+
+-- Windows: field 'n' is the sum, right for the second 'at'; 'old' is the oldest bucket's second; numbers are buckets.
+local windows = {}
+for index = 1, #rates, 2 do
+  local key = KEYS[rates[index]]
+  local state = redis.call('HMGET', key, 'n', 'at', 'old', second)
+  local total, oldest = tonumber(state[1] or '0'), tonumber(state[3] or '0')
+  local moved = state[2] ~= time[1]
+  if total > 0 and moved then
     local all = redis.call('HGETALL', key)
-    total = 0
-    for index = 1, #all, 2 do
-      local bucket = tonumber(all[index])
+    total, oldest = 0, 0
+    for place = 1, #all, 2 do
+      local bucket = tonumber(all[place])
       if bucket then
-        if bucket <= second - RATE_SECONDS then
-          redis.call('HDEL', key, all[index])
+        local count = tonumber(all[place + 1])
+        if bucket <= second - WINDOW or count <= 0 then
+          redis.call('HDEL', key, all[place])
         else
-          total = total + tonumber(all[index + 1])
+          total = total + count
+          if oldest == 0 or bucket < oldest then oldest = bucket end
         end
       end
     end
-    redis.call('HSET', key, 'n', total, 'at', second)
+    redis.call('HSET', key, 'n', total, 'at', second, 'old', oldest)
+    redis.call('EXPIRE', key, WINDOW + 1)
+    moved = false
   end
-  return total
+  if total <= 0 then total, oldest = 0, 0 end
+  windows[#windows + 1] =
+    {key = key, total = total, oldest = oldest, bucket = tonumber(state[4] or '0'), moved = moved}
 end
 
--- When so many of the counted requests have left the window, in ms from now.
-local function leaving_in(key, count)
-  local all = redis.call('HGETALL', key)
+-- When so much of what is counted has left the window, in ms from now.
+local function leaving_in(window, count)
+  if window.total < count then return WINDOW * 1000 end
+  local all = redis.call('HGETALL', window.key)
   local buckets = {}
   for index = 1, #all, 2 do
     local bucket = tonumber(all[index])
@@ -52,96 +113,90 @@ local function leaving_in(key, count)
   table.sort(buckets, function(one, other) return one[1] < other[1] end)
   for _, bucket in ipairs(buckets) do
     count = count - bucket[2]
-    if count <= 0 then return math.max(1, (bucket[1] + RATE_SECONDS) * 1000 - now) end
+    if count <= 0 then return math.max(1, (bucket[1] + WINDOW) * 1000 - now) end
   end
-  return RATE_SECONDS * 1000
+  return WINDOW * 1000
 end
 
-local function count(key)
-  redis.call('HINCRBY', key, second, 1)
-  redis.call('HINCRBY', key, 'n', 1)
-  redis.call('HSET', key, 'at', second)
-  redis.call('EXPIRE', key, RATE_SECONDS + 1)
-end
-
-local function field(name, key)
-  if key == '' then return name end
-  return name .. ':' .. key
-end
-
-local function lower(key, amount)
-  local name = field('reserved', key)
-  if redis.call('HINCRBY', KEYS[1], name, '-' .. amount) < 0 then redis.call('HSET', KEYS[1], name, 0) end
-end
-
--- Requests.
-local limits = {{KEYS[4], tonumber(ARGV[2])}, {KEYS[5], tonumber(ARGV[3])}}
-local limit, remaining, reset, tight = -1, -1, -1, nil
-for _, pair in ipairs(limits) do
-  if pair[2] >= 0 then
-    local total = window(pair[1])
-    if total + 1 > pair[2] then
-      return {'RATE', pair[2], pair[2] == 0 and RATE_SECONDS * 1000 or leaving_in(pair[1], total + 1 - pair[2])}
+local least = output > 0 and choices or 0 -- output tokens without which there is no answer
+local granted, room, tightest = output, nil, 0
+local remaining, resets, refused, shadows = {}, {}, {}, {}
+for index = 1, #rules, 5 do
+  local kind, counter, amount, number = rules[index], rules[index + 1], rules[index + 3], #remaining + 1
+  local left, fits, most, reset, wait = 0, true, nil, -1, -1
+  if kind <= 1 then
+    local window = windows[counter]
+    left = amount - window.total
+    if window.oldest > 0 then reset = math.max(1, (window.oldest + WINDOW) * 1000 - now) else reset = 0 end
+    if kind == 0 then
+      fits = left >= 1
+      if not fits then wait = amount < 1 and WINDOW * 1000 or leaving_in(window, 1 - left) end
+    else
+      fits = left >= input + least
+      most = math.floor((left - input) / choices)
+      if not fits then wait = leaving_in(window, input + least - left) end
     end
-    if remaining < 0 or pair[2] - total - 1 < remaining then
-      limit, remaining, tight = pair[2], pair[2] - total - 1, pair[1]
+  elseif kind == 4 then
+    left = amount - tonumber(held[counter + 1] or '0')
+    fits = left >= 1
+    if not fits then wait = SLOT_WAIT end
+  else
+    left = amount - used[rules[index + 2]] - tonumber(held[counter + 1] or '0')
+    if kind == 2 then
+      fits = left >= input + least
+      most = math.floor((left - input) / choices)
+    else
+      local units = left * 1e6 - input * price[1] - price[3]
+      fits = units >= least * price[2]
+      if price[2] > 0 then most = math.floor(units / (price[2] * choices)) end
     end
   end
-end
-
--- Tokens: first what was promised to requests that never ended.
-if redis.call('EXISTS', KEYS[2]) == 1 then
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, PURGE)) do
-    local amount = redis.call('HGET', KEYS[3], id)
-    if amount then
-      local tokens, key = string.match(amount, '^(%d+)|(.*)$')
-      redis.call('HDEL', KEYS[3], id)
-      lower('', tokens)
-      if key ~= '' then lower(key, tokens) end
+  remaining[number], resets[number] = math.max(0, left), reset
+  if not fits then
+    if rules[index + 4] == 1 then
+      shadows[#shadows + 1], shadows[#shadows + 2] = number, wait
+    else
+      refused[#refused + 1], refused[#refused + 2] = number, wait
     end
-    redis.call('ZREM', KEYS[2], id)
+  elseif most and output > 0 and rules[index + 4] == 0 and (not room or most < room) then
+    room, tightest = most, number
+    granted = math.min(output, room)
   end
 end
-
-local input, output, choices = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
-local budgets = {{'', tonumber(ARGV[4]), ARGV[11]}, {ARGV[1], tonumber(ARGV[5]), ARGV[12]}}
-local budget, left = -1, -1
-for _, entry in ipairs(budgets) do
-  if entry[2] >= 0 then
-    local used = redis.call('HGET', KEYS[1], field('used', entry[1]))
-    if not used then
-      if entry[3] == '' then return {'LOAD'} end
-      redis.call('HSET', KEYS[1], field('used', entry[1]), entry[3])
-      used = entry[3]
-    end
-    local reserved = tonumber(redis.call('HGET', KEYS[1], field('reserved', entry[1])) or '0')
-    local rest = math.max(0, entry[2] - tonumber(used) - reserved)
-    if left < 0 or rest < left then budget, left = entry[2], rest end
-  end
-end
-
-local rest = -1
-if left >= 0 and ARGV[6] ~= '' then
-  rest = math.floor((left - input) / choices)
-  if output > 0 then
-    if rest < 1 then return {'QUOTA', budget, left} end
-    output = math.min(output, rest)
-  elseif left < input then
-    return {'QUOTA', budget, left}
-  end
-end
+if #refused > 0 then return {'NO', remaining, resets, refused} end
 
 -- Everything passes: write it down.
-for _, pair in ipairs(limits) do
-  if pair[2] >= 0 then count(pair[1]) end
+local tokens = input + granted * choices
+local cost = math.ceil((input * price[1] + granted * choices * price[2] + price[3]) / 1e6)
+local units = {tokens, cost, 1}
+local counted = {}
+for index = 1, #rates, 2 do
+  local window, count = windows[(index + 1) / 2], 1
+  if rates[index + 1] == 1 then
+    count = tokens
+    counted[#counted + 1] = window.key
+  end
+  if window.oldest == 0 then window.oldest = second end
+  redis.call(
+    'HSET', window.key, second, window.bucket + count, 'n', window.total + count, 'at', second, 'old', window.oldest
+  )
+  if window.moved then redis.call('EXPIRE', window.key, WINDOW + 1) end
 end
-if tight then reset = leaving_in(tight, 1) end
-if ARGV[6] ~= '' then
-  local tokens = input + output * choices
-  redis.call('HINCRBY', KEYS[1], 'reserved', tokens)
-  redis.call('HINCRBY', KEYS[1], field('reserved', ARGV[1]), tokens)
-  redis.call('ZADD', KEYS[2], now + tonumber(ARGV[7]), ARGV[6])
-  redis.call('HSET', KEYS[3], ARGV[6], tokens .. '|' .. ARGV[1])
-  if left >= 0 then left = math.max(0, left - tokens) end
+if id ~= '' then
+  local amounts, values = {}, {}
+  for index = 1, #reserved, 2 do
+    local amount = units[reserved[index + 1] + 1]
+    amounts[index], amounts[index + 1] = reserved[index], amount
+    values[index] = reserved[index]
+    values[index + 1] = tonumber(held[(index + 3) / 2] or '0') + amount
+  end
+  if #values > 0 then redis.call('HSET', KEYS[1], unpack(values)) end
+  redis.call('ZADD', KEYS[2], now + tonumber(ARGV[5]), id)
+  redis.call('HSET', KEYS[3], id, cmsgpack.pack({second, tokens, amounts, counted}))
 end
-return {'OK', output, rest, limit, remaining, reset, budget, left}
+for index = 1, #rules, 5 do
+  local kind, number = rules[index], (index + 4) / 5
+  local taken = (kind == 1 or kind == 2) and tokens or kind == 3 and cost or 1
+  remaining[number] = math.max(0, remaining[number] - taken)
+end
+return {'OK', granted, tightest, now, remaining, resets, shadows}

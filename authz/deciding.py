@@ -1,19 +1,25 @@
 """The decision: who calls, may it, how much is left. Raises the error the caller is to see."""
 
 import hmac
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from authz.asking import Question, scope_for
+from authz.asking import Question
 from authz.credentials import refused
+from authz.decisions import Decisions
 from authz.keys import KeyRecord, KeyRing
-from authz.limits import Limits
+from authz.last_used import LastUsed
+from authz.limits import Grant, Limits
+from authz.permissions import check_door, check_use, tier
 from authz.standing import Standing
-from common import names
-from common.errors import Reason, UplionError
+from common.errors import UplionError
 from common.identity import Identity
 from common.keys import TEST_KEY, ApiKey, MalformedKeyError, digest, parse
+from common.metrics import AUTHZ_SHADOW_REFUSALS
+
+logger = logging.getLogger(__name__)
 
 _NO_DIGEST = bytes(32)
 
@@ -34,17 +40,22 @@ class Decider:
         keys: KeyRing,
         limits: Limits,
         peppers: Mapping[str, bytes],
+        decisions: Decisions,
+        last_used: LastUsed,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._keys = keys
         self._limits = limits
         self._peppers = peppers
         self._any_pepper = next(iter(peppers.values()))
+        self._decisions = decisions
+        self._last_used = last_used
         self._clock = clock
 
     async def decide(self, question: Question) -> Admission:
-        """Raises INVALID_API_KEY, PERMISSION_DENIED, RATE_LIMIT_EXCEEDED, INSUFFICIENT_QUOTA or UNAVAILABLE."""
-        scope = scope_for(question.listener)
+        """Raises INVALID_API_KEY, PERMISSION_DENIED, MODEL_NOT_ALLOWED, RATE_LIMIT_EXCEEDED, INSUFFICIENT_QUOTA or
+        UNAVAILABLE.
+        """
         try:
             key = parse(question.key_text)
         except MalformedKeyError:
@@ -52,22 +63,46 @@ class Decider:
         record = self._keys.cached(key.id)
         if record is None:
             record = await self._keys.find(key.id)
-        record = self._verified(key, question.key_text, record)
-        if scope not in record.scopes:
-            raise UplionError(Reason.PERMISSION_DENIED, f'This needs a key with the scope "{scope}".', scope=scope)
-        grant = await self._limits.admit(record, question)
+        return await self.admit(self._verified(key, question.key_text, record), question)
+
+    async def admit(self, record: KeyRecord, question: Question) -> Admission:
+        """A caller whose credential is right: may it, and how much is left?"""
+        self._last_used.add(record.id)
+        try:
+            scopes = check_door(record, question.listener)
+            check_use(record, question)
+            served = tier(record, question.tier)
+            grant = await self._limits.admit(record, question)
+        except UplionError as error:
+            self._decisions.refused(record, question, error)
+            raise
+        if grant.shadows:
+            self._note(record, question, grant)
         identity = Identity(
             account=record.account,
             key=record.id,
             reservation=grant.reservation,
             model=question.model,
-            tier=names.TIER_DEFAULT,
+            tier=served,
             max_output_tokens=grant.max_output_tokens,
-            deadline_seconds=None,
+            deadline_seconds=grant.deadline_seconds,
             request_id=question.request_id,
-            scopes=tuple(sorted(record.scopes)) if question.listener == names.LISTENER_ADMIN else (),
+            project=record.project,
+            capped_by=grant.capped_by,
+            holds_slot=grant.holds_slot,
+            scopes=scopes,
         )
         return Admission(identity, grant.standing)
+
+    def _note(self, record: KeyRecord, question: Question, grant: Grant) -> None:
+        for refusal in grant.shadows:
+            limit = refusal.verdict.rule.limit
+            AUTHZ_SHADOW_REFUSALS.labels(limit.measure, limit.period).inc()
+            logger.info(
+                "a rule in shadow would have refused",
+                extra={"rule": refusal.verdict.rule.name, "request_id": question.request_id, "key": record.id},
+            )
+            self._decisions.shadow(record, question, refusal)
 
     def _verified(self, key: ApiKey, text: str, record: KeyRecord | None) -> KeyRecord:
         """An unknown id costs the same HMAC as a wrong secret, and gets the same answer."""

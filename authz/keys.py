@@ -11,13 +11,14 @@ from typing import Protocol
 import msgspec
 
 from common.errors import Reason, UplionError
+from common.limits import Rule
 
 logger = logging.getLogger(__name__)
 _READS_AFTER_INVALIDATION = 3
 
 
 class KeyRecord(msgspec.Struct, frozen=True):
-    """A key and its account as Postgres has them."""
+    """A key with its project and account, as Postgres has them."""
 
     id: str
     account: str
@@ -26,10 +27,11 @@ class KeyRecord(msgspec.Struct, frozen=True):
     scopes: frozenset[str]
     active: bool
     expire_seconds: float | None = None  # unix time
-    key_requests_per_minute: int | None = None
-    key_token_budget: int | None = None
-    account_requests_per_minute: int | None = None
-    account_token_budget: int | None = None
+    project: str = ""  # empty: the key belongs to none
+    rules: tuple[Rule, ...] = ()  # of the account, the project and the key
+    models: tuple[str, ...] = ()  # globs; empty: every model
+    tiers: tuple[str, ...] = ()  # the first is what a request gets that asks for none; empty: every tier
+    networks: tuple[str, ...] = ()  # CIDR; empty: from anywhere
 
 
 class Store(Protocol):

@@ -1,51 +1,43 @@
-"""What is left: requests a minute and token budgets, and the reservation of what a request may use.
+"""What is left: every limit of account, project and key, and the reservation of what a request may use.
 
-One Lua call a check (check.lua). Valkey away: a known key gets a share of what it had left, for a minute, then nobody.
+One Lua call a check (check.lua). Valkey away, or not what it was: a known key gets a share of what it had left, for a
+minute, then nobody.
 """
 
+import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import sha1
-from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
+
+from authz.amendments import Amendments
 from authz.asking import Kind, Question
 from authz.keys import KeyRecord
+from authz.outstanding import Held, Outstanding
+from authz.plans import Plan, Plans
+from authz.refusals import LimitError, Verdict, refusal, verdict
+from authz.scripts import Commands, Script
 from authz.shares import Shares
-from authz.standing import Standing
-from authz.valkey import ScriptMissingError, ValkeyError
-from common import names
+from authz.since import Since
+from authz.standing import NOTHING, Standing, standing
+from authz.valkey import ValkeyError
 from common.errors import Reason, UplionError
 from common.metrics import AUTHZ_LOCAL_GRANTS
 
 logger = logging.getLogger(__name__)
-_SCRIPT = Path(__file__).with_name("check.lua").read_text(encoding="utf-8")
-_SCRIPT_SHA = sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 _WARM_TRIES = 5
 _PAUSE_SECONDS = 0.5  # after a failure, before Valkey is asked again: a check must not wait for a dead one
+_MOST_ROUNDS = 5  # of one check: fresh, then loading for each of two reasons, and once more for a flush in between
+_NOT_LOADED = -1
 
 
-class Commands(Protocol):
-    """A connection to Valkey."""
+class Ledger(Protocol):
+    """What is used, as the ledger has it."""
 
-    async def call(self, *command: str | bytes | int) -> Any: ...
-
-
-class Used(Protocol):
-    """Lifetime tokens as the ledger has them: of the account, and of the key."""
-
-    async def used_tokens(self, account: str, key_id: str) -> tuple[int, int]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """An admitted request: its reservation, and what one choice may generate (None: no limit but the model's)."""
-
-    reservation: str
-    max_output_tokens: int | None
-    standing: Standing
+    async def used(self, account: str, wanted: Sequence[tuple[str, str, str, str]]) -> list[int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +46,25 @@ class LimitRules:
 
     default_output_tokens: int = 1024
     most_output_tokens: int = 131_072
-    reservation: float = 7200.0
+    deadline: float = 600.0
+    given_up: float = 7200.0  # after the deadline
     outage: float = 60.0
-    local_share: float = 0.25
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """An admitted request: its reservation, and what one choice may generate (None: no limit but the model's)."""
+
+    reservation: str
+    max_output_tokens: int | None = None
+    capped_by: str = ""  # the rule that says so
+    holds_slot: bool = False
+    standing: Standing = NOTHING
+    deadline_seconds: float | None = None  # the request must have ended by then; None: it holds nothing
+    shadows: tuple[LimitError, ...] = ()  # what rules in shadow would have said
+
+
+class _NotBelievedError(Exception):
+    """Valkey lost what it held, and is not told everything yet."""
 
 
 class Limits:
@@ -65,17 +73,29 @@ class Limits:
     def __init__(
         self,
         valkey: Commands,
-        used: Used,
+        ledger: Ledger,
+        plans: Plans,
+        shares: Shares,
+        since: Since,
+        outstanding: Outstanding,
+        amendments: Amendments,
         rules: LimitRules,
         new_id: Callable[[], str],
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
-        self._valkey = valkey
-        self._used = used
+        self._script = Script(valkey, "check.lua")
+        self._ledger = ledger
+        self._plans = plans
+        self._shares = shares
+        self._since = since
+        self._outstanding = outstanding
+        self._amendments = amendments
         self._rules = rules
+        self._deadline_ms, self._given_up_ms = int(rules.deadline * 1000), int(rules.given_up * 1000)
         self._new_id = new_id
         self._clock = clock
-        self._shares = Shares(rules.local_share)
+        self._wall = wall
         self._down_since: float | None = None
         self._ask_again_at = 0.0
 
@@ -87,7 +107,7 @@ class Limits:
         """Connects and loads the script, so that no check waits for that; a Valkey that is away is no error yet."""
         for _ in range(_WARM_TRIES):
             try:
-                await self._valkey.call("SCRIPT", "LOAD", _SCRIPT)
+                await self._script.load()
                 return
             except ValkeyError as problem:
                 missing = problem
@@ -95,143 +115,154 @@ class Limits:
 
     async def admit(self, record: KeyRecord, question: Question) -> Grant:
         """Reserves and grants; raises RATE_LIMIT_EXCEEDED, INSUFFICIENT_QUOTA or UNAVAILABLE."""
-        reservation = "" if question.kind is Kind.READING else self._new_id()
+        reading = question.kind is Kind.READING
+        plan = self._plans.find(record, question.model, reading=reading)
+        if reading and not plan.rules:
+            return Grant("")
+        reservation = "" if reading else self._new_id()
         if self._down_since is not None and self._clock() < self._ask_again_at:
-            return self._locally(record, question, reservation)
+            return self._locally(plan, question, reservation)
         self._ask_again_at = self._clock() + _PAUSE_SECONDS  # meanwhile, if it is down, only this check waits for it
         try:
-            reply = await self._ask(record, question, reservation)
-        except ValkeyError as problem:
+            reply = await self._ask(plan, question, reservation)
+            if self._down_since is not None:
+                self._back()
+            return self._granted(plan, question, reservation, reply)
+        except (ValkeyError, _NotBelievedError) as problem:
             self._lost(problem)
-            return self._locally(record, question, reservation)
-        if self._down_since is not None:
-            logger.info("Valkey is back")
-            self._down_since = None
-        return self._granted(record, question, reservation, reply)
+            try:
+                return self._locally(plan, question, reservation)
+            except UplionError:
+                self._amendments.give_back(record.account, reservation)
+                raise
+        except asyncio.CancelledError:
+            self._amendments.give_back(record.account, reservation)
+            raise
 
-    async def _ask(self, record: KeyRecord, question: Question, reservation: str) -> list[Any]:
-        output = 0
-        if question.kind is Kind.GENERATION:
-            wanted = question.output_tokens or self._rules.default_output_tokens
-            output = min(wanted, self._rules.most_output_tokens)
-        account = record.account
-        arguments: list[str | bytes | int] = [
-            5,
-            names.quota_key(account),
-            names.reservations_key(account),
-            names.reservation_amounts_key(account),
-            names.rate_key(account),
-            names.rate_key(account, record.id),
-            record.id,
-            _or_none(record.account_requests_per_minute),
-            _or_none(record.key_requests_per_minute),
-            _or_none(record.account_token_budget),
-            _or_none(record.key_token_budget),
+    async def _ask(self, plan: Plan, question: Question, reservation: str) -> list[Any]:
+        if plan.rules and not self._since.believed:
+            raise _NotBelievedError
+        tail = (
             reservation,
-            int(self._rules.reservation * 1000),
+            self._deadline_ms,
+            self._given_up_ms,
             question.input_tokens,
-            output,
+            self._wanted(question),
             question.choices,
-        ]
-        reply = await self._run(arguments, "", "")
-        if reply[0] == b"LOAD":
-            account_used, key_used = await self._load(account, record.id)
-            reply = await self._run(arguments, account_used, key_used)
-        return reply
+        )
+        sure, loaded = "0", b""
+        for _ in range(_MOST_ROUNDS):
+            reply: list[Any] = await self._script.run(*plan.arguments, self._since.value, sure, *tail, loaded)
+            outcome = reply[0]
+            if outcome == b"LOAD":
+                loaded = await self._load(plan, [number - 1 for number in reply[1:]])
+            elif outcome == b"FRESH":
+                await self._since.look()
+                if plan.rules and not self._since.believed:
+                    raise _NotBelievedError
+                sure = "1"
+            else:
+                return reply
+        raise _unavailable()
 
-    async def _run(self, arguments: list[str | bytes | int], account_used: str | int, key_used: str | int) -> list[Any]:
+    async def _load(self, plan: Plan, numbers: Sequence[int]) -> bytes:
         try:
-            found = await self._valkey.call("EVALSHA", _SCRIPT_SHA, *arguments, account_used, key_used)
-        except ScriptMissingError:
-            found = await self._valkey.call("EVAL", _SCRIPT, *arguments, account_used, key_used)
-        return list(found)
-
-    async def _load(self, account: str, key_id: str) -> tuple[int, int]:
-        try:
-            return await self._used.used_tokens(account, key_id)
+            found = await self._ledger.used(plan.record.account, [plan.used[number] for number in numbers])
         except Exception as problem:  # asyncpg's many: without the ledger nobody knows what is left
             logger.warning("balances could not be read", extra={"problem": repr(problem)})
             raise _unavailable() from problem
+        totals = [_NOT_LOADED] * len(plan.used)
+        for number, total in zip(numbers, found, strict=True):
+            totals[number] = total
+        return msgspec.msgpack.encode(totals)
 
-    def _granted(self, record: KeyRecord, question: Question, reservation: str, reply: list[Any]) -> Grant:
-        outcome = reply[0]
-        if outcome == b"RATE":
-            raise rate_limited(reply[1], reply[2] / 1000)
-        if outcome == b"QUOTA":
-            raise out_of_quota(reply[1], reply[2])
-        _, output, rest, limit, remaining, reset_ms, budget, left = reply
-        standing = Standing(
-            requests_limit=_known(limit),
-            requests_remaining=_known(remaining),
-            requests_reset_seconds=None if reset_ms < 0 else reset_ms / 1000,
-            tokens_limit=_known(budget),
-            tokens_remaining=_known(left),
+    def _granted(self, plan: Plan, question: Question, reservation: str, reply: list[Any]) -> Grant:
+        if reply[0] == b"NO":
+            raise self._refused(plan, reply)
+        _, output, tightest, now_ms, remaining, resets, shadows = reply
+        deadline = self._rules.deadline if reservation else None
+        self._shares.remember(plan, remaining)
+        if not plan.rules:
+            return Grant(reservation, deadline_seconds=deadline)
+        tokens = question.input_tokens + output * question.choices
+        cost = plan.cost(question.input_tokens, output * question.choices)
+        self._outstanding.add(
+            reservation,
+            Held(plan, question.request_id, now_ms, now_ms + self._deadline_ms, tokens, cost),
+            known=True,
         )
-        self._shares.remember(record.id, standing)
-        return Grant(reservation, _cap(question, output, rest), standing)
+        cap = output if tightest else None
+        capped = tightest and (question.output_tokens is None or output < question.output_tokens)
+        return Grant(
+            reservation,
+            cap,
+            plan.rules[tightest - 1].name if capped else "",
+            bool(reservation) and plan.holds_slot,
+            standing(plan.rules, remaining, resets, self._plans.day, self._wall()),
+            deadline,
+            tuple(refusal([self._verdict(plan, remaining, number, wait)]) for number, wait in _pairs(shadows)),
+        )
 
-    def _locally(self, record: KeyRecord, question: Question, reservation: str) -> Grant:
+    def _refused(self, plan: Plan, reply: list[Any]) -> UplionError:
+        _, remaining, resets, refused = reply
+        left = standing(plan.rules, remaining, resets, self._plans.day, self._wall())
+        return refusal([self._verdict(plan, remaining, number, wait) for number, wait in _pairs(refused)], left)
+
+    def _verdict(self, plan: Plan, remaining: Sequence[int], number: int, wait_ms: int) -> Verdict:
+        return verdict(plan.rules[number - 1], remaining[number - 1], wait_ms, self._plans.day, self._wall())
+
+    def _locally(self, plan: Plan, question: Question, reservation: str) -> Grant:
         since = self._down_since
         if since is None or self._clock() - since > self._rules.outage:
             raise _unavailable()
-        standing = self._shares.take(record.account, record.id, self._reserved_tokens(question))
-        if standing is None:
+        output = self._wanted(question)
+        tokens = question.input_tokens + output * question.choices
+        cost = plan.cost(question.input_tokens, output * question.choices)
+        left = self._shares.take(plan, tokens, cost)
+        if left is None:
             raise _unavailable()
         AUTHZ_LOCAL_GRANTS.inc()
-        cap = question.output_tokens
-        if cap is None and standing.tokens_limit is not None:
-            cap = self._rules.default_output_tokens
-        return Grant(reservation, cap if question.kind is Kind.GENERATION else None, standing)
+        now_ms = int(self._wall() * 1000)
+        self._outstanding.add(
+            reservation,
+            Held(plan, question.request_id, now_ms, now_ms + self._deadline_ms, tokens, cost),
+            known=False,
+        )
+        return Grant(
+            reservation,
+            output if plan.caps and output else None,
+            "",
+            bool(reservation) and plan.holds_slot,
+            standing(plan.rules, left, [-1] * len(left), self._plans.day, self._wall()),
+            self._rules.deadline if reservation else None,
+        )
 
-    def _reserved_tokens(self, question: Question) -> int:
-        if question.kind is Kind.READING:
+    def _wanted(self, question: Question) -> int:
+        """Output tokens of one choice that are asked for; 0 where nothing is generated."""
+        if question.kind is not Kind.GENERATION:
             return 0
-        output = 0
-        if question.kind is Kind.GENERATION:
-            wanted = question.output_tokens or self._rules.default_output_tokens
-            output = min(wanted, self._rules.most_output_tokens) * question.choices
-        return question.input_tokens + output
+        wanted = question.output_tokens or self._rules.default_output_tokens
+        return min(wanted, self._rules.most_output_tokens)
 
-    def _lost(self, problem: ValkeyError) -> None:
+    def _lost(self, problem: Exception) -> None:
         self._ask_again_at = self._clock() + _PAUSE_SECONDS
         if self._down_since is None:
             self._down_since = self._clock()
             self._shares.open()
-            logger.warning("Valkey does not answer: known keys get a local share", extra={"problem": repr(problem)})
+            logger.warning("limits cannot be asked: known keys get a local share", extra={"problem": repr(problem)})
+
+    def _back(self) -> None:
+        logger.info("limits can be asked again")
+        self._down_since = None
+        self._since.wake()
 
 
-def rate_limited(limit: int, retry_after_seconds: float) -> UplionError:
-    return UplionError(
-        Reason.RATE_LIMIT_EXCEEDED,
-        f"The limit of {limit} requests a minute is reached. Try again in {retry_after_seconds:.1f} s.",
-        retry_after_seconds=retry_after_seconds,
-        limit=limit,
-    )
-
-
-def out_of_quota(budget: int, left: int) -> UplionError:
-    return UplionError(
-        Reason.INSUFFICIENT_QUOTA,
-        f"The budget of {budget} tokens has {left} left, too few for this request.",
-        limit=budget,
-        remaining=left,
-    )
+def _pairs(flat: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Of a rule's number and ms, as check.lua lists them."""
+    return zip(flat[::2], flat[1::2], strict=True)
 
 
 def _unavailable() -> UplionError:
     return UplionError(
         Reason.UNAVAILABLE, "Limits cannot be checked at the moment. Try again shortly.", retry_after_seconds=1
     )
-
-
-def _cap(question: Question, granted: int, rest: int) -> int | None:
-    """What the router must not exceed: under a budget, what is reserved and no more, so that it is never overspent."""
-    return granted if question.kind is Kind.GENERATION and rest >= 0 else None
-
-
-def _or_none(limit: int | None) -> int:
-    return -1 if limit is None else limit
-
-
-def _known(value: int) -> int | None:
-    return None if value < 0 else value

@@ -1,4 +1,4 @@
-"""Revocations as they are announced on NATS: a key or an account that must be asked for again, at once."""
+"""Changes as they are announced on NATS: a key or an account that must be asked for again, at once, and new prices."""
 
 import asyncio
 import contextlib
@@ -12,8 +12,11 @@ logger = logging.getLogger(__name__)
 _LOOK_SECONDS = 1.0
 
 
-async def follow(bus: Bus, keys: KeyRing, ready: asyncio.Event) -> None:
-    """Runs until cancelled. Announcements are not stored: after a gap in the connection everything is asked again."""
+async def follow(bus: Bus, keys: KeyRing, prices: asyncio.Event, ready: asyncio.Event) -> None:
+    """Runs until cancelled; `prices` is set when they changed.
+
+    Announcements are not stored: after a gap in the connection everything is asked again.
+    """
     subscription = await bus.nc.subscribe(names.SUBJECT_INVALIDATE)
     await bus.nc.flush(timeout=5)
     ready.set()
@@ -25,9 +28,13 @@ async def follow(bus: Bus, keys: KeyRing, ready: asyncio.Event) -> None:
         if bus.reconnects != seen:
             seen = bus.reconnects
             keys.expire_all()
+            prices.set()
         if message is None:
             continue
         kind, _, name = message.data.decode("utf-8", "replace").partition(":")
+        if kind == "prices":
+            prices.set()
+            continue
         if kind not in {"key", "account"} or not name:
             logger.warning("an invalidation makes no sense", extra={"bytes": len(message.data)})
             continue

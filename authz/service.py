@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 _SERVICE = "envoy.service.auth.v3.Authorization"
 _BODY_FACTS = "uplion.request"  # the edge's metadata namespace
+_TIER = "service_tier"
 _MOST_OUTPUT_TOKENS = 1 << 30
 # Reasons that mean "nobody can tell": an RPC error, which the edge answers with its one 503.
 _OUTAGES = {Reason.UNAVAILABLE, Reason.INTERNAL}
@@ -73,12 +74,14 @@ def _question(request: auth.CheckRequest, listener: str) -> asking.Question:
     key_text = credential(headers)
     kind = asking.kind_of(http.method, http.path)
     facts: dict[str, float] = {}
-    input_tokens, output_tokens, choices = 0, None, 1
+    input_tokens, output_tokens, choices, tier = 0, None, 1, ""
     if kind is not asking.Kind.READING:
         found = request.attributes.metadata_context.filter_metadata
         if _BODY_FACTS in found:
             fields = found[_BODY_FACTS].fields
             facts = {name: value.number_value for name, value in fields.items() if value.HasField("number_value")}
+            if _TIER in fields:
+                tier = fields[_TIER].string_value
         input_tokens = asking.estimated_input_tokens(headers.get("content-length"), http.size)
     if kind is asking.Kind.GENERATION:
         output_tokens = asking.wanted_output_tokens(facts, _MOST_OUTPUT_TOKENS)
@@ -92,4 +95,6 @@ def _question(request: auth.CheckRequest, listener: str) -> asking.Question:
         output_tokens=output_tokens,
         choices=choices,
         request_id=headers.get(names.HEADER_REQUEST_ID, ""),
+        client=asking.client_address(headers),
+        tier=tier,
     )

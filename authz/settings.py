@@ -38,7 +38,15 @@ class AuthzSettings:
 
     default_output_tokens: int = setting(1024, doc="tokens reserved for an answer whose length the request leaves open")
     most_output_tokens: int = setting(131_072, doc="tokens reserved at most for one answer, whatever the request says")
-    reservation_seconds: float = setting(7200.0, doc="seconds after which a reservation nobody settled is given back")
+    deadline_seconds: float = setting(
+        600.0,
+        doc="seconds a whole request may take, which the router is told; then its reservation has nothing to hold",
+    )
+    reservation_seconds: float = setting(
+        7200.0, doc="seconds after that until a reservation that nobody settled or found is given back"
+    )
+    outstanding: int = setting(200_000, doc="reservations kept for a Valkey that loses them, about 300 bytes each")
+    prices_seconds: float = setting(60.0, doc="seconds after which prices are read again, announced or not")
     outage_seconds: float = setting(60.0, doc="seconds known keys are served without Valkey; then 503")
     local_share: float = setting(
         0.25, doc="part of a limit one authz may spend alone while Valkey is down: 1 / replicas"

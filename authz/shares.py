@@ -1,50 +1,64 @@
-"""What one authz may hand out alone while Valkey is down: a share of what each account was last known to have left."""
+"""What one authz may hand out alone while Valkey cannot be asked: a share of what each counter was last known to have.
 
-from collections import OrderedDict
-from dataclasses import replace
+A rule whose counter this process has not seen within the last minute cannot be judged here, so it refuses.
+"""
 
-from authz.standing import Standing
+import time
+from collections.abc import Callable, Sequence
 
-_MOST_KEYS = 100_000
+from authz.plans import Plan
+
+_MOST_COUNTERS = 200_000
+_FRESH_SECONDS = 60.0
 
 
 class Shares:
-    """Remembers each key's last standing; from `open` on, gives out the share and no more."""
+    """Remembers every counter's last balance; from `open` on, gives out its share and no more."""
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, share: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._share = share
-        self._last: OrderedDict[str, Standing] = OrderedDict()
-        self._left: dict[str, tuple[int | None, int | None]] = {}  # by account: requests, tokens
+        self._clock = clock
+        self._last: dict[str, tuple[int, float]] = {}  # counter -> what it had left, and when
+        self._known: dict[str, float] = {}  # key id -> when it was last admitted
+        self._left: dict[str, tuple[int, float]] = {}  # counter -> what is left of its share, and of when it is one
+        self._opened_at = 0.0
 
-    def remember(self, key_id: str, standing: Standing) -> None:
-        self._last[key_id] = standing
-        if len(self._last) > _MOST_KEYS:
-            self._last.popitem(last=False)
+    def remember(self, plan: Plan, remaining: Sequence[int]) -> None:
+        """What check.lua said is left of each rule of the plan, after the request."""
+        now = self._clock()
+        self._known[plan.record.id] = now
+        for counter, left in zip(plan.counters, remaining, strict=True):
+            self._last[counter] = (left, now)
+        for kept in (self._known, self._last, self._left):
+            if len(kept) > _MOST_COUNTERS:
+                del kept[next(iter(kept))]
 
     def open(self) -> None:
-        """An outage begins: every account has its share anew."""
-        self._left.clear()
+        """An outage begins. Who was not heard of since the last one has what is left of that share, not another."""
+        self._opened_at = self._clock()
 
-    def take(self, account: str, key_id: str, tokens: int) -> Standing | None:
-        """The standing after this request, or None when the share is spent or the key is a stranger.
+    def take(self, plan: Plan, tokens: int, cost: int) -> list[int] | None:
+        """What is left of each rule's share after this request; None when one is spent, or the key is a stranger.
 
-        An account's keys draw on one share, so many keys are not many shares.
+        Everybody who counts in one counter draws on its one share, so many keys are not many shares. Rules in shadow
+        are no matter here.
         """
-        last = self._last.get(key_id)
-        if last is None:
+        if plan.record.id not in self._known:
             return None
-        held_requests, held_tokens = self._left.get(account, (None, None))
-        requests_left = self._taken(held_requests, last.requests_remaining, 1)
-        tokens_left = self._taken(held_tokens, last.tokens_remaining, tokens)
-        if (requests_left or 0) < 0 or (tokens_left or 0) < 0:
-            return None
-        self._left[account] = (
-            held_requests if requests_left is None else requests_left,
-            held_tokens if tokens_left is None else tokens_left,
-        )
-        return replace(last, requests_remaining=requests_left, tokens_remaining=tokens_left)
-
-    def _taken(self, held: int | None, remaining: int | None, amount: int) -> int | None:
-        if remaining is None:
-            return None
-        return (int(remaining * self._share) if held is None else held) - amount
+        taken: dict[str, tuple[int, float]] = {}
+        for counter, rule in zip(plan.counters, plan.rules, strict=True):
+            if rule.limit.shadow:
+                continue
+            last, at = self._last.get(counter, (0, float("-inf")))
+            left, of = self._left.get(counter, (0, float("nan")))
+            if of != at:
+                if self._opened_at - at > _FRESH_SECONDS:
+                    return None
+                left = int(last * self._share)
+            measure = rule.limit.measure
+            amount = tokens if measure == "tokens" else cost if measure == "cost" else 1
+            if left < amount:
+                return None
+            taken[counter] = (left - amount, at)
+        self._left.update(taken)
+        return [taken[counter][0] if counter in taken else 0 for counter in plan.counters]

@@ -1,14 +1,52 @@
-"""What a key has left, as its owner is told."""
+"""What a key has left, as its owner is told: the tightest rule for requests, and the tightest for tokens."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from authz.periods import Today
+from common.limits import Rule
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What a key had left after a check; None where there is no limit."""
+class Left(NamedTuple):
+    """What a rule has left after a check."""
 
-    requests_limit: int | None = None
-    requests_remaining: int | None = None
-    requests_reset_seconds: float | None = None  # until one more request is possible than now
-    tokens_limit: int | None = None
-    tokens_remaining: int | None = None
+    rule: Rule
+    remaining: int
+    reset_seconds: float | None  # until something comes back; None: never
+
+
+class Standing(NamedTuple):
+    """Of the rules that are enforced; None where there is none."""
+
+    requests: Left | None = None
+    tokens: Left | None = None
+
+
+NOTHING = Standing()
+
+
+def standing(
+    rules: Sequence[Rule], remaining: Sequence[int], resets_ms: Sequence[int], day: Today, now: float
+) -> Standing:
+    """From check.lua's answer: `remaining` of each rule, and ms until a window moves (-1: it has none)."""
+    requests = tokens = -1
+    for number, rule in enumerate(rules):
+        limit = rule.limit
+        if limit.shadow:
+            continue
+        if limit.measure == "requests":
+            if requests < 0 or remaining[number] < remaining[requests]:
+                requests = number
+        elif limit.measure == "tokens" and (tokens < 0 or remaining[number] < remaining[tokens]):
+            tokens = number
+
+    def left(number: int) -> Left | None:
+        if number < 0:
+            return None
+        rule = rules[number]
+        if resets_ms[number] >= 0:
+            return Left(rule, remaining[number], resets_ms[number] / 1000)
+        ends = day.ends(rule.limit.period)
+        return Left(rule, remaining[number], None if ends is None else ends - now)
+
+    return Standing(left(requests), left(tokens))

@@ -1,54 +1,123 @@
-"""SQL: what authz reads of keys, accounts and balances. It writes nothing."""
+"""SQL: what authz reads of keys, prices and the ledger. It writes nothing."""
 
+from collections.abc import Sequence
+from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
-from authz.keys import KeyRecord
+import msgspec
 
-SCHEMA_VERSION = 4  # balances by scope, model and period
+from authz.keys import KeyRecord
+from authz.prices import Price
+from common.limits import Level, Limit, Rule
+
+SCHEMA_VERSION = 4  # projects and limits (3), balances by scope, model and period (4)
 
 _KEY = """
-SELECT k.id, k.account, k.digest, k.pepper_id, k.scopes, k.expire_time,
-       k.state = 'active' AND a.state = 'active' AS active,
+SELECT k.id, k.account, coalesce(k.project, '') AS project, k.digest, k.pepper_id, k.scopes, k.expire_time,
+       k.state = 'active' AND a.state = 'active' AND coalesce(p.state, 'active') = 'active' AS active,
+       k.models, k.tiers, k.networks::text[] AS networks,
+       a.limits AS account_limits, p.limits AS project_limits, k.limits AS key_limits,
        k.requests_per_minute AS key_requests_per_minute, k.token_budget AS key_token_budget,
        a.requests_per_minute AS account_requests_per_minute, a.token_budget AS account_token_budget
-FROM keys k JOIN accounts a ON a.id = k.account
+FROM keys k JOIN accounts a ON a.id = k.account LEFT JOIN projects p ON p.id = k.project
 WHERE k.id = $1
 """
-_USED = (
-    "SELECT scope, tokens FROM balances WHERE account = $1 AND scope IN ('a', 'k:' || $2) AND model = ''"
-    " AND period = 'life'"
-)
+# One row for each that is asked for, in that order; nothing counted yet is 0.
+_USED = """
+SELECT coalesce(CASE WHEN wanted.currency = '' THEN balance.tokens ELSE spent.cost END, 0) AS total
+FROM unnest($2::text[], $3::text[], $4::text[], $5::text[]) WITH ORDINALITY
+     AS wanted (scope, model, period, currency, position)
+LEFT JOIN balances balance ON balance.account = $1 AND balance.scope = wanted.scope
+     AND balance.model = wanted.model AND balance.period = wanted.period
+LEFT JOIN spending spent ON spent.account = $1 AND spent.scope = wanted.scope AND spent.model = wanted.model
+     AND spent.period = wanted.period AND spent.currency = wanted.currency
+ORDER BY wanted.position
+"""
+_PRICES = """
+SELECT model, extract(epoch FROM effective_from)::float8, version, currency,
+       ceil(greatest(input_per_million_tokens, cached_per_million_tokens, cache_write_per_million_tokens) * 1000000),
+       ceil(greatest(output_per_million_tokens, reasoning_per_million_tokens) * 1000000),
+       ceil(per_request * 1000000000000)
+FROM prices
+"""
+_ENDED = """
+SELECT reservation, input_tokens + output_tokens AS tokens FROM usage_events WHERE request_id = ANY($1::text[]) AND last
+"""
+_MOST = (1 << 53) - 1
+_BACKGROUND_SECONDS = 5.0
+_limits = msgspec.json.Decoder(tuple[Limit, ...])
 
 
 class Store:
-    """Each call takes at most `seconds`, and raises what asyncpg raises."""
+    """Each call takes at most `seconds`, or five where no request waits for it, and raises what asyncpg raises."""
 
     def __init__(self, pool: Any, seconds: float) -> None:
         self._pool = pool
         self._seconds = seconds
 
     async def key(self, key_id: str) -> KeyRecord | None:
-        async with self._pool.acquire(timeout=self._seconds) as connection:
-            row = await connection.fetchrow(_KEY, key_id, timeout=self._seconds)
-        if row is None:
+        """The key with its account and project. Raises msgspec's error when a limit is not one that is understood."""
+        rows = await self._fetch(_KEY, key_id)
+        if not rows:
             return None
+        row = rows[0]
+        rules = _rules("account", row["account"], row["account_limits"], row) + _rules(
+            "key", row["id"], row["key_limits"], row
+        )
+        if row["project"]:
+            rules += _rules("project", row["project"], row["project_limits"], {})
         return KeyRecord(
             id=row["id"],
             account=row["account"],
+            project=row["project"],
             digest=bytes(row["digest"]),
             pepper_id=row["pepper_id"],
             scopes=frozenset(row["scopes"]),
             active=row["active"],
             expire_seconds=row["expire_time"].timestamp() if row["expire_time"] else None,
-            key_requests_per_minute=row["key_requests_per_minute"],
-            key_token_budget=row["key_token_budget"],
-            account_requests_per_minute=row["account_requests_per_minute"],
-            account_token_budget=row["account_token_budget"],
+            rules=rules,
+            models=tuple(row["models"]),
+            tiers=tuple(row["tiers"]),
+            networks=tuple(row["networks"]),
         )
 
-    async def used_tokens(self, account: str, key_id: str) -> tuple[int, int]:
-        """Lifetime tokens of the account and of the key."""
-        async with self._pool.acquire(timeout=self._seconds) as connection:
-            rows = await connection.fetch(_USED, account, key_id, timeout=self._seconds)
-        totals = {row["scope"]: int(row["tokens"]) for row in rows}
-        return totals.get("a", 0), totals.get(f"k:{key_id}", 0)
+    async def used(self, account: str, wanted: Sequence[tuple[str, str, str, str]]) -> list[int]:
+        """What the ledger has for each (scope, model, period, currency): tokens, or with a currency its millionths."""
+        rows = await self._fetch(_USED, account, *zip(*wanted, strict=True))
+        return [
+            int(row["total"]) if not currency else _millionths(row["total"])
+            for row, (_, _, _, currency) in zip(rows, wanted, strict=True)
+        ]
+
+    async def prices(self) -> list[Price]:
+        """Every version of every price."""
+        return [
+            Price(row[0], row[1], row[2], row[3], int(row[4]), int(row[5]), int(row[6]))
+            for row in await self._fetch(_PRICES, seconds=_BACKGROUND_SECONDS)
+        ]
+
+    async def ended(self, request_ids: Sequence[str]) -> dict[str, int]:
+        """Reservations of those requests that the ledger has the last event of, and that event's tokens."""
+        rows = await self._fetch(_ENDED, request_ids, seconds=_BACKGROUND_SECONDS)
+        return {row["reservation"]: int(row["tokens"]) for row in rows}
+
+    async def _fetch(self, query: str, *arguments: Any, seconds: float | None = None) -> list[Any]:
+        seconds = self._seconds if seconds is None else seconds
+        async with self._pool.acquire(timeout=seconds) as connection:
+            return list(await connection.fetch(query, *arguments, timeout=seconds))
+
+
+def _rules(level: Level, subject: str, limits: str, row: Any) -> tuple[Rule, ...]:
+    """Of one level. What control has in its older columns only, counts too."""
+    found = list(_limits.decode(limits))
+    known = {(limit.measure, limit.period) for limit in found if not limit.model}
+    requests, tokens = row.get(f"{level}_requests_per_minute"), row.get(f"{level}_token_budget")
+    if requests is not None and ("requests", "minute") not in known:
+        found.append(Limit("requests", "minute", requests))
+    if tokens is not None and ("tokens", "life") not in known:
+        found.append(Limit("tokens", "life", min(tokens, _MOST)))
+    return tuple(Rule(level, subject, limit) for limit in found)
+
+
+def _millionths(cost: Decimal) -> int:
+    return int((cost * 1_000_000).to_integral_value(ROUND_CEILING))

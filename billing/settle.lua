@@ -1,39 +1,28 @@
--- Settles a part of one account's batch: raises what was used, and gives back what was reserved. Idempotent and free of
--- order: totals only rise, and a reservation can be given back once.
+-- Settles a part of one account's batch: raises what was used, and gives back what was reserved. (common/giving_back.lua
+-- goes in front.) Idempotent and free of order: totals only rise, and a reservation can be given back once.
 --
--- KEYS: quota hash, reservations zset (id -> expiry), reservation amounts hash (id -> "<tokens>|<key>")
--- ARGV: number of totals n, then n pairs of (key, lifetime tokens; the key '' is the account), then reservation ids
+-- KEYS: 1 reserved hash, 2 reservations zset, 3 reservation amounts hash, then used hashes
+-- ARGV: for each used hash the number of its totals n and n pairs of (field, total); then pairs of (reservation id,
+--       tokens that were used, or -1)
 -- Returns how many reservations it gave back.
 
-local function field(name, key)
-  if key == '' then return name end
-  return name .. ':' .. key
-end
-
-local function lower(key, amount)
-  local name = field('reserved', key)
-  if redis.call('HINCRBY', KEYS[1], name, '-' .. amount) < 0 then redis.call('HSET', KEYS[1], name, 0) end
-end
-
 local position = 1
-for _ = 1, tonumber(ARGV[1]) do
-  local name, total = field('used', ARGV[position + 1]), ARGV[position + 2]
-  position = position + 2
-  if tonumber(redis.call('HGET', KEYS[1], name) or '-1') < tonumber(total) then
-    redis.call('HSET', KEYS[1], name, total)
+for number = 4, #KEYS do
+  local count = tonumber(ARGV[position])
+  local fields, changed = {}, {}
+  for index = 1, count do fields[index] = ARGV[position + 2 * index - 1] end
+  local found = redis.call('HMGET', KEYS[number], unpack(fields))
+  for index = 1, count do
+    local total = ARGV[position + 2 * index]
+    -- One that is not there is not needed, or will be read from the ledger, which has it by now: see settlement.py.
+    if found[index] and tonumber(found[index]) < tonumber(total) then
+      changed[#changed + 1], changed[#changed + 2] = fields[index], total
+    end
   end
+  if #changed > 0 then redis.call('HSET', KEYS[number], unpack(changed)) end
+  position = position + 1 + 2 * count
 end
 
 local settled = 0
-for index = position + 1, #ARGV do
-  local amount = redis.call('HGET', KEYS[3], ARGV[index])
-  if amount then
-    local tokens, key = string.match(amount, '^(%d+)|(.*)$')
-    redis.call('HDEL', KEYS[3], ARGV[index])
-    redis.call('ZREM', KEYS[2], ARGV[index])
-    lower('', tokens)
-    if key ~= '' then lower(key, tokens) end
-    settled = settled + 1
-  end
-end
+for index = position, #ARGV, 2 do settled = settled + give_back(ARGV[index], tonumber(ARGV[index + 1])) end
 return settled

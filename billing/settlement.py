@@ -1,10 +1,19 @@
-"""Settling in Valkey: what was used goes up, what was reserved goes back. Idempotent, so it may be repeated at will."""
+"""Settling in Valkey: what was used goes up, what was reserved goes back. Idempotent, so it may be repeated at will.
+
+Why no use is missed when authz loads a counter from Postgres while billing settles. authz first marks the field (-1),
+then reads Postgres, then raises the field to what it read, if the field is still there. Billing first commits, then
+raises the field to the committed total, if the field is there. If billing finds the field, its total gets there and
+stays, because fields only rise. If it does not, the field was marked later, so it was read later too, and what was read
+holds the commit. The same order makes a reservation that authz writes again into a Valkey that lost it safe: it writes
+first and then asks the ledger whether the request has ended, so either settlement finds the reservation, or authz finds
+the event.
+"""
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from hashlib import sha1
-from pathlib import Path
+from importlib.resources import files
 from typing import Any
 
 from redis.asyncio import Redis
@@ -13,15 +22,21 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
 
 from billing.entry import Entry
-from billing.rollups import ALL_MODELS, LIFE, Totals
+from billing.rollups import Totals
 from common import names
 
-_SCRIPT = Path(__file__).with_name("settle.lua").read_text(encoding="utf-8")
+_SCRIPT = "".join(
+    files(package).joinpath(name).read_text(encoding="utf-8")
+    for package, name in (("common", "giving_back.lua"), ("billing", "settle.lua"))
+)
 _SCRIPT_SHA = sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()  # how EVALSHA names it
 _RESERVATIONS_PER_CALL = 500  # a call blocks Valkey for about a microsecond each
 _TOTALS_PER_CALL = 500
 _CALLS_PER_PIPELINE = 200
 _SECONDS = 5.0
+UNKNOWN_TOKENS = -1
+
+_Call = tuple[str, list[str], list[str]]  # account, used hashes, ARGV of settle.lua
 
 
 class Settlement:
@@ -32,51 +47,77 @@ class Settlement:
 
     async def settle(self, entries: Iterable[Entry], totals: Totals) -> int:
         """Raises the used totals and gives back the reservations of entries that say `last`; how many it gave back."""
-        calls = list(_calls(entries, totals))
+        return await self._run(list(_calls(entries, totals)))
+
+    async def give_back(self, account: str, reservations: Sequence[str]) -> int:
+        """Gives back what no event ever came for; how many were still there."""
+        return await self._run(list(_givings_back(account, [(each, UNKNOWN_TOKENS) for each in reservations])))
+
+    async def _run(self, calls: list[_Call]) -> int:
         settled = 0
         for start in range(0, len(calls), _CALLS_PER_PIPELINE):
             part = calls[start : start + _CALLS_PER_PIPELINE]
             try:
-                settled += await self._run(part)
+                settled += await self._send(part)
             except NoScriptError:  # Valkey is fresh; calls that already ran do nothing the second time
                 await self._redis.script_load(_SCRIPT)
-                settled += await self._run(part)
+                settled += await self._send(part)
         return settled
 
-    async def _run(self, calls: list[tuple[str, list[str]]]) -> int:
+    async def _send(self, calls: list[_Call]) -> int:
         pipeline = self._redis.pipeline(transaction=False)
-        for account, arguments in calls:
+        for account, used, arguments in calls:
             pipeline.evalsha(
                 _SCRIPT_SHA,
-                3,
-                names.quota_key(account),
+                3 + len(used),
+                names.reserved_key(account),
                 names.reservations_key(account),
                 names.reservation_amounts_key(account),
+                *used,
                 *arguments,
             )
         results: list[Any] = await pipeline.execute()
         return sum(results)
 
 
-def _calls(entries: Iterable[Entry], totals: Totals) -> Iterable[tuple[str, list[str]]]:
-    """(account, ARGV of settle.lua); totals go first: no moment may show a reservation back and its use missing."""
-    used: dict[str, list[str]] = defaultdict(list)
+def _calls(entries: Iterable[Entry], totals: Totals) -> Iterator[_Call]:
+    """Totals go first: no moment may show a reservation back and its use missing."""
+    used: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for (account, scope, model, period), tokens in totals.tokens.items():
-        if (model, period) == (ALL_MODELS, LIFE) and not scope.startswith("p:"):
-            used[account] += (scope.removeprefix("a").removeprefix("k:"), str(tokens))
-    reservations: dict[str, dict[str, None]] = defaultdict(dict)
+        used[account][names.used_key(account, period)] += (names.tokens_field(scope, model), str(tokens))
+    for ((account, scope, model, period), currency), millionths in totals.cost_millionths.items():
+        used[account][names.used_key(account, period)] += (names.cost_field(scope, model, currency), str(millionths))
+    reservations: dict[str, dict[str, int]] = defaultdict(dict)
     for entry in entries:
         if entry.last and entry.reservation:
-            reservations[entry.account][entry.reservation] = None
-    for account, pairs in used.items():
-        ids = list(reservations[account])
-        parts = [pairs[start : start + 2 * _TOTALS_PER_CALL] for start in range(0, len(pairs), 2 * _TOTALS_PER_CALL)]
-        for part in parts[:-1]:
-            yield account, [str(len(part) // 2), *part]
-        head = [str(len(parts[-1]) // 2), *parts[-1]]
-        yield account, head + ids[:_RESERVATIONS_PER_CALL]
-        for start in range(_RESERVATIONS_PER_CALL, len(ids), _RESERVATIONS_PER_CALL):
-            yield account, ["0", *ids[start : start + _RESERVATIONS_PER_CALL]]
+            reservations[entry.account][entry.reservation] = entry.input_tokens + entry.output_tokens
+    for account in used.keys() | reservations.keys():
+        for hashes in _slices(used[account]):
+            arguments = [text for pairs in hashes.values() for text in (str(len(pairs) // 2), *pairs)]
+            yield account, list(hashes), arguments
+        yield from _givings_back(account, list(reservations[account].items()))
+
+
+def _slices(used: dict[str, list[str]]) -> Iterator[dict[str, list[str]]]:
+    """An account's totals in parts that do not hold Valkey up."""
+    part: dict[str, list[str]] = {}
+    count = 0
+    for key, pairs in used.items():
+        for start in range(0, len(pairs), 2 * _TOTALS_PER_CALL):
+            piece = pairs[start : start + 2 * _TOTALS_PER_CALL]
+            if count and count + len(piece) > 2 * _TOTALS_PER_CALL:
+                yield part
+                part, count = {}, 0
+            part[key] = piece
+            count += len(piece)
+    if part:
+        yield part
+
+
+def _givings_back(account: str, reservations: Sequence[tuple[str, int]]) -> Iterator[_Call]:
+    for start in range(0, len(reservations), _RESERVATIONS_PER_CALL):
+        part = reservations[start : start + _RESERVATIONS_PER_CALL]
+        yield account, [], [str(value) for pair in part for value in pair]
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, RetryInfo
 from google.rpc.status_pb2 import Status
 
 ERROR_DOMAIN = "uplion"
@@ -43,6 +43,9 @@ class Reason(Enum):
     )
     PERMISSION_DENIED = _Answer(
         grpc.StatusCode.PERMISSION_DENIED, 403, "permission_error", "permission_denied", retry=False
+    )
+    MODEL_NOT_ALLOWED = _Answer(
+        grpc.StatusCode.PERMISSION_DENIED, 403, "permission_error", "model_not_allowed", retry=False
     )
     MODEL_NOT_FOUND = _Answer(grpc.StatusCode.NOT_FOUND, 404, "invalid_request_error", "model_not_found", retry=False)
     NOT_FOUND = _Answer(grpc.StatusCode.NOT_FOUND, 404, "invalid_request_error", "not_found", retry=False)
@@ -78,6 +81,9 @@ class Reason(Enum):
 
 # A worker's answers that another worker may not give: the router tries again, so this attempt's event is not the last.
 ELSEWHERE = frozenset({Reason.UNAVAILABLE, Reason.OVERLOADED, Reason.WORKER_LOST})
+
+
+_QUOTA = frozenset({Reason.RATE_LIMIT_EXCEEDED, Reason.INSUFFICIENT_QUOTA})
 
 
 class UplionError(Exception):
@@ -126,10 +132,10 @@ def openai_headers(error: UplionError) -> dict[str, str]:
 
 
 def grpc_status(error: UplionError) -> Status:
-    """google.rpc.Status with ErrorInfo, and BadRequest / RetryInfo where they say something."""
+    """google.rpc.Status with ErrorInfo, and BadRequest, RetryInfo and QuotaFailure where they say something."""
     details: list[Any] = []
 
-    def add(detail: ErrorInfo | BadRequest | RetryInfo) -> None:
+    def add(detail: ErrorInfo | BadRequest | RetryInfo | QuotaFailure) -> None:
         packed = Any()
         packed.Pack(detail)
         details.append(packed)
@@ -147,6 +153,9 @@ def grpc_status(error: UplionError) -> Status:
         delay = Duration()
         delay.FromNanoseconds(max(0, int(error.retry_after_seconds * 1e9)))
         add(RetryInfo(retry_delay=delay))
+    if error.reason in _QUOTA and "rule" in error.facts:
+        violation = QuotaFailure.Violation(subject=str(error.facts["rule"]), description=error.message)
+        add(QuotaFailure(violations=[violation]))
     return Status(code=error.reason.grpc_code.value[0], message=error.message, details=details)
 
 

@@ -14,6 +14,7 @@ LANE_DEFAULT = "default"
 STREAM_DECISIONS = "DECISIONS"  # what authz refused, or would have: for `uplion explain`; loss is bearable
 SUBJECT_INVALIDATE = "authz.invalidate"  # core NATS; payload b"key:<id>", b"account:<id>" or b"prices:"
 SUBJECT_RELEASE = "authz.release"  # core NATS; b"<account> <reservation>": the request ended, its slot is free
+SUBJECT_SINCE = "authz.since"  # core NATS, no payload: Valkey lost what it held; every authz adds what it knows
 SUBJECT_USED = "authz.used"  # core NATS; key ids separated by spaces: they were used in the last minute
 
 _MODEL_CHARACTERS = 256
@@ -85,24 +86,51 @@ TIER_DEFAULT = "default"
 
 
 # --- Valkey: everything of an account in one hash slot --------------------------------------------------------------
-def quota_key(account: str) -> str:
-    """Hash: `used`, `reserved`, and `used:<key>`, `reserved:<key>`; tokens."""
-    return f"{{{account}}}:quota"
+def reserved_key(account: str) -> str:
+    """Hash: what is promised to requests under way, by `tokens_field`, `cost_field` and `slots_field`, as far as a rule
+    counts it; and `since`, the value of SINCE_KEY that it is right for.
+    """
+    return f"{{{account}}}:reserved"
+
+
+def used_key(account: str, period: str) -> str:
+    """Hash: what the ledger has, by `tokens_field` and `cost_field`; -1 while it is being read there.
+
+    `period` is "life", "2026-11" or "2026-11-21" (UTC).
+    """
+    return f"{{{account}}}:used:{period}"
 
 
 def reservations_key(account: str) -> str:
-    """Sorted set: reservation id by expiry in unix milliseconds."""
+    """Sorted set: reservation id by the unix milliseconds at which its request must have ended."""
     return f"{{{account}}}:reservations"
 
 
 def reservation_amounts_key(account: str) -> str:
-    """Hash: reservation id -> `<tokens>|<key>`."""
+    """Hash: reservation id -> what to give back, as common/giving_back.lua says."""
     return f"{{{account}}}:reservation:amounts"
 
 
-def rate_key(account: str, key: str | None = None) -> str:
-    """Sliding-window request counts of an account, or of one of its keys."""
-    return f"{{{account}}}:rate:{key}" if key else f"{{{account}}}:rate"
+def rate_key(account: str, unit: str, scope: str, model: str = "") -> str:
+    """Hash: the sliding window of requests ("n") or tokens ("t") in buckets of a second; `scope` is common.limits'."""
+    return f"{{{account}}}:rate:{unit}|{scope}|{model}"
+
+
+def tokens_field(scope: str, model: str = "") -> str:
+    return f"t|{scope}|{model}"
+
+
+def cost_field(scope: str, model: str, currency: str) -> str:
+    """Of millionths of the currency."""
+    return f"c|{scope}|{model}|{currency}"
+
+
+def slots_field(scope: str, model: str = "") -> str:
+    """Of requests at once."""
+    return f"n|{scope}|{model}"
+
+
+SINCE_KEY = "uplion:since"  # `<unix ms>-<ms>-<random>`: since when Valkey holds what it holds, and when it was rebuilt
 
 
 def key_record_key(key_id: str) -> str:

@@ -43,7 +43,7 @@ from edge.settings import EdgeSettings
 FILTER_HEADERS = "envoy.filters.http.header_mutation"
 FILTER_JSON = "envoy.filters.http.json_to_metadata"
 METADATA_NAMESPACE = "uplion.request"  # authz reads it; the names below are its keys
-BODY_FACTS = ("model", "max_tokens", "max_completion_tokens", "n")
+BODY_FACTS = ("model", "max_tokens", "max_completion_tokens", "n", "service_tier")
 
 # What authz needs to decide. A short list halves a check's parse and keeps a client's cookies away from it.
 _AUTHZ_HEADERS = (*credentials.HEADERS, "content-type", "content-length", names.HEADER_REQUEST_ID, names.HEADER_CLIENT)

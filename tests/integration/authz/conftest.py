@@ -6,6 +6,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -17,7 +18,9 @@ from envoy.service.auth.v3 import external_auth_pb2 as auth
 from authz.app import main
 from authz.settings import AuthzSettings
 from common import keys, lifecycle, names
+from common.limits import Limit
 from control.schema import migrate
+from tests.integration.authz.rules import as_json
 
 PEPPER = b"test pepper"
 CHECK = "/envoy.service.auth.v3.Authorization/Check"
@@ -29,6 +32,7 @@ class Answer:
 
     response: auth.CheckResponse | None
     error: grpc.StatusCode | None = None
+    request_id: str = ""
 
     @property
     def status(self) -> int:
@@ -47,6 +51,18 @@ class Answer:
     def told(self) -> dict[str, str]:
         assert self.response is not None
         return {each.header.key: each.header.value for each in self.response.ok_response.response_headers_to_add}
+
+    @property
+    def limits(self) -> dict[str, str]:
+        """What the router is told, without the deadline that everybody has."""
+        parts = dict(part.split("=", 1) for part in self.headers["x-uplion-limits"].split(";"))
+        assert parts.pop("deadline_seconds") == "600"
+        return parts
+
+    @property
+    def error_text(self) -> str:
+        assert self.response is not None
+        return str(json.loads(self.response.denied_response.body)["error"]["message"])
 
     @property
     def code(self) -> str:
@@ -72,7 +88,7 @@ class Authz:
         listener: str | None = names.LISTENER_PUBLIC,
         size: int = 300,
         model: str = "m",
-        facts: dict[str, float] | None = None,
+        facts: dict[str, float | str] | None = None,
         headers: dict[str, str] | None = None,
         seconds: float = 60.0,
     ) -> Answer:
@@ -81,49 +97,88 @@ class Authz:
         http.method, http.path, http.size = method, path, size
         http.headers["content-type"] = "application/json"
         http.headers["x-uplion-model"] = model
-        http.headers["x-request-id"] = "r-1"
+        http.headers["x-request-id"] = request_id = uuid.uuid4().hex
         if key is not None:
             http.headers["authorization"] = f"Bearer {key}"
         for name, value in (headers or {}).items():
             http.headers[name] = value
-        for name, number in (facts or {}).items():
-            request.attributes.metadata_context.filter_metadata["uplion.request"].fields[name].number_value = number
+        for name, fact in (facts or {}).items():
+            field = request.attributes.metadata_context.filter_metadata["uplion.request"].fields[name]
+            if isinstance(fact, str):
+                field.string_value = fact
+            else:
+                field.number_value = fact
         call: Any = self.channel.unary_unary(CHECK, auth.CheckRequest.SerializeToString, auth.CheckResponse.FromString)
         metadata = () if listener is None else ((names.HEADER_LISTENER, listener),)
         try:
-            return Answer(await call(request, metadata=metadata, timeout=seconds))
+            return Answer(await call(request, metadata=metadata, timeout=seconds), request_id=request_id)
         except grpc.aio.AioRpcError as error:
             return Answer(None, error.code())
 
-    async def add_account(self, *, requests_per_minute: int | None = None, token_budget: int | None = None) -> None:
+    async def add_account(self, *limits: Limit) -> None:
         await self.database.execute(
-            "INSERT INTO accounts (id, name, requests_per_minute, token_budget) VALUES ($1, $1, $2, $3)",
-            self.account,
-            requests_per_minute,
-            token_budget,
+            "INSERT INTO accounts (id, name, limits) VALUES ($1, $1, $2)", self.account, as_json(limits)
         )
 
-    async def add_key(
-        self,
-        *,
-        scopes: tuple[str, ...] = ("inference",),
-        requests_per_minute: int | None = None,
-        token_budget: int | None = None,
-        expires_in: float | None = None,
-    ) -> keys.ApiKey:
-        key = keys.generate()
+    async def add_project(self, *limits: Limit, name: str = "p") -> str:
+        project = f"{name}-{self.account}"
         await self.database.execute(
-            "INSERT INTO keys (id, account, scopes, requests_per_minute, token_budget, digest, pepper_id, last_four,"
-            " expire_time) VALUES ($1, $2, $3, $4, $5, $6, 'p1', 'abcd', now() + make_interval(secs => $7))",
-            key.id,
+            "INSERT INTO projects (id, account, name, limits) VALUES ($1, $2, $1, $3)",
+            project,
             self.account,
-            list(scopes),
-            requests_per_minute,
-            token_budget,
-            keys.digest(key.secret, PEPPER),
-            expires_in,
+            as_json(limits),
         )
+        return project
+
+    async def add_key(self, *limits: Limit, expires_in: float | None = None, **columns: Any) -> keys.ApiKey:
+        """`columns` as the table has them: scopes, project, models, tiers, networks, and what else there is."""
+        key = keys.generate()
+        row = {
+            "id": key.id,
+            "account": self.account,
+            "scopes": ["inference"],
+            "limits": as_json(limits),
+            "digest": keys.digest(key.secret, PEPPER),
+            "pepper_id": "p1",
+            "last_four": "abcd",
+            **columns,
+        }
+        if expires_in is not None:
+            row["expire_time"] = datetime.now(UTC) + timedelta(seconds=expires_in)
+        marks = ", ".join(f"${number + 1}" for number in range(len(row)))
+        await self.database.execute(f"INSERT INTO keys ({', '.join(row)}) VALUES ({marks})", *row.values())
         return key
+
+    async def set_limits(self, table: str, name: str, *limits: Limit) -> None:
+        await self.database.execute(f"UPDATE {table} SET limits = $2 WHERE id = $1", name, as_json(limits))
+
+    async def end(self, answer: Answer, tokens: int) -> None:
+        """The ledger has an admitted request's last event."""
+        await self.database.execute("SELECT ensure_usage_partition(date_trunc('month', now())::date)")
+        await self.database.execute(
+            """INSERT INTO usage_events (request_id, attempt, month, account, key, model, model_served, model_revision,
+                   provider, lane, tier, operation, status, finish_reason, error_reason, input_tokens, cached_tokens,
+                   output_tokens, reasoning_tokens, end_time, last, reservation)
+               VALUES ($1, 1, date_trunc('month', now()), $2, $3, 'm', 'm', 1,
+                   'p', 'l', 't', 'chat', 'completed', '', '', $4, 0,
+                   0, 0, now(), true, $5)""",
+            answer.request_id,
+            self.account,
+            answer.headers["x-uplion-key"],
+            tokens,
+            answer.headers["x-uplion-reservation"],
+        )
+
+    async def use(self, scope: str, tokens: int, *, model: str = "", period: str = "life") -> None:
+        """What the ledger has."""
+        await self.database.execute(
+            "INSERT INTO balances (account, scope, model, period, tokens, requests) VALUES ($1, $2, $3, $4, $5, 1)",
+            self.account,
+            scope,
+            model,
+            period,
+            tokens,
+        )
 
 
 @pytest.fixture

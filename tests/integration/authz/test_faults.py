@@ -14,8 +14,10 @@ from redis.asyncio import Redis
 
 from authz.settings import AuthzSettings
 from authz.valkey import Valkey, ValkeyError
+from common import names
 from common.settings import dump
 from control.schema import migrate
+from tests.integration.authz.rules import at_once, requests, tokens
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ async def test_valkey_killed_known_keys_have_a_share_strangers_503_and_it_recove
         await authz.add_account()
         unlimited = await authz.add_key()
         authz.account += "-limited"
-        await authz.add_account(requests_per_minute=20)
+        await authz.add_account(requests(20))
         known, stranger = await authz.add_key(), await authz.add_key()
         assert (await authz.check(unlimited.text)).status == 200
         assert (await authz.check(known.text)).status == 200
@@ -57,25 +59,34 @@ async def test_valkey_killed_known_keys_have_a_share_strangers_503_and_it_recove
         await _until(authz, stranger.text, 200)
 
 
-async def test_a_flushed_valkey_is_refilled_from_the_ledger_without_an_error(
+async def test_a_flushed_valkey_is_told_what_is_outstanding_and_reads_the_rest_from_the_ledger(
     start: Any, settings: AuthzSettings, own_valkey: Any
 ) -> None:
-    valkey = own_valkey
-    async with start(settings, redis_url=valkey.url) as authz:
-        await authz.add_account(token_budget=1000)
-        key = await authz.add_key()
-        assert (await authz.check(key.text, facts={"max_tokens": 10.0})).status == 200
-        await authz.database.execute(
-            "INSERT INTO balances (account, scope, model, period, tokens, requests)"
-            " VALUES ($1, 'a', '', 'life', 600, 1)",
-            authz.account,
-        )
-        redis = Redis.from_url(valkey.url)
-        await redis.flushall()
-        await redis.script_flush()
-        await redis.aclose()
-        answer = await authz.check(key.text, facts={"max_tokens": 10.0})
-        assert answer.told["x-ratelimit-remaining-tokens"] == str(1000 - 600 - 110)
+    async with start(settings, redis_url=own_valkey.url) as authz:
+        await authz.add_account(tokens(100_000), requests(1000))
+        key = await authz.add_key(at_once(500))
+        running, ended = [await authz.check(key.text, facts={"max_tokens": 10}) for _ in range(2)]
+        await authz.use("a", 600)
+        await authz.end(ended, 70)
+        async with Redis.from_url(own_valkey.url) as redis:
+            await redis.flushall()
+            await redis.script_flush()
+        answer = await authz.check(key.text, facts={"max_tokens": 10})
+        assert answer.status == 200  # known, so it has a local share
+        assert answer.told["x-ratelimit-remaining-tokens"] == str((100_000 - 220) // 4 - 110)
+        async with asyncio.timeout(60):
+            while int(answer.told["x-ratelimit-remaining-tokens"]) < 50_000:
+                await asyncio.sleep(0.1)
+                last, answer = answer, await authz.check(key.text, facts={"max_tokens": 10})
+        local = 1000 - int(answer.told["x-ratelimit-remaining-requests"]) - 3  # admitted by the share
+        assert local > 0
+        assert last.status == 200
+        assert answer.told["x-ratelimit-remaining-tokens"] == str(100_000 - 600 - 110 * (1 + local + 1))
+        async with Redis.from_url(own_valkey.url) as redis:
+            held = await redis.hgetall(names.reserved_key(authz.account))
+            ids = await redis.zrange(names.reservations_key(authz.account), 0, -1)
+        assert int(held[names.slots_field(f"k:{key.id}").encode()]) == len(ids) == 1 + local + 1
+        assert running.headers["x-uplion-reservation"].encode() in ids
 
 
 async def test_postgres_killed_known_keys_work_and_strangers_get_503(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 from nats.js.errors import NotFoundError
 from redis.asyncio import Redis
@@ -70,20 +71,30 @@ class Books:
             await asyncio.gather(*(self.bus.publish(names.usage_subject("large"), payload) for payload in part))
 
     async def reserve(self, *events: UsageEvent, tokens: int = 1000) -> None:
-        """As authz does when it admits a request."""
+        """As authz does when it admits a request of a key with a budget, of an account with one."""
         async with self.redis.pipeline() as pipe:
             for event in events:
+                amounts: list[str | int] = []
+                for field in (names.tokens_field("a"), names.tokens_field(f"k:{event.key}")):
+                    pipe.hsetnx(names.used_key(event.account, "life"), field, -1)
+                    pipe.hincrby(names.reserved_key(event.account), field, tokens)
+                    amounts += (field, tokens)
+                packed = msgspec.msgpack.encode([1_700_000_000, tokens, amounts, []])
                 pipe.zadd(names.reservations_key(event.account), {event.reservation: 2e12})
-                pipe.hset(names.reservation_amounts_key(event.account), event.reservation, f"{tokens}|{event.key}")
-                for field in ("reserved", f"reserved:{event.key}"):
-                    pipe.hincrby(names.quota_key(event.account), field, tokens)
+                pipe.hset(names.reservation_amounts_key(event.account), event.reservation, packed)
             await pipe.execute()
 
     async def quota(self) -> dict[str, int]:
-        """The account's counters in Valkey."""
+        """The lifetime counters of tokens in Valkey: `used` and `reserved`, and `used:<key>` and `reserved:<key>`."""
         async with Redis.from_url(self.settings.redis_url) as fresh:
-            found = await fresh.hgetall(names.quota_key(self.account))
-        return {name.decode(): int(value) for name, value in found.items()}
+            used = await fresh.hgetall(names.used_key(self.account, "life"))
+            reserved = await fresh.hgetall(names.reserved_key(self.account))
+        found = {}
+        for field, value in used.items():
+            key = field.decode().split("|")[1][1:]
+            found[f"used{key}"] = int(value)
+            found[f"reserved{key}"] = int(reserved.get(field, 0))
+        return found
 
     async def until(self, condition: Callable[[], Awaitable[bool]]) -> None:
         """Waits for a condition."""

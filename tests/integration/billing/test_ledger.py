@@ -72,6 +72,7 @@ async def test_an_event_is_recorded_priced_rolled_up_and_settled(books):
         "used:key1": 112,
         "reserved": 1000,
         "reserved:key1": 0,
+        "used:key2": -1,  # not read from the ledger yet
         "reserved:key2": 1000,
     }
     assert await books.redis.zrange(names.reservations_key(books.account), 0, -1) == [f"{books.account}-r2".encode()]

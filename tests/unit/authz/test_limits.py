@@ -1,45 +1,86 @@
 """Limits without Valkey: shares of what was left, for a minute, to known keys, and never more."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from authz.amendments import Amendments
 from authz.asking import Kind, Question
 from authz.keys import KeyRecord
 from authz.limits import Grant, LimitRules, Limits
+from authz.outstanding import Outstanding
+from authz.plans import Plans
+from authz.prices import PriceTable
+from authz.shares import Shares
+from authz.since import Since
 from authz.valkey import ValkeyError
 from common.errors import Reason, UplionError
+from common.limits import Limit, Rule
+
+REQUESTS = Rule("account", "a1", Limit("requests", "minute", 100))
+TOKENS = Rule("account", "a1", Limit("tokens", "life", 1000))
+AT_ONCE = Rule("account", "a1", Limit("concurrency", "", 40))
 
 
-class Script:
+class Valkey:
     """check.lua's replies, or an outage."""
 
     def __init__(self) -> None:
-        self.reply: list[Any] = [b"OK", 10, -1, -1, -1, -1, -1, -1]
+        self.left: list[int] = []  # of each rule
         self.down = False
         self.calls = 0
 
     async def call(self, *command: str | bytes | int) -> Any:
-        self.calls += 1
         if self.down:
+            self.calls += command[0] == "EVALSHA"
             raise ValkeyError("no answer in time")
-        return self.reply
+        if command[0] == "GET":
+            return b"0-0-x"
+        if command[0] == "TIME":
+            return [b"1700000000", b"0"]
+        return [b"OK", 40, 0, 1_700_000_000_000, self.left, [-1] * len(self.left), []]
 
 
 class Ledger:
-    async def used_tokens(self, account: str, key_id: str) -> tuple[int, int]:
-        return 0, 0
+    async def used(self, account: str, wanted: Sequence[tuple[str, str, str, str]]) -> list[int]:
+        return [0] * len(wanted)
+
+    async def ended(self, request_ids: Sequence[str]) -> dict[str, int]:
+        return {}
 
 
 class World:
     def __init__(self) -> None:
         self.now = 100.0
-        self.script = Script()
-        rules = LimitRules(outage=60, local_share=0.25)
-        self.limits = Limits(self.script, Ledger(), rules, lambda: "r", lambda: self.now)
+        self.valkey = Valkey()
+        self.rules: tuple[Rule, ...] = ()
+        self.records: dict[str, KeyRecord] = {}
+        outstanding, amendments = Outstanding(1000), Amendments(self.valkey)
+        self.since = Since(self.valkey, None, Ledger(), outstanding, amendments, lambda: self.now)
+        self.limits = Limits(
+            self.valkey,
+            Ledger(),
+            Plans(PriceTable()),
+            Shares(0.25, lambda: self.now),
+            self.since,
+            outstanding,
+            amendments,
+            LimitRules(outage=60),
+            lambda: "r",
+            lambda: self.now,
+        )
+
+    def answer(self, *left: tuple[Rule, int]) -> None:
+        self.rules = tuple(rule for rule, _ in left)
+        self.valkey.left = [remaining for _, remaining in left]
 
     async def admit(self, key: str = "k1", kind: Kind = Kind.GENERATION) -> Grant:
-        record = KeyRecord(key, "a1", bytes(32), "p1", frozenset(), active=True)
+        record = self.records.get(key)
+        if record is None or record.rules != self.rules:
+            record = self.records[key] = KeyRecord(
+                key, "a1", bytes(32), "p1", frozenset(), active=True, rules=self.rules
+            )
         return await self.limits.admit(record, Question("public", "", kind, "m", 10, 40, 1, "id"))
 
     async def refused(self, key: str = "k1") -> Reason:
@@ -49,8 +90,10 @@ class World:
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+async def world() -> World:
+    made = World()
+    await made.since.look()
+    return made
 
 
 async def test_reading_reserves_nothing_and_generation_does(world: World) -> None:
@@ -59,28 +102,74 @@ async def test_reading_reserves_nothing_and_generation_does(world: World) -> Non
 
 
 async def test_a_known_key_gets_its_share_of_requests_and_then_503(world: World) -> None:
-    world.script.reply = [b"OK", 10, -1, 100, 20, 1000, -1, -1]
+    world.answer((REQUESTS, 20))
     await world.admit()
-    world.script.down = True
+    world.valkey.down = True
     for _ in range(5):  # a quarter of 20
         await world.admit()
     assert await world.refused() is Reason.UNAVAILABLE
 
 
 async def test_a_known_key_gets_its_share_of_tokens_and_then_503(world: World) -> None:
-    world.script.reply = [b"OK", 10, 1000, -1, -1, -1, 1000, 400]
+    world.answer((TOKENS, 400))
     await world.admit()
-    world.script.down = True
+    world.valkey.down = True
     for _ in range(2):  # a quarter of 400, at 50 a request
         await world.admit()
     assert await world.refused() is Reason.UNAVAILABLE
 
 
-async def test_the_keys_of_an_account_draw_on_one_share(world: World) -> None:
-    world.script.reply = [b"OK", 10, -1, 100, 20, 1000, -1, -1]
+async def test_requests_at_once_have_their_share_too(world: World) -> None:
+    world.answer((AT_ONCE, 12), (TOKENS, 1000))
+    await world.admit()
+    world.valkey.down = True
+    for _ in range(3):
+        assert (await world.admit()).holds_slot
+    assert await world.refused() is Reason.UNAVAILABLE
+
+
+async def test_what_was_heard_long_before_the_outage_counts_for_nothing(world: World) -> None:
+    world.answer((REQUESTS, 100))
+    await world.admit()
+    world.now += 61
+    world.valkey.down = True
+    assert await world.refused() is Reason.UNAVAILABLE
+
+
+async def test_a_second_outage_does_not_hand_out_the_first_ones_share_again(world: World) -> None:
+    world.answer((REQUESTS, 20))
     await world.admit("k1")
     await world.admit("k2")
-    world.script.down = True
+    granted = 0
+    for _ in range(3):
+        world.valkey.down = True
+        for _ in range(10):
+            try:
+                await world.admit("k1")
+                granted += 1
+            except UplionError:
+                pass
+        world.now += 1
+        world.valkey.down = False
+        world.answer()
+        await world.admit("k3")  # Valkey is back, and says nothing of the account's counter
+        world.answer((REQUESTS, 20))
+    assert granted == 5
+
+
+async def test_a_rule_that_was_never_judged_refuses(world: World) -> None:
+    world.answer((REQUESTS, 20))
+    await world.admit()
+    world.valkey.down = True
+    world.rules = (REQUESTS, TOKENS)
+    assert await world.refused() is Reason.UNAVAILABLE
+
+
+async def test_the_keys_of_an_account_draw_on_one_share(world: World) -> None:
+    world.answer((REQUESTS, 20))
+    await world.admit("k1")
+    await world.admit("k2")
+    world.valkey.down = True
     granted = 0
     for number in range(20):
         try:
@@ -92,17 +181,17 @@ async def test_the_keys_of_an_account_draw_on_one_share(world: World) -> None:
 
 
 async def test_a_stranger_gets_nothing_without_valkey(world: World) -> None:
-    world.script.down = True
+    world.valkey.down = True
     assert await world.refused() is Reason.UNAVAILABLE
 
 
 async def test_after_a_minute_of_outage_nobody_passes_and_recovery_is_automatic(world: World) -> None:
     await world.admit()
-    world.script.down = True
+    world.valkey.down = True
     await world.admit()
     world.now += 61
     assert await world.refused() is Reason.UNAVAILABLE
-    world.script.down = False
+    world.valkey.down = False
     world.now += 1
     await world.admit()
     assert not world.limits.degraded
@@ -110,8 +199,8 @@ async def test_after_a_minute_of_outage_nobody_passes_and_recovery_is_automatic(
 
 async def test_a_dead_valkey_is_asked_twice_a_second_only(world: World) -> None:
     await world.admit()
-    world.script.down = True
-    calls = world.script.calls
+    world.valkey.down = True
+    calls = world.valkey.calls
     for _ in range(100):
         await world.admit()
-    assert world.script.calls == calls + 1
+    assert world.valkey.calls == calls + 1

@@ -38,6 +38,7 @@ def test_reasons_and_codes_are_frozen() -> None:
         "CONTEXT_LENGTH_EXCEEDED": (400, "context_length_exceeded"),
         "INVALID_API_KEY": (401, "invalid_api_key"),
         "PERMISSION_DENIED": (403, "permission_denied"),
+        "MODEL_NOT_ALLOWED": (403, "model_not_allowed"),
         "MODEL_NOT_FOUND": (404, "model_not_found"),
         "NOT_FOUND": (404, "not_found"),
         "ALREADY_EXISTS": (409, "already_exists"),

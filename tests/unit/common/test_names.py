@@ -19,11 +19,15 @@ def test_plain_names_stay_readable() -> None:
 
 def test_everything_of_an_account_lies_in_one_hash_slot() -> None:
     made = [
-        names.quota_key("a"),
+        names.reserved_key("a"),
+        names.used_key("a", "life"),
+        names.used_key("a", "2026-11"),
         names.reservations_key("a"),
         names.reservation_amounts_key("a"),
-        names.rate_key("a"),
-        names.rate_key("a", "k"),
+        names.rate_key("a", "n", "a"),
+        names.rate_key("a", "t", "a"),
+        names.rate_key("a", "n", "k:x"),
+        names.rate_key("a", "n", "k:x", "model"),
     ]
     assert len(set(made)) == len(made)
     assert {re.match(r"\{(.*?)\}", key)[1] for key in made} == {"a"}  # type: ignore[index]

@@ -1,0 +1,42 @@
+"""Which keys were used: collected, and told to control once a minute, never on the path of a request."""
+
+import asyncio
+import logging
+
+import nats.errors
+
+from common import names
+from common.bus import Bus
+
+logger = logging.getLogger(__name__)
+_EVERY_SECONDS = 60.0
+_PER_MESSAGE = 2000  # of 12 characters each
+
+
+class LastUsed:
+    """The ids of keys used since they were told last; `run` is its one task."""
+
+    def __init__(self, bus: Bus, every_seconds: float = _EVERY_SECONDS) -> None:
+        self._bus = bus
+        self._every_seconds = every_seconds
+        self._ids: set[str] = set()
+
+    def add(self, key_id: str) -> None:
+        self._ids.add(key_id)
+
+    async def run(self) -> None:
+        """Tells for ever, and a last time when it is cancelled."""
+        try:
+            while True:
+                await asyncio.sleep(self._every_seconds)
+                await self._tell()
+        finally:
+            await self._tell()
+
+    async def _tell(self) -> None:
+        ids, self._ids = sorted(self._ids), set()
+        try:
+            for start in range(0, len(ids), _PER_MESSAGE):
+                await self._bus.nc.publish(names.SUBJECT_USED, " ".join(ids[start : start + _PER_MESSAGE]).encode())
+        except (nats.errors.Error, ConnectionError) as problem:
+            logger.debug("used keys were not told", extra={"problem": repr(problem)})

@@ -1,0 +1,113 @@
+"""What a request may cost at most: every model's price, in memory.
+
+Billing prices an event by what holds at its end, and knows what part of it was cached or reasoning. A reservation
+cannot know that, so it takes the dearest of what may hold until the request must have ended. Compute time is not in it:
+nobody knows it before. A model without a price costs nothing that could be counted, so money budgets do not concern it.
+"""
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+logger = logging.getLogger(__name__)
+
+
+class Price(NamedTuple):
+    """One version of a model's price. Tokens and requests in millionths of a millionth of the currency, rounded up."""
+
+    model: str
+    effective_from: float  # unix time
+    version: int
+    currency: str
+    input: int  # of a token, by the dearest way to count it
+    output: int
+    request: int
+
+
+class Rates(NamedTuple):
+    """What a model's request may cost at most; units as in Price."""
+
+    currency: str
+    input: int
+    output: int
+    request: int
+
+    def millionths(self, input_tokens: int, output_tokens: int) -> int:
+        """Of the currency, rounded up."""
+        units = input_tokens * self.input + output_tokens * self.output + self.request
+        return -(-units // 1_000_000)
+
+
+FREE = Rates("", 0, 0, 0)
+
+
+class PriceTable:
+    """The rates that hold; replaced as a whole."""
+
+    def __init__(self) -> None:
+        self.rates: Mapping[str, Rates] = {}
+
+    def update(self, prices: Iterable[Price], now: float, ahead_seconds: float) -> None:
+        """`rates` stays the same object when nothing changed, so that what was built on it stays too."""
+        versions: dict[str, list[Price]] = defaultdict(list)
+        for price in sorted(prices, key=lambda each: (each.effective_from, each.version)):
+            versions[price.model].append(price)
+        found = {}
+        for model, each in versions.items():
+            rates = _rates(each, now, now + ahead_seconds)
+            if rates is not None:
+                found[model] = rates
+        if found != self.rates:
+            self.rates = found
+
+
+def _rates(versions: list[Price], now: float, until: float) -> Rates | None:
+    """Of one model's versions, oldest first."""
+    begun = [price for price in versions if price.effective_from <= now]
+    coming = [price for price in versions if now < price.effective_from <= until]
+    possible = begun[-1:] + coming
+    if not possible:
+        return None
+    currency = possible[0].currency
+    alike = [price for price in possible if price.currency == currency]
+    return Rates(
+        currency,
+        max(price.input for price in alike),
+        max(price.output for price in alike),
+        max(price.request for price in alike),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Pricing:
+    """How often prices are read, and how far ahead they count (seconds)."""
+
+    every: float = 60.0
+    ahead: float = 660.0
+
+
+class PriceStore(Protocol):
+    """Where prices are."""
+
+    async def prices(self) -> list[Price]: ...
+
+
+async def follow_prices(
+    store: PriceStore, table: PriceTable, changed: asyncio.Event, pricing: Pricing, ready: asyncio.Event
+) -> None:
+    """Keeps the table right until cancelled: reads when `changed`, and every so often; `ready` after the first time."""
+    while True:
+        changed.clear()
+        try:
+            table.update(await store.prices(), time.time(), pricing.ahead)
+            ready.set()
+        except Exception as problem:  # asyncpg's many: the prices that are known go on to hold
+            logger.warning("prices could not be read", extra={"problem": repr(problem)})
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pricing.every if ready.is_set() else 1.0):
+                await changed.wait()
