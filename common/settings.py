@@ -59,12 +59,15 @@ def load(cls: type[SettingsT], mapping: Mapping[str, str]) -> SettingsT:
 
 
 def dump(settings: object) -> dict[str, str]:
-    """The environment that `load` reads back: how one process hands settings to another."""
+    """The environment that `load` reads back: how one process hands settings to another.
+
+    Defaults are left out, so that they hide none of the variables a setting may also be read from.
+    """
     prefix = f"UPLION_{settings.PREFIX}_"  # type: ignore[attr-defined]
     result: dict[str, str] = {}
     for field in dataclasses.fields(cast(Any, settings)):
         value = getattr(settings, field.name)
-        if value is not None:
+        if value is not None and value != field.default:
             text = ",".join(value) if isinstance(value, tuple) else str(value)
             result[prefix + field.name.upper()] = text
     return result

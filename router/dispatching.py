@@ -273,7 +273,9 @@ class Dispatcher:
         """On to the next attempt: the event of this one is ours, or its worker's, who may die before it is safe."""
         if record.identity.reservation:
             event = record.usage_event(error, last=False)
-            if record.owed:
+            if record.owed and record.whole:
+                record.withheld.append(event)
+            elif record.owed:
                 self._usage.report(event)
             else:
                 attempt_id = names.attempt_id(event.request_id, event.attempt)

@@ -83,6 +83,10 @@ class Front:
         record.ended_at = time.monotonic()
         identity = record.identity
         self._releases.ended(identity)
+        for event in record.withheld:
+            if error is not None:
+                event.ClearField("usage")
+            self._usage.report(event)
         if record.owed:
             self._usage.report(record.usage_event(error, last=True))
         elif identity.reservation:
@@ -109,7 +113,7 @@ class Front:
 
     async def collect(self, job: Job, record: Record, context: Context) -> Answer:
         """The whole answer."""
-        job.run.whole = True
+        job.run.whole = record.whole = True
         answer = Answer(job.choices)
         async with aclosing(self._run(job, record, context)) as events:
             async for event in events:

@@ -153,7 +153,9 @@ class OpenAIService:
                 if stream is not None and stream.begun:
                     await stream.fail(error)
                 else:
-                    await _answer_error(context, error)
+                    # What a worker made until its time was over is billed: no SDK is to try that again unasked.
+                    timed_out = error.reason is Reason.DEADLINE_EXCEEDED and record.offered_at is not None
+                    await _answer_error(context, error, retry=not timed_out)
             except UplionError as gone:  # the client left without waiting for the bad news
                 logger.debug("error could not be delivered", extra={"problem": gone.message})
         return error
@@ -197,9 +199,10 @@ def _parsed(kind: type[MessageT], data: bytes) -> MessageT:
         raise UplionError(Reason.INVALID_REQUEST, "The request is not a valid message.") from None
 
 
-async def _answer_error(context: Context, error: UplionError) -> None:
+async def _answer_error(context: Context, error: UplionError, *, retry: bool = True) -> None:
     """A non-200 answer: the edge makes the header the HTTP status, the body is OpenAI's error object."""
-    await context.send_initial_metadata(
-        ((names.HEADER_STATUS, str(error.reason.http_status)), *openai_headers(error).items())
-    )
+    headers = {names.HEADER_STATUS: str(error.reason.http_status), **openai_headers(error)}
+    if not retry:
+        headers["x-should-retry"] = "false"
+    await context.send_initial_metadata(tuple(headers.items()))
     await write(context, frames.http_body(openai_body(error), frames.CONTENT_JSON))

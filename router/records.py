@@ -43,6 +43,8 @@ class Record:
         "surface",
         "ticket_time_ns",
         "usage",
+        "whole",
+        "withheld",
         "worker_id",
     )
 
@@ -51,6 +53,8 @@ class Record:
         self.operation = operation
         self.surface = surface  # "openai" or "native"
         self.stream = False
+        self.whole = False  # the client gets all of the answer or nothing
+        self.withheld: list[billing.UsageEvent] = []  # of lost attempts, until it is known whether their part counts
         self.model = ""  # a model that exists: safe as a metric label; empty until the table knew it
         self.lane = names.LANE_DEFAULT
         self.attempt = 1
@@ -120,8 +124,8 @@ class Record:
     def usage_event(self, error: UplionError | None, *, last: bool) -> billing.UsageEvent:
         """The current attempt as the meter sees it, where no worker can tell, or one may have died before it did.
 
-        A lost worker's attempt counts what the client was given of it. Its prompt is counted once: by the attempt that
-        completes, or here when none follows.
+        A lost worker's attempt counts what the client was given of it: nothing of an answer that never became whole.
+        Its prompt is counted once: by the attempt that completes, or here when none follows.
         """
         identity = self.identity
         now = time.monotonic()
@@ -150,7 +154,7 @@ class Record:
             event.model_served = self.model
             event.usage.CopyFrom(self.attempt_usage)
             event.finish_reason = self.finish_reason
-        elif self.delivered_tokens:
+        elif self.delivered_tokens and not (self.whole and last and error is not None):
             event.model_served = self.model
             event.usage.output_tokens = self.delivered_tokens
             if last:

@@ -116,8 +116,9 @@ async def test_a_queue_that_does_not_move_is_overload(start_world: Any) -> None:
 async def test_the_deadline_ends_a_queued_request(start_world: Any) -> None:
     async with start_world(worker=False) as world:
         body = chat(world.model)
-        status, _, data, _ = await world.client.post("CreateChatCompletion", body, deadline_seconds=0.2)
+        status, headers, data, _ = await world.client.post("CreateChatCompletion", body, deadline_seconds=0.2)
         assert (status, code(data)) == (504, "deadline_exceeded")
+        assert headers["x-should-retry"] == "true"
         assert (await world.one_usage()).status == billing.ATTEMPT_STATUS_TIMED_OUT
 
 
@@ -251,6 +252,38 @@ async def test_a_worker_lost_after_the_last_token_changes_nothing_for_the_client
         event = await world.one_usage()
         assert (event.status, event.last) == (billing.ATTEMPT_STATUS_COMPLETED, True)
         assert (event.usage.input_tokens, event.usage.output_tokens) == (7, 1)
+
+
+async def test_a_deadline_that_a_worker_used_up_is_not_to_be_tried_again_unasked(start_world: Any) -> None:
+    async with start_world(worker=False) as world:
+        await world.start_worker(script=forever)
+        body = chat(world.model)
+        status, headers, data, _ = await world.client.post("CreateChatCompletion", body, deadline_seconds=1.0)
+        assert (status, code(data)) == (504, "deadline_exceeded")
+        assert headers["x-should-retry"] == "false"
+
+
+@pytest.mark.parametrize("recovers", [True, False])
+async def test_a_whole_answers_lost_parts_count_only_when_it_became_whole(start_world: Any, recovers: bool) -> None:
+    async def script(request: run_pb2.RunRequest, context: Any) -> AsyncIterator[run_pb2.RunEvent]:
+        if request.ticket.attempt == 1 or not recovers:
+            yield one("Hello", 11)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+        yield one(" again", 12, finish=True)
+        yield done(1)
+
+    async with start_world(worker=False) as world:
+        await world.start_worker(script=script)
+        status, headers, data, _ = await world.client.post("CreateChatCompletion", chat(world.model))
+        attempts = 2 if recovers else 3
+        await world.until(lambda: len({event.attempt for event in world.usage}) == attempts, 30.0)
+        counted = {event.attempt: event.usage.output_tokens for event in world.usage}
+        if recovers:
+            assert (status, counted) == (200, {1: 1, 2: 1})
+            assert json.loads(data)["usage"]["completion_tokens"] == 2
+        else:
+            assert (status, counted) == (502, {1: 0, 2: 0, 3: 0})
+            assert headers["x-should-retry"] == "true"
 
 
 async def test_three_lost_workers_are_enough(start_world: Any) -> None:
