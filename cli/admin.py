@@ -3,8 +3,6 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import grpc
@@ -13,16 +11,12 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 from uplion.control.v1 import (
-    key_pb2,
-    key_service_pb2_grpc,
     model_pb2,
     model_service_pb2_grpc,
 )
 
-from cli import limits
 from cli.options import running
 from cli.output import CommandError
-from common.limits import Limit
 from common.manifest import AIModel
 from stack.state import State
 
@@ -32,49 +26,12 @@ _TIMEOUT_SECONDS = 10.0
 _PAGE_SIZE = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class NewKey:
-    """What to create."""
-
-    name: str = ""
-    account: str = ""
-    scopes: tuple[str, ...] = ()
-    limits: tuple[Limit, ...] = ()
-    expire_time: datetime | None = None
-
-
 class Admin:
     """One connection to the admin API."""
 
     def __init__(self, channel: grpc.Channel, key: str) -> None:
         self._channel = channel
         self._metadata = (("authorization", f"Bearer {key}"),)
-
-    def create_key(self, wanted: NewKey) -> dict[str, Any]:
-        """The new key; the only time that it is shown."""
-        request = key_pb2.CreateKeyRequest(
-            name=wanted.name, account=wanted.account, scopes=wanted.scopes, limits=limits.messages(wanted.limits)
-        )
-        if wanted.expire_time is not None:
-            request.expire_time.FromDatetime(wanted.expire_time.astimezone(UTC))
-        response = self._call(key_service_pb2_grpc.KeyServiceStub(self._channel).CreateKey, request)
-        return {**_key(response.key), "key": response.secret}
-
-    def keys(self, account: str = "") -> Iterator[dict[str, Any]]:
-        """All keys, oldest first."""
-        stub = key_service_pb2_grpc.KeyServiceStub(self._channel)
-        page_token = ""
-        while True:
-            request = key_pb2.ListKeysRequest(account=account, page_size=_PAGE_SIZE, page_token=page_token)
-            response = self._call(stub.ListKeys, request)
-            yield from (_key(key) for key in response.keys)
-            if not (page_token := response.next_page_token):
-                return
-
-    def revoke_key(self, key_id: str) -> dict[str, Any]:
-        """The revoked key."""
-        stub = key_service_pb2_grpc.KeyServiceStub(self._channel)
-        return _key(self._call(stub.RevokeKey, key_pb2.RevokeKeyRequest(id=key_id)).key)
 
     def models(self) -> Iterator[dict[str, Any]]:
         """All models, by name."""
@@ -134,20 +91,6 @@ def _sentence(problem: grpc.RpcError) -> str:
     return details or code.name.lower()
 
 
-def _key(key: key_pb2.Key) -> dict[str, Any]:
-    return {
-        "id": key.id,
-        "account": key.account,
-        "name": key.name,
-        "state": _enum(key_pb2.Key.DESCRIPTOR, "state", key.state),
-        "scopes": list(key.scopes),
-        "limits": limits.texts(key.limits),
-        "create_time": shown_time(key, "create_time"),
-        "expire_time": shown_time(key, "expire_time"),
-        "last_four": key.last_four,
-    }
-
-
 def _model(model: model_pb2.Model) -> dict[str, Any]:
     manifest = MessageToDict(model.manifest)
     spec = manifest.get("spec", {})
@@ -177,7 +120,7 @@ def _model(model: model_pb2.Model) -> dict[str, Any]:
 
 
 def _enum(descriptor: Any, field: str, value: int) -> str:
-    """RESOURCE_STATE_ACTIVE -> active."""
+    """MODEL_PHASE_READY -> ready."""
     enum = descriptor.fields_by_name[field].enum_type
     prefix = enum.values_by_number[0].name.removesuffix("UNSPECIFIED")
     return str(enum.values_by_number[value].name).removeprefix(prefix).lower()

@@ -45,8 +45,10 @@ def write(limit: Limit) -> str:
     return f"{_SHADOW if limit.shadow else ''}{'/'.join(part for part in parts if part)}={amount}"
 
 
-def messages(limits: Iterable[Limit]) -> list[LimitMessage]:
-    """As the admin API takes them."""
+def messages(texts: Iterable[str] | None) -> list[LimitMessage] | None:
+    """What --limit says, as the admin API takes it; None when it was not given."""
+    if not texts:
+        return None
     return [
         LimitMessage(
             measure=LimitMeasure.Value(f"LIMIT_MEASURE_{limit.measure.upper()}"),
@@ -56,7 +58,7 @@ def messages(limits: Iterable[Limit]) -> list[LimitMessage]:
             currency=limit.currency,
             shadow=limit.shadow,
         )
-        for limit in limits
+        for limit in map(parse, texts)
     ]
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli import keys, models, prices, statements, usage
+from cli import accounts, keys, models, peppers, prices, projects, statements, usage
 from cli.options import EXIT_NOT_RUNNING, JsonOption, StateOption, running, state_of
 from cli.output import CommandError, command, print_json, print_table
 from stack.settings import PORT_DEFAULT, StackSettings, default_state
@@ -18,11 +18,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="One OpenAI-compatible endpoint and one native gRPC API in front of every model you run or rent.",
 )
+app.add_typer(accounts.app, name="accounts")
+app.add_typer(projects.app, name="projects")
 app.add_typer(keys.app, name="keys")
 app.add_typer(models.app, name="models")
 app.add_typer(usage.app, name="usage")
 app.add_typer(prices.app, name="prices")
 app.add_typer(statements.app, name="statements")
+app.add_typer(peppers.app, name="peppers")
 
 
 @app.command()

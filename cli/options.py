@@ -1,5 +1,8 @@
 """Options that several commands share, and what commands of a running stack need."""
 
+import re
+from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,11 +13,14 @@ from stack.settings import default_state
 from stack.state import State
 
 EXIT_NOT_RUNNING = 3
+_DURATION = re.compile(r"([0-9]{1,9})([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 StateOption = Annotated[
     Path | None,
     typer.Option("--state", metavar="DIR", help="Folder of the stack's state.", show_default="under XDG_STATE_HOME"),
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 def _complete_limit(incomplete: str) -> list[str]:
@@ -29,12 +35,35 @@ LimitOption = Annotated[
         "--limit",
         metavar="LIMIT",
         help="Such as requests/minute=100, tokens/day=1000000, cost/month/USD=25.00, tokens/life/MODEL=5000,"
-        " shadow:concurrency=4 (repeatable).",
+        " shadow:concurrency=4 (repeatable; all of them together).",
         show_default="none",
         autocompletion=_complete_limit,
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+LabelOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label", metavar="NAME=VALUE", help="Your own words (repeatable; all of them together).", show_default="none"
+    ),
+]
+
+
+def labels_of(texts: Sequence[str] | None) -> dict[str, str] | None:
+    """What --label says; None when it was not given."""
+    if not texts:
+        return None
+    pairs = [text.partition("=") for text in texts]
+    if wrong := [text for text, (name, found, _) in zip(texts, pairs, strict=True) if not name or not found]:
+        raise CommandError(f"{wrong[0]!r} is no label; write NAME=VALUE")
+    return {name: value for name, _, value in pairs}
+
+
+def duration_of(text: str) -> timedelta:
+    """Such as 90s, 30m, 24h or 7d; 0 is none."""
+    match = _DURATION.fullmatch(text)
+    if match is None and text != "0":
+        raise CommandError(f"{text!r} is no duration; write 90s, 30m, 24h or 7d")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])}) if match else timedelta()
 
 
 def state_of(folder: Path | None) -> State:

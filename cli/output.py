@@ -4,7 +4,7 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -50,6 +50,34 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
 def print_json(value: object) -> None:
     """One object, on one line for programs and indented for a terminal."""
     print(json.dumps(value, indent=2 if sys.stdout.isatty() else None), flush=True)
+
+
+def report(value: Any, sentence: str, *, as_json: bool) -> None:
+    """What a command did."""
+    if as_json:
+        print_json(value)
+    else:
+        typer.echo(sentence)
+
+
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """One object: a line for each fact that it has."""
+    texts = {name.replace("_", " "): _cell(value) for name, value in facts.items() if value not in (None, "", [], {})}
+    width = max(map(len, texts), default=0)
+    for name, text in texts.items():
+        print(f"{name:{width}}  {text}")
+
+
+def print_rows(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """A table of objects: these of their facts."""
+    print_table([name.replace("_", " ") for name in columns], [[_cell(row[name]) for name in columns] for row in rows])
+
+
+def _cell(value: Any) -> Any:
+    """Lists and labels as one text."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={each}" for name, each in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def write_file(file: Path | None, pieces: Iterable[bytes]) -> int:

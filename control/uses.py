@@ -1,5 +1,6 @@
 """When keys were last used: authz says so about once a minute, and it is written in batches, far from any request."""
 
+import asyncio
 import logging
 from datetime import UTC, datetime
 
@@ -31,14 +32,16 @@ async def note_used(bus: Bus, store: KeyStore) -> None:
 
 
 async def _gathered(subscription: Subscription) -> set[str]:
-    """The ids of what comes, and of what comes within a moment of it."""
+    """The ids of what comes, and of what comes within a moment after it; none when nothing came for a while."""
+    loop = asyncio.get_running_loop()
     used: set[str] = set()
-    wait_seconds = _WAIT_SECONDS
-    while len(used) < _MOST:
+    wait_seconds, end = _WAIT_SECONDS, float("inf")
+    while len(used) < _MOST and wait_seconds > 0:
         try:
             message = await subscription.next_msg(timeout=wait_seconds)
         except TimeoutError:
             break
         used.update(each for each in message.data.decode("ascii", "replace").split() if each.isalnum())
-        wait_seconds = _GATHER_SECONDS
+        end = min(end, loop.time() + _GATHER_SECONDS)
+        wait_seconds = end - loop.time()
     return used

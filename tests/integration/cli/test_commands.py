@@ -64,6 +64,66 @@ def test_keys_are_created_used_and_revoked(state: Path) -> None:
     assert refused["error"]
 
 
+def test_accounts_and_projects_are_changed_and_emptied(state: Path) -> None:
+    plain = runner.invoke(app, ["accounts", "create", "Team", "--limit", "tokens/day=5", "--state", str(state)])
+    account = plain.stdout.strip()
+    assert account.startswith("acc_")
+    assert uplion(state, "accounts", "show", account)["limits"] == ["tokens/day=5"]
+    project = uplion(state, "projects", "create", "Search", "--account", account, "--label", "team=a=b")
+    assert (project["account"], project["labels"]) == (account, {"team": "a=b"})
+    assert [each["id"] for each in uplion(state, "projects", "list", "--account", account)] == [project["id"]]
+    for noun, thing in (("accounts", account), ("projects", project["id"])):
+        limits = ("--limit", "concurrency=4", "--limit", "requests/minute=9")
+        changed = uplion(state, noun, "update", thing, "--name", "New", *limits, "--label", "a=b")
+        assert (changed["name"], changed["limits"]) == ("New", ["concurrency=4", "requests/minute=9"])
+        emptied = uplion(state, noun, "update", thing, "--clear", "limits", "--clear", "labels")
+        assert (emptied["name"], emptied["limits"], emptied["labels"]) == ("New", [], {})
+        assert uplion(state, noun, "suspend", thing)["state"] == "suspended"
+        assert uplion(state, noun, "activate", thing)["state"] == "active"
+        assert thing in [each["id"] for each in uplion(state, noun, "list")]
+        assert uplion(state, noun, "update", thing, exit_code=1)["error"].startswith("update_mask")
+        assert uplion(state, noun, "update", thing, "--limit", "tokens=5", exit_code=1)["error"]
+    assert "Team" not in runner.invoke(app, ["accounts", "list", "--state", str(state)]).stdout
+    assert uplion(state, "accounts", "show", "acc_nobody", exit_code=1)["error"] == "There is no account 'acc_nobody'."
+
+
+def test_a_key_is_changed_rotated_and_deleted(state: Path) -> None:
+    project = uplion(state, "projects", "create", "Search")["id"]
+    may = ("--model", "first", "--model", "llama-*", "--tier", "default", "--network", "127.0.0.1")
+    made = uplion(state, "keys", "create", "--project", project, "--label", "a=b", *may)
+    assert (made["project"], made["account"], made["pepper_id"]) == (project, "default", "1")
+    assert (made["models"], made["networks"]) == (["first", "llama-*"], ["127.0.0.1/32"])
+    changed = uplion(state, "keys", "update", made["id"], "--clear", "networks", "--limit", "tokens/day=5")
+    assert (changed["networks"], changed["limits"], changed["models"]) == ([], ["tokens/day=5"], made["models"])
+    rotated = uplion(state, "keys", "rotate", made["id"], "--overlap", "1h")
+    assert rotated["replaced"]["successor"] == rotated["id"] != made["id"]
+    old, new = (uplion(state, "keys", "show", each) for each in (made["id"], rotated["id"]))
+    assert old["expire_time"]
+    same = ("account", "project", "labels", "scopes", "limits", "models", "tiers", "networks", "expire_time")
+    assert {name: new[name] for name in same} == {name: changed[name] for name in same}
+    assert uplion(state, "keys", "suspend", new["id"])["state"] == "suspended"
+    assert uplion(state, "keys", "activate", new["id"])["state"] == "active"
+    assert uplion(state, "keys", "delete", new["id"], exit_code=1)["error"].startswith("Revoke the key")
+    uplion(state, "keys", "revoke", new["id"])
+    assert uplion(state, "keys", "delete", new["id"]) == {"deleted": new["id"]}
+    assert [each["id"] for each in uplion(state, "keys", "list", "--project", project)] == [old["id"]]
+    facts = runner.invoke(app, ["keys", "show", old["id"], "--state", str(state)]).stdout
+    assert "first, llama-*" in facts
+    assert uplion(state, "keys", "rotate", old["id"], "--overlap", "soon", exit_code=1)["error"]
+
+
+def test_a_pepper_is_added_for_the_next_start_and_the_old_one_kept_while_keys_hang_on_it(state: Path) -> None:
+    (first,) = uplion(state, "peppers", "list")
+    assert first["id"] == "1"
+    assert first["keys"] >= 2
+    assert uplion(state, "peppers", "add") == {"id": "2"}
+    assert [each["id"] for each in uplion(state, "peppers", "list")] == ["2", "1"]
+    assert "rotate them" in uplion(state, "peppers", "drop", "1", exit_code=1)["error"]
+    assert uplion(state, "peppers", "drop", "2", exit_code=1)["error"]  # the one for new keys
+    assert uplion(state, "peppers", "drop", "3", exit_code=1)["error"]
+    assert uplion(state, "peppers", "drop", "1", "--force") == {"dropped": "1"}
+
+
 def test_models_are_applied_listed_and_deleted(state: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "second.yaml"
     manifest.write_text(MANIFEST % "second")

@@ -22,7 +22,7 @@ from common.limits import Limit
 def test_a_limit_is_read_and_written_alike(text, limit):
     assert limits.parse(text) == limit
     assert limits.write(limit) == text
-    assert limits.texts(limits.messages([limit])) == [text]
+    assert limits.texts(limits.messages([text])) == [text]
 
 
 def test_money_may_have_zeros_at_its_end():

@@ -1,0 +1,165 @@
+"""Accounts, projects and keys over the admin API, as commands use them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from typing import Any
+
+from google.protobuf.message import Message
+from uplion.control.v1 import account_pb2, key_pb2, project_pb2
+from uplion.control.v1.account_pb2 import Account, ResourceState
+from uplion.control.v1.account_service_pb2_grpc import AccountServiceStub
+from uplion.control.v1.key_pb2 import Key
+from uplion.control.v1.key_service_pb2_grpc import KeyServiceStub
+from uplion.control.v1.limit_pb2 import Limit
+from uplion.control.v1.project_pb2 import Project
+from uplion.control.v1.project_service_pb2_grpc import ProjectServiceStub
+
+from cli import limits
+from cli.admin import Admin, shown_time
+
+ACTIVE, SUSPENDED = ResourceState.RESOURCE_STATE_ACTIVE, ResourceState.RESOURCE_STATE_SUSPENDED
+_PAGE_SIZE = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What an object is to be like, in the fields' own names. None leaves a field alone, an empty value empties it."""
+
+    account: str | None = None
+    project: str | None = None
+    name: str | None = None
+    labels: Mapping[str, str] | None = None
+    state: ResourceState.ValueType | None = None
+    scopes: Sequence[str] | None = None
+    limits: Sequence[Limit] | None = None
+    models: Sequence[str] | None = None
+    tiers: Sequence[str] | None = None
+    networks: Sequence[str] | None = None
+    expire_time: datetime | None = None
+
+    def values(self) -> dict[str, Any]:
+        """The fields that it speaks of."""
+        every = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in every.items() if value is not None}
+
+
+def create_account(api: Admin, wish: Wish) -> dict[str, Any]:
+    """The new account."""
+    request = account_pb2.CreateAccountRequest(**wish.values())
+    return shown(api.call(AccountServiceStub, "CreateAccount", request).account)
+
+
+def accounts(api: Admin) -> Iterator[dict[str, Any]]:
+    """All accounts, oldest first."""
+    return _pages(api, AccountServiceStub, "ListAccounts", account_pb2.ListAccountsRequest(), "accounts")
+
+
+def account(api: Admin, account_id: str) -> dict[str, Any]:
+    """One account."""
+    return shown(api.call(AccountServiceStub, "GetAccount", account_pb2.GetAccountRequest(id=account_id)).account)
+
+
+def update_account(api: Admin, account_id: str, wish: Wish, clear: Sequence[str] = ()) -> dict[str, Any]:
+    """The changed account."""
+    request = _update(account_pb2.UpdateAccountRequest(id=account_id, **wish.values()), wish, clear)
+    return shown(api.call(AccountServiceStub, "UpdateAccount", request).account)
+
+
+def create_project(api: Admin, wish: Wish) -> dict[str, Any]:
+    """The new project."""
+    request = project_pb2.CreateProjectRequest(**wish.values())
+    return shown(api.call(ProjectServiceStub, "CreateProject", request).project)
+
+
+def projects(api: Admin, account_id: str) -> Iterator[dict[str, Any]]:
+    """All projects, oldest first; of one account, or of all."""
+    request = project_pb2.ListProjectsRequest(account=account_id)
+    return _pages(api, ProjectServiceStub, "ListProjects", request, "projects")
+
+
+def project(api: Admin, project_id: str) -> dict[str, Any]:
+    """One project."""
+    return shown(api.call(ProjectServiceStub, "GetProject", project_pb2.GetProjectRequest(id=project_id)).project)
+
+
+def update_project(api: Admin, project_id: str, wish: Wish, clear: Sequence[str] = ()) -> dict[str, Any]:
+    """The changed project."""
+    request = _update(project_pb2.UpdateProjectRequest(id=project_id, **wish.values()), wish, clear)
+    return shown(api.call(ProjectServiceStub, "UpdateProject", request).project)
+
+
+def create_key(api: Admin, wish: Wish) -> dict[str, Any]:
+    """The new key; the only time that it is shown."""
+    response = api.call(KeyServiceStub, "CreateKey", key_pb2.CreateKeyRequest(**wish.values()))
+    return {**shown(response.key), "key": response.secret}
+
+
+def keys(api: Admin, account_id: str = "", project_id: str = "") -> Iterator[dict[str, Any]]:
+    """All keys, oldest first; of one account or project, or of all."""
+    request = key_pb2.ListKeysRequest(account=account_id, project=project_id)
+    return _pages(api, KeyServiceStub, "ListKeys", request, "keys")
+
+
+def key(api: Admin, key_id: str) -> dict[str, Any]:
+    """One key."""
+    return shown(api.call(KeyServiceStub, "GetKey", key_pb2.GetKeyRequest(id=key_id)).key)
+
+
+def update_key(api: Admin, key_id: str, wish: Wish, clear: Sequence[str] = ()) -> dict[str, Any]:
+    """The changed key."""
+    request = _update(key_pb2.UpdateKeyRequest(id=key_id, **wish.values()), wish, clear)
+    return shown(api.call(KeyServiceStub, "UpdateKey", request).key)
+
+
+def rotate_key(api: Admin, key_id: str, overlap: timedelta) -> dict[str, Any]:
+    """The new key, the only time that it is shown, and what became of the old one."""
+    request = key_pb2.RotateKeyRequest(id=key_id)
+    request.overlap.FromTimedelta(overlap)
+    response = api.call(KeyServiceStub, "RotateKey", request)
+    return {**shown(response.key), "key": response.secret, "replaced": shown(response.replaced)}
+
+
+def revoke_key(api: Admin, key_id: str) -> dict[str, Any]:
+    """The revoked key."""
+    return shown(api.call(KeyServiceStub, "RevokeKey", key_pb2.RevokeKeyRequest(id=key_id)).key)
+
+
+def delete_key(api: Admin, key_id: str) -> None:
+    """Removes a key."""
+    api.call(KeyServiceStub, "DeleteKey", key_pb2.DeleteKeyRequest(id=key_id))
+
+
+def shown(thing: Account | Project | Key) -> dict[str, Any]:
+    """Every field of it as JSON has it; moments are RFC 3339, limits are as --limit takes them."""
+    return {field.name: _shown(thing, field.name) for field in thing.DESCRIPTOR.fields}
+
+
+def _shown(thing: Any, name: str) -> Any:
+    if name.endswith("_time"):
+        return shown_time(thing, name)
+    if name == "state":
+        return ResourceState.Name(thing.state).removeprefix("RESOURCE_STATE_").lower()
+    if name == "limits":
+        return limits.texts(thing.limits)
+    value = getattr(thing, name)
+    if name == "labels":
+        return dict(sorted(value.items()))
+    return value if isinstance(value, str) else list(value)
+
+
+def _pages(api: Admin, stub: Any, method: str, request: Any, field: str) -> Iterator[dict[str, Any]]:
+    request.page_size = _PAGE_SIZE
+    while True:
+        response = api.call(stub, method, request)
+        yield from (shown(each) for each in getattr(response, field))
+        if not response.next_page_token:
+            return
+        request.page_token = response.next_page_token
+
+
+def _update(request: Any, wish: Wish, clear: Sequence[str]) -> Message:
+    """Names what changes, so that an empty value empties."""
+    request.update_mask.paths.extend(sorted({*wish.values(), *clear}))
+    made: Message = request
+    return made
