@@ -31,6 +31,7 @@ from common.spool import Segment, Spool
 logger = logging.getLogger(__name__)
 
 _ANSWER_SECONDS = 1.5
+_PATIENCE_SECONDS = 3.0  # with a stream that takes nothing, before nothing new should be begun
 _FIRST_RETRY_SECONDS = 0.2
 _LONGEST_RETRY_SECONDS = 2.0
 _LOOK_SECONDS = 5.0  # between looks for what ended processes have left
@@ -88,6 +89,7 @@ class Outbox:
         self._idle = asyncio.Event()
         self._idle.set()
         self._trusted = True  # the stream takes events, as far as we know
+        self._distrusted_at = 0.0
         self._refused = self._spool_fails = False
         self._spooled_bytes = 0
         self.blocked = False  # nobody should begin now what could not be billed
@@ -140,6 +142,7 @@ class Outbox:
     def _distrust(self) -> None:
         if self._trusted:
             self._trusted = False
+            self._distrusted_at = self._loop.time()
             self._retry.set()
 
     async def _send(self) -> None:
@@ -269,7 +272,10 @@ class Outbox:
 
     def _judge(self) -> None:
         """Says so when it changes whether work may be begun."""
-        blocked = self._refused or self._spool_fails or self._spooled_bytes > self._high_water_bytes
+        # A stream on a full disk does not refuse: it says nothing, while tickets in memory go on being taken.
+        silent = not self._trusted and self._loop.time() - self._distrusted_at > _PATIENCE_SECONDS
+        full = self._spooled_bytes > self._high_water_bytes
+        blocked = self._refused or silent or self._spool_fails or full
         if blocked != self.blocked:
             self.blocked = blocked
             logger.log(logging.ERROR if blocked else logging.INFO, "metering", extra={"blocked": blocked})
@@ -290,9 +296,10 @@ class Outbox:
             except OSError as problem:
                 logger.error("spooled usage events cannot be read", extra={"problem": str(problem)})
                 done = False
-            failures = 0 if done else failures + 1
-            backoff_seconds = min(_FIRST_RETRY_SECONDS * 2 ** min(failures - 1, 10), _LONGEST_RETRY_SECONDS)
-            delay_seconds = backoff_seconds if failures else _LOOK_SECONDS
+            self._judge()
+            failures = 0 if done or not self._client.is_connected else failures + 1
+            backoff_seconds = min(_FIRST_RETRY_SECONDS * 2 ** min(failures, 10), _LONGEST_RETRY_SECONDS)
+            delay_seconds = _LOOK_SECONDS if done else backoff_seconds
 
     async def _all_again(self) -> bool:
         """Sends everything that waits; whether the stream takes events."""

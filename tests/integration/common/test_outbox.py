@@ -99,7 +99,6 @@ async def test_a_broker_that_is_away_costs_nothing_but_time(server: Any, tmp_pat
             outbox.put(event(number, model))
         await outbox.drain(SECONDS)
         assert files(tmp_path), "safe now means on disk"
-        assert not outbox.blocked, "the spool has room: nothing is lost by going on"
         await server.start()
         await connected(bus)
         assert sorted(await ids(bus, model, 300)) == sorted(f"{model}-{number}" for number in range(300))
@@ -191,6 +190,21 @@ async def test_a_stream_that_refuses_blocks_until_it_takes_again(server: Any, tm
         await _limit(bus, -1)
         await until(lambda: not outbox.blocked and not files(tmp_path))
         assert await ids(bus, model, 1) == [f"{model}-1"]
+
+
+async def test_a_stream_that_says_nothing_blocks_too(server: Any, tmp_path: Path) -> None:
+    """So does NATS when the disk is full under a stream: no error, no answer, and tickets in memory go on."""
+    model = uuid.uuid4().hex
+    async with opened(server.url, tmp_path) as (bus, outbox):
+        config = (await bus.js.stream_info(names.STREAM_USAGE)).config
+        config.no_ack = True
+        await bus.js.update_stream(config)
+        outbox.put(event(1, model))
+        await until(lambda: outbox.blocked)
+        assert bus.nc.is_connected
+        config.no_ack = False
+        await bus.js.update_stream(config)
+        await until(lambda: not outbox.blocked and not files(tmp_path))
 
 
 async def _limit(bus: Bus, size: int) -> None:
