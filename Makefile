@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup up down test test-unit lint format proto lock bench-quick clean
+.PHONY: help setup up down test test-unit test-chaos lint format proto lock bench-quick clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -28,6 +28,9 @@ test: setup ## the whole test suite, real servers included
 
 test-unit: setup ## the tests without sockets
 	pytest -q tests/unit
+
+test-chaos: setup ## everything killed under load, for minutes; prints its seed
+	pytest -q -s -m chaos
 
 lint: setup ## formatting, types, import rules, the contract
 	@$(MAKE) --no-print-directory tools/node_modules/.installed
