@@ -9,8 +9,8 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator
 from collections import Counter
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -108,21 +108,21 @@ async def _crowd(platform: Platform, key: str, seed: int, clients: int = _CLIENT
     print(f"{len(crowd.told)} requests in {seconds:.0f} s, {len(crowd.told) / seconds:.0f}/s: {dict(crowd.counts())}")
 
 
-def _account(platform: Platform) -> tuple[str, str]:
-    """A key of its own, and the account it belongs to."""
-    created = platform.cli("keys", "create")
-    return created["key"], created["account"]
+def _key(platform: Platform) -> tuple[str, str, str]:
+    """A key of its own, limited so that everything is reserved and counted: the key, its id, and its account."""
+    created = platform.cli("keys", "create", "--limit", f"tokens/life={10**12}", "--limit", "concurrency=1000")
+    return created["key"], created["id"], created["account"]
 
 
 async def _under_fire(platform: Platform, seed: int) -> list[str]:
-    key, account = await asyncio.to_thread(_account, platform)
+    key, key_id, account = await asyncio.to_thread(_key, platform)
     async with _crowd(platform, key, seed) as crowd:
         await asyncio.sleep(2)
         await _shoot(platform, seed, _SECONDS)
     assert crowd.counts()["ok"] > 100
     await _serving(platform)
     await until_quiet(platform)
-    return await differences(platform, crowd.told, account)
+    return await differences(platform, crowd.told, account, key_id)
 
 
 def test_everything_is_killed_and_every_token_counts_once(fortress: Platform, seed: int) -> None:
@@ -156,7 +156,7 @@ async def _kept_down(platform: Platform, name: str) -> AsyncIterator[None]:
 
 def test_postgres_down_for_a_minute_fails_no_request(fortress: Platform, seed: int) -> None:
     async def scenario() -> None:
-        key, account = await asyncio.to_thread(_account, fortress)
+        key, key_id, account = await asyncio.to_thread(_key, fortress)
         async with _crowd(fortress, key, seed, 32) as crowd:
             await asyncio.sleep(3)
             async with _kept_down(fortress, "postgres"):
@@ -167,14 +167,14 @@ def test_postgres_down_for_a_minute_fails_no_request(fortress: Platform, seed: i
         lag = time.monotonic() - back - 15.0  # until_quiet wants 15 s of quiet
         print(f"lag gone {lag:.1f} s after Postgres was let back")
         assert lag < 60
-        assert await differences(fortress, crowd.told, account) == []
+        assert await differences(fortress, crowd.told, account, key_id) == []
 
     asyncio.run(scenario())
 
 
 def test_nats_down_for_half_a_minute_is_quick_503s_and_no_token_is_lost(fortress: Platform, seed: int) -> None:
     async def scenario() -> None:
-        key, account = await asyncio.to_thread(_account, fortress)
+        key, key_id, account = await asyncio.to_thread(_key, fortress)
         async with _crowd(fortress, key, seed, 32) as crowd:
             await asyncio.sleep(3)
             async with _kept_down(fortress, "nats"):
@@ -196,6 +196,6 @@ def test_nats_down_for_half_a_minute_is_quick_503s_and_no_token_is_lost(fortress
         assert {told.fate for told in begun} == {"ok"}
         assert crowd.told[-1].fate == "ok"
         await until_quiet(fortress)
-        assert await differences(fortress, crowd.told, account) == []
+        assert await differences(fortress, crowd.told, account, key_id) == []
 
     asyncio.run(scenario())
