@@ -3,10 +3,12 @@
 import asyncio
 from typing import TYPE_CHECKING
 
+from billing import roots, sampling
 from billing.consumer import Consumer
 from billing.leading import Duty, lead
 from billing.retention import keep_small
-from billing.sampling import EVERY_SECONDS, Sampling
+from billing.roots import Roots, signing_key
+from billing.sampling import Sampling
 from billing.settings import BillingSettings
 from billing.settlement import connect_settlement
 from billing.store import SCHEMA_VERSION, Ledger
@@ -36,13 +38,16 @@ async def main(settings: BillingSettings, stop: asyncio.Event) -> None:
         await wait_for_schema(pool, SCHEMA_VERSION, seconds=settings.schema_seconds)
         announce_ready("billing")
         async with asyncio.TaskGroup() as tasks:
-            leader = tasks.create_task(lead(settings.postgres_url, _duties(bus, pool)), name="billing lead")
+            leader = tasks.create_task(lead(settings.postgres_url, _duties(settings, bus, pool)), name="billing lead")
             keeper = tasks.create_task(keep_small(pool, settings.retention_months), name="billing retention")
             await Consumer(bus, Ledger(pool), settlement, settings).run(stop)
             keeper.cancel()
             leader.cancel()
 
 
-def _duties(bus: Bus, pool: "Pool") -> list[Duty]:
+def _duties(settings: BillingSettings, bus: Bus, pool: "Pool") -> list[Duty]:
     """What one billing process does for all."""
-    return [Duty("sampling", EVERY_SECONDS, Sampling(bus, pool).sample)]
+    duties = [Duty("sampling", sampling.EVERY_SECONDS, Sampling(bus, pool).sample)]
+    if settings.ledger_key is not None:
+        duties.append(Duty("roots", roots.EVERY_SECONDS, Roots(pool, signing_key(settings.ledger_key)).sign))
+    return duties

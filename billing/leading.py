@@ -24,7 +24,7 @@ class Duty:
 
     name: str
     every_seconds: float
-    action: Callable[[], Awaitable[None]]
+    action: Callable[[], Awaitable[object]]
 
 
 async def lead(postgres_url: str, duties: Sequence[Duty]) -> None:

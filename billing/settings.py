@@ -19,4 +19,7 @@ class BillingSettings:
     idle_seconds: float = setting(0.2, doc="seconds without a new event after which a batch waits no longer")
     concurrent_batches: int = setting(2, doc="batches under way at once, so that decoding overlaps with the database")
     retention_months: int = setting(13, doc="months before this one whose usage events are kept; rollups stay for ever")
+    ledger_key: str | None = setting(
+        None, doc="signs the ledger's daily roots: 32 or more random characters; unset: none are signed", secret=True
+    )
     schema_seconds: float = setting(60.0, doc="seconds to wait at start for control to migrate the database")

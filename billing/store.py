@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from billing import chain, policy
+from billing import policy
 from billing.entry import Entry
 from billing.policy import Action
 from billing.pricing import Charge, Price, PriceList, amount
 from billing.rollups import Counted, Sums, Totals, read_totals
 from billing.slicing import slices
+from common import ledger
 
 if TYPE_CHECKING:
     Pool = asyncpg.Pool[asyncpg.Record]
     Connection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
 
-SCHEMA_VERSION = 6  # the oldest schema this module works with
+SCHEMA_VERSION = 7  # the oldest schema this module works with
 
 _COLUMNS = {
     "request_id": "text",
@@ -206,7 +207,7 @@ async def _add_links(
     rows = []
     for account, texts in links.items():
         link, previous = heads[account]
-        rows.append((account, link + 1, previous, chain.digest(previous, texts), len(texts)))
+        rows.append((account, link + 1, previous, ledger.digest(previous, texts), len(texts)))
     await connection.execute(_ADD_LINKS, *zip(*rows, strict=True))
 
 
@@ -215,8 +216,8 @@ def _row(entry: Entry, charge: Charge | None, action: Action, link: int) -> tupl
     return (*entry[:-2], *price, action.value, link)
 
 
-_CANONICAL = [list(_COLUMNS).index(name) for name in chain.COLUMNS]
+_CANONICAL = [list(_COLUMNS).index(name) for name in ledger.COLUMNS]
 
 
 def _canonical(row: tuple[Any, ...]) -> str:
-    return chain.row(*(row[position] for position in _CANONICAL))
+    return ledger.row(*(row[position] for position in _CANONICAL))

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from uplion.control.v1 import price_pb2, statement_pb2, usage_pb2
+from uplion.control.v1 import ledger_pb2, price_pb2, statement_pb2, usage_pb2
+from uplion.control.v1.ledger_service_pb2_grpc import LedgerServiceStub
 from uplion.control.v1.price_service_pb2_grpc import PriceServiceStub
 from uplion.control.v1.statement_service_pb2_grpc import StatementServiceStub
 from uplion.control.v1.usage_service_pb2_grpc import UsageServiceStub
@@ -140,6 +141,20 @@ def statement(api: Admin, account: str, month: str) -> dict[str, Any]:
         "closing_head": _head(found.closing_head),
         "create_time": shown_time(found, "create_time"),
     }
+
+
+def ledger_keys(api: Admin) -> list[dict[str, Any]]:
+    """The public keys that signed, newest first."""
+    return [
+        {"id": key.id, "public_key": key.public_key.hex(), "since": shown_time(key, "create_time")}
+        for key in api.call(LedgerServiceStub, "ListLedgerKeys", ledger_pb2.ListLedgerKeysRequest()).keys
+    ]
+
+
+def export_ledger(api: Admin, account: str) -> Iterator[bytes]:
+    """The ledger as a file, in pieces; of all accounts when none is named."""
+    for piece in api.stream(LedgerServiceStub, "ExportLedger", ledger_pb2.ExportLedgerRequest(account=account)):
+        yield piece.data
 
 
 def _charges(charges: Iterable[statement_pb2.UsageCharge]) -> list[dict[str, str]]:

@@ -10,6 +10,7 @@ import asyncpg
 import grpc.aio
 from uplion.control.v1.account_service_pb2_grpc import add_AccountServiceServicer_to_server
 from uplion.control.v1.key_service_pb2_grpc import add_KeyServiceServicer_to_server
+from uplion.control.v1.ledger_service_pb2_grpc import add_LedgerServiceServicer_to_server
 from uplion.control.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 from uplion.control.v1.price_service_pb2_grpc import add_PriceServiceServicer_to_server
 from uplion.control.v1.project_service_pb2_grpc import add_ProjectServiceServicer_to_server
@@ -36,6 +37,8 @@ from control.models import ModelService
 from control.permissions import ScopesInterceptor
 from control.prices import PriceService
 from control.projects import ProjectService
+from control.proofs import Proofs
+from control.proving import LedgerService
 from control.reading import Reading
 from control.schema import migrate
 from control.settings import ControlSettings
@@ -112,6 +115,7 @@ def _register(server: grpc.aio.Server, pool: "Pool", bus: Bus, catalog: Catalog,
     store, invalidations = Store(pool), Invalidations(bus)
     add_AccountServiceServicer_to_server(AccountService(store, invalidations), server)
     add_KeyServiceServicer_to_server(key_service, server)
+    add_LedgerServiceServicer_to_server(LedgerService(Proofs(pool)), server)
     add_ModelServiceServicer_to_server(ModelService(catalog), server)
     add_PriceServiceServicer_to_server(PriceService(Books(pool), invalidations), server)
     add_ProjectServiceServicer_to_server(ProjectService(store, invalidations), server)

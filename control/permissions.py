@@ -48,6 +48,10 @@ NEEDS: dict[str, dict[str, Need]] = {
         "RotateKey": Need.WRITE,
         "UpdateKey": Need.WRITE,
     },
+    "LedgerService": {
+        "ExportLedger": Need.READ,
+        "ListLedgerKeys": Need.READ,
+    },
     "ModelService": {
         "ApplyModel": Need.OPERATE,
         "DeleteModel": Need.OPERATE,

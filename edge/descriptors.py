@@ -5,6 +5,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 from uplion.control.v1 import (
     account_service_pb2,
     key_service_pb2,
+    ledger_service_pb2,
     model_service_pb2,
     price_service_pb2,
     project_service_pb2,
@@ -18,6 +19,7 @@ OPENAI_SERVICES = ("uplion.openai.v1.OpenAIService",)
 CONTROL_SERVICES = (
     "uplion.control.v1.AccountService",
     "uplion.control.v1.KeyService",
+    "uplion.control.v1.LedgerService",
     "uplion.control.v1.ModelService",
     "uplion.control.v1.PriceService",
     "uplion.control.v1.ProjectService",
@@ -35,6 +37,7 @@ def control_descriptors() -> bytes:
     return _serialized(
         account_service_pb2.DESCRIPTOR,
         key_service_pb2.DESCRIPTOR,
+        ledger_service_pb2.DESCRIPTOR,
         model_service_pb2.DESCRIPTOR,
         price_service_pb2.DESCRIPTOR,
         project_service_pb2.DESCRIPTOR,

@@ -31,6 +31,7 @@ _NATIVE_INFERENCE = "/uplion.inference.v1.InferenceService/"
 _NATIVE_CONTROL = (
     "/uplion.control.v1.AccountService/",
     "/uplion.control.v1.KeyService/",
+    "/uplion.control.v1.LedgerService/",
     "/uplion.control.v1.ModelService/",
     "/uplion.control.v1.PriceService/",
     "/uplion.control.v1.ProjectService/",

@@ -17,7 +17,7 @@ from stack.processes import base_environment
 from stack.settings import StackSettings
 from stack.state import State
 
-SECRETS = ("postgres", "valkey", "nats")
+SECRETS = ("postgres", "valkey", "nats", "ledger")
 _ENVOY_SOCKET_BYTES_MAX = 100  # of a unix socket's path, with room to the kernel's 108
 # A check shares its cores with engines and its loop with every other service here, and a ticket its disk with
 # everything else: a machine that stands still for a second or two must not refuse. On a cluster 0.25 s and 0.9 s do.
@@ -113,7 +113,12 @@ class Wiring:
         )
         environment = settings.dump(authz) | settings.dump(router)
         if index == 0:
-            billing = BillingSettings(postgres_url=urls.postgres, redis_url=urls.redis, nats_url=urls.nats)
+            billing = BillingSettings(
+                postgres_url=urls.postgres,
+                redis_url=urls.redis,
+                nats_url=urls.nats,
+                ledger_key=self.secrets["ledger"],
+            )
             control = ControlSettings(
                 listen=self._address("control"),
                 postgres_url=urls.postgres,

@@ -14,10 +14,9 @@ from nats.js.errors import NotFoundError
 from redis.asyncio import Redis
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
 
-from billing import chain
 from billing.app import main
 from billing.settings import BillingSettings
-from common import names
+from common import ledger, names
 from common.bus import Bus, connect_bus
 from control.schema import migrate
 
@@ -137,19 +136,19 @@ class Books:
 
     async def check_chain(self) -> None:
         """Every row is in its account's chain, and every digest is right."""
-        names = ", ".join(chain.COLUMNS)
+        names = ", ".join(ledger.COLUMNS)
         rows = await self.database.fetch(
             f'SELECT account, link, {names} FROM usage_events ORDER BY account, link, request_id COLLATE "C", attempt'
         )
         links: dict[tuple[str, int], list[str]] = {}
         for row in rows:
-            links.setdefault((row[0], row[1]), []).append(chain.row(*row[2:]))
+            links.setdefault((row[0], row[1]), []).append(ledger.row(*row[2:]))
         heads: dict[str, tuple[int, bytes]] = {}
         for link in await self.database.fetch("SELECT * FROM ledger_chain ORDER BY account, link"):
-            number, previous = heads.get(link["account"], (0, chain.FIRST_PREVIOUS))
+            number, previous = heads.get(link["account"], (0, ledger.FIRST_PREVIOUS))
             assert (link["link"], link["previous"]) == (number + 1, previous)
             texts = links.pop((link["account"], link["link"]))
-            assert (link["rows"], link["digest"]) == (len(texts), chain.digest(previous, texts))
+            assert (link["rows"], link["digest"]) == (len(texts), ledger.digest(previous, texts))
             heads[link["account"]] = link["link"], link["digest"]
         assert not links
         stored = await self.database.fetch("SELECT account, link, digest FROM ledger_heads WHERE link > 0")

@@ -186,6 +186,24 @@ def test_a_price_is_set_listed_and_charged_from_then_on(state: Path) -> None:
     assert f"{row['cost']} USD" in shown
 
 
+def test_the_ledger_is_taken_out_and_verified_without_the_platform(state: Path, tmp_path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not (keys := uplion(state, "ledger", "key")) or not uplion(state, "usage")[0]["requests"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    file = tmp_path / "ledger.jsonl"
+    assert uplion(state, "ledger", "export", "--all", "-o", str(file))["bytes"] == file.stat().st_size
+    verify = ["ledger", "verify", str(file), "--public-key", keys[0]["public_key"]]
+    done = runner.invoke(app, verify)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.startswith("valid: ")
+    file.write_text(file.read_text().replace('"completed"', '"cancelled"', 1))
+    done = runner.invoke(app, verify)
+    assert done.exit_code == 1
+    assert "the rows are not those that were chained" in done.stderr
+    assert runner.invoke(app, [*verify[:3], "--public-key", "ab"]).exit_code == 1
+
+
 def test_a_conversation_reads_its_lines_from_a_pipe(state: Path) -> None:
     done = runner.invoke(app, ["chat", "--state", str(state)], input="hello\n\nand again\n")
     assert done.exit_code == 0, done.stderr

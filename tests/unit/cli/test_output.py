@@ -119,6 +119,7 @@ def test_every_command_has_json_and_state_and_help() -> None:
         "models": ["list", "apply", "delete"],
         "prices": ["set", "list"],
         "statements": ["show"],
+        "ledger": ["key", "export"],
         "usage": ["export", "margin"],
     }
     every = [[name] for name in commands] + [[group, name] for group, names in groups.items() for name in names]
