@@ -1,8 +1,8 @@
 """The HTTP filters of a listener, in order; the order is the security policy.
 
     local_ratelimit (429) -> lua (404 for what has no route, 401 for what is no key) -> buffer (413)
-      -> json_to_metadata (body.model) -> header_mutation (x-uplion-model) -> ext_authz -> grpc_json_transcoder
-      -> router
+      -> lua (400 for what is no gRPC message; native calls) -> json_to_metadata (body.model; OpenAI's calls)
+      -> header_mutation (x-uplion-model) -> ext_authz -> grpc_json_transcoder -> router
 
 What comes before ext_authz costs a few microseconds of Envoy, so that a flood stays here.
 
@@ -27,7 +27,7 @@ from envoy_data_plane.envoy.extensions.filters.http.json_to_metadata.v3 import (
     JsonToMetadataRule,
     JsonToMetadataSelector,
 )
-from envoy_data_plane.envoy.extensions.filters.http.lua.v3 import Lua
+from envoy_data_plane.envoy.extensions.filters.http.lua.v3 import Lua, LuaPerRoute
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
 from envoy_data_plane.envoy.type.matcher.v3 import ListStringMatcher, RegexMatcher, StringMatcher
@@ -35,12 +35,13 @@ from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
 from envoy_data_plane.google.protobuf import Any
 
 from common import credentials, names
-from edge import clusters, front
+from edge import clusters, scripts
 from edge.building import seconds
 from edge.limiting import request_rates
 from edge.settings import EdgeSettings
 
 FILTER_HEADERS = "envoy.filters.http.header_mutation"
+FILTER_FRAMES = "uplion.frames"
 FILTER_JSON = "envoy.filters.http.json_to_metadata"
 METADATA_NAMESPACE = "uplion.request"  # authz reads it; the names below are its keys
 BODY_FACTS = ("model", "max_tokens", "max_completion_tokens", "n", "service_tier")
@@ -67,13 +68,16 @@ def admin_filters(settings: EdgeSettings, descriptors: bytes, services: tuple[st
 def _filters(settings: EdgeSettings, listener: str, transcoder: GrpcJsonTranscoder) -> list[HttpFilter]:
     chain = [
         _filter("envoy.filters.http.local_ratelimit", request_rates(settings, listener)),
-        _filter("envoy.filters.http.lua", Lua(default_source_code=DataSource(inline_string=front.lua(settings)))),
+        _filter("envoy.filters.http.lua", Lua(default_source_code=DataSource(inline_string=scripts.front(settings)))),
         _filter("envoy.filters.http.buffer", Buffer(max_request_bytes=settings.max_body_bytes)),
     ]
+    native_only = _filter(FILTER_FRAMES, Lua())
+    native_only.disabled = True
+    chain.append(native_only)
     if listener == names.LISTENER_PUBLIC:
-        off = _filter(FILTER_JSON, body_facts())
-        off.disabled = True
-        chain.append(off)
+        openai_only = _filter(FILTER_JSON, body_facts())
+        openai_only.disabled = True
+        chain.append(openai_only)
     chain += [
         _filter(FILTER_HEADERS, HeaderMutation()),
         _filter("envoy.filters.http.ext_authz", _authz(settings, listener)),
@@ -85,6 +89,11 @@ def _filters(settings: EdgeSettings, listener: str, transcoder: GrpcJsonTranscod
 
 def _filter(name: str, message: Message) -> HttpFilter:
     return HttpFilter(name=name, typed_config=Any.pack(message))
+
+
+def whole_message() -> LuaPerRoute:
+    """A native call's body must be one gRPC message, all of it."""
+    return LuaPerRoute(source_code=DataSource(inline_string=scripts.frames()))
 
 
 def body_facts() -> JsonToMetadata:

@@ -41,11 +41,17 @@ function envoy_on_request(handle)
   if route == nil or route == "" then
     handle:respond({[":status"] = "404"}, "")
     return
-  elseif string.sub(route, 1, 7) == "refuse/" then
-    handle:respond({[":status"] = string.sub(route, 8)}, "")
-    return
   end
   local headers = handle:headers()
+  if string.sub(route, 1, 7) == "refuse/" then
+    local status = string.sub(route, 8)
+    if status == "415" and is_grpc(headers) then
+      handle:respond({[":status"] = status, ["grpc-status"] = "12"}, "") -- what gRPC calls an unknown compression
+    else
+      handle:respond({[":status"] = status}, "")
+    end
+    return
+  end
   local refused = refusal(headers)
   if refused == nil then return end
   if is_grpc(headers) then

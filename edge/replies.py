@@ -81,9 +81,7 @@ _REPLIES = (
     _client_error(405, "method_not_allowed", "This URL does not take this method."),
     _Reply(408, "invalid_request_error", "request_timeout", "The request took too long to arrive.", retry=True),
     _reply(Reason.PAYLOAD_TOO_LARGE, "The request body is larger than this endpoint takes."),
-    _client_error(
-        415, "unsupported_content_encoding", "Compressed request bodies are not taken: send the JSON as it is."
-    ),
+    _client_error(415, "unsupported_content_encoding", "Compressed requests are not taken: send the body as it is."),
     _client_error(426, "upgrade_required", "This protocol version is not served here."),
     _client_error(431, "headers_too_large", "The request headers are too large."),
     _reply(Reason.INTERNAL, "The gateway failed. The request id in x-request-id helps to find out why."),

@@ -22,7 +22,7 @@ from envoy_data_plane.google.protobuf import Any
 from common import names
 from edge import clusters
 from edge.building import seconds
-from edge.filters import FILTER_HEADERS, FILTER_JSON, METADATA_NAMESPACE, body_facts
+from edge.filters import FILTER_FRAMES, FILTER_HEADERS, FILTER_JSON, METADATA_NAMESPACE, body_facts, whole_message
 from edge.settings import EdgeSettings
 
 REFUSE = "refuse/"  # a route of this name is answered by front.lua with the status behind the slash
@@ -54,7 +54,7 @@ def public_routes(settings: EdgeSettings) -> RouteConfiguration:
         _openai("/v1/models", RouteMatch(path="/v1/models", headers=[_method("GET"), _not_grpc()]), settings),
         _openai("/v1/models/*", RouteMatch(prefix="/v1/models/", headers=[_method("GET"), _not_grpc()]), settings),
         *(_refuse(405, RouteMatch(path=path, headers=[_not_grpc()])) for path in (*_OPENAI_POSTS, "/v1/models")),
-        _native(_NATIVE_INFERENCE, clusters.ROUTER, settings),
+        *_native(_NATIVE_INFERENCE, clusters.ROUTER, settings),
         _refuse(404, RouteMatch(prefix="/")),
     ]
     return _configuration("public", routes)
@@ -72,7 +72,7 @@ def admin_routes(settings: EdgeSettings) -> RouteConfiguration:
     routes = [
         _refuse(415, RouteMatch(prefix="/admin/v1/", headers=[_compressed()])),
         admin,
-        *(_native(prefix, clusters.CONTROL, settings) for prefix in _NATIVE_CONTROL),
+        *(route for prefix in _NATIVE_CONTROL for route in _native(prefix, clusters.CONTROL, settings)),
         _refuse(404, RouteMatch(prefix="/")),
     ]
     return _configuration("admin", routes)
@@ -115,9 +115,22 @@ def _http_only_headers(requests: list[HeaderMutation]) -> HeaderMutationPerRoute
     )
 
 
-def _native(prefix: str, cluster: str, settings: EdgeSettings) -> Route:
+def _native(prefix: str, cluster: str, settings: EdgeSettings) -> list[Route]:
+    """gRPC servers inflate a message before they look at its size, so a compressed one does not reach them."""
+    encoding = HeaderMatcher(
+        name="grpc-encoding",
+        string_match=StringMatcher(exact="identity"),
+        invert_match=True,  # of a header that is there: without one nothing is compressed
+    )
     match = RouteMatch(prefix=prefix, headers=[_method("POST")], grpc=RouteMatchGrpcRouteMatchOptions())
-    return Route(name=f"native{prefix}", match=match, route=_action(cluster, settings, native=True))
+    compressed = RouteMatch(prefix=prefix, headers=[_method("POST"), encoding], grpc=RouteMatchGrpcRouteMatchOptions())
+    route = Route(
+        name=f"native{prefix}",
+        match=match,
+        route=_action(cluster, settings, native=True),
+        typed_per_filter_config={FILTER_FRAMES: Any.pack(whole_message())},
+    )
+    return [_refuse(415, compressed), route]
 
 
 def _action(cluster: str, settings: EdgeSettings, *, native: bool = False) -> RouteAction:

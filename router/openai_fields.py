@@ -1,5 +1,7 @@
 """Strict JSON objects and their fields: whatever is wrong raises UplionError naming the field."""
 
+import json
+import re
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
@@ -14,6 +16,10 @@ _MAX_VALUES: Final = 100_000  # anywhere in a body: what it takes to walk them m
 _MANY_BYTES: Final = 1 << 18
 _INT64: Final = 1 << 63
 
+# The edge read these too, and authz reserved by them: a field given twice would be two fields.
+_ONCE: Final = ("model", "max_tokens", "max_completion_tokens", "n")
+_HIDDEN_LETTER: Final = re.compile(rb"\\u00[4-7]")  # an ASCII letter as an escape, which no client writes
+
 _decode = msgspec.json.Decoder().decode
 
 
@@ -27,7 +33,27 @@ def json_object(data: bytes) -> Body:
         raise UplionError(Reason.INVALID_REQUEST, f"The body is not valid JSON: {_why(problem)}.") from None
     if not isinstance(body, dict):
         raise UplionError(Reason.INVALID_REQUEST, "The body must be a JSON object.")
+    if _HIDDEN_LETTER.search(data) or any(data.count(b'"%s"' % name.encode()) > 1 for name in _ONCE):
+        _check_once(data)
     return body
+
+
+def _check_once(data: bytes) -> None:
+    """The slow way to see what a dict cannot show; the words of those fields may well be in nested places."""
+    pairs: list[tuple[str, Any]] = []
+
+    def remember(found: list[tuple[str, Any]]) -> None:
+        nonlocal pairs
+        pairs = found  # the outermost object is the last
+
+    try:
+        json.loads(data, object_pairs_hook=remember)
+    except (ValueError, RecursionError):
+        raise UplionError(Reason.INVALID_REQUEST, "The body is not valid JSON.") from None
+    names = [name for name, _ in pairs]
+    for name in _ONCE:
+        if names.count(name) > 1:
+            raise UplionError(Reason.INVALID_REQUEST, f"'{name}' is given more than once.", param=name)
 
 
 def _why(problem: Exception) -> str:

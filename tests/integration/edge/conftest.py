@@ -1,20 +1,13 @@
 """One real Envoy for the module, between a scripted authz and a recording backend."""
 
-import http.client
 import json
-import shutil
-import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import envoy as envoy_wheel
 import grpc
 import pytest
 from envoy.service.auth.v3 import external_auth_pb2 as auth
@@ -23,10 +16,7 @@ from google.protobuf.json_format import MessageToDict
 
 from common.credentials import HEADERS as CREDENTIALS
 from common.keys import TEST_KEY
-from edge.settings import EdgeSettings
-
-_START_SECONDS = 60.0
-_PATIENCE_SECONDS = 60.0  # a wait that only a failure makes this long
+from tests.integration.edge.envoys import PATIENCE_SECONDS, EdgeProcess, Reply, edge_settings, raw, request
 
 
 @dataclass
@@ -112,23 +102,6 @@ class Authz:
         return response
 
 
-@dataclass
-class Reply:
-    """An HTTP answer."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def error(self) -> dict[str, Any]:
-        assert self.headers["content-type"] == "application/json", (self.headers, self.body)
-        found = json.loads(self.body)["error"]
-        assert set(found) == {"message", "type", "param", "code"}
-        assert found["message"]
-        return dict(found)
-
-
 class _ShowsKey(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):  # type: ignore[misc]
     """A native caller with a well-formed key, unless it shows one itself."""
 
@@ -163,17 +136,7 @@ class Edge:
         port: int | None = None,
         key: str | None = TEST_KEY,
     ) -> Reply:
-        """Shows `key` unless the headers show one already."""
-        headers = dict(headers or {})
-        if key is not None and not {name.lower() for name in headers} & set(CREDENTIALS):
-            headers["authorization"] = f"Bearer {key}"
-        connection = http.client.HTTPConnection("127.0.0.1", port or self.public, timeout=_PATIENCE_SECONDS)
-        try:
-            connection.request(method, path, body, headers)
-            answer = connection.getresponse()
-            return Reply(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
-        finally:
-            connection.close()
+        return request(port or self.public, method, path, body, headers, key=key)
 
     def chat(self, body: object = None, headers: dict[str, str] | None = None, *, port: int | None = None) -> Reply:
         content = {"model": "m", "messages": []} if body is None else body
@@ -182,17 +145,8 @@ class Edge:
             "POST", "/v1/chat/completions", payload, {"content-type": "application/json", **(headers or {})}, port=port
         )
 
-    def raw(self, data: bytes, *, seconds: float = _PATIENCE_SECONDS, port: int | None = None) -> bytes:
-        """Bytes in, bytes out, until Envoy closes, or is silent for so many seconds."""
-        with socket.create_connection(("127.0.0.1", port or self.public), timeout=seconds) as connection:
-            connection.sendall(data)
-            received = b""
-            try:
-                while chunk := connection.recv(65536):
-                    received += chunk
-            except TimeoutError:
-                pass
-            return received
+    def raw(self, data: bytes, *, seconds: float = PATIENCE_SECONDS, port: int | None = None) -> bytes:
+        return raw(port or self.public, data, seconds=seconds)
 
     def page(self, path: str) -> str:
         """A page of Envoy's own admin."""
@@ -212,97 +166,6 @@ def _serve(handler: Callable[[grpc.HandlerCallDetails], Any]) -> tuple[grpc.Serv
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     return server, port
-
-
-def envoy_binary() -> str:
-    found = Path(envoy_wheel.__path__[0]) / "_bin" / "envoy"
-    return str(found) if found.exists() else str(shutil.which("envoy"))
-
-
-class EdgeProcess:
-    """Starts Envoy with the real, rendered bootstrap; ends it by its pid."""
-
-    def __init__(self, settings: EdgeSettings, folder: Path, cache: Path) -> None:
-        rendered = subprocess.run(
-            [sys.executable, "-m", "edge", "--stdin", "--cache", str(cache)],
-            input=json.dumps(asdict(settings)),
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        bootstrap, self._log = folder / "bootstrap.json", folder / "envoy.log"
-        bootstrap.write_text(rendered.stdout)
-        admin_file = folder / "admin"
-        command = [
-            envoy_binary(),
-            "-c",
-            str(bootstrap),
-            "--concurrency",
-            "1",
-            "--disable-hot-restart",
-            "--file-flush-interval-msec",
-            "100",
-        ]
-        command += ["--admin-address-path", str(admin_file), "--log-level", "warning", "--log-path", str(self._log)]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self.envoy_admin = 0
-        self.ports: dict[str, int] = {}
-        deadline = time.monotonic() + _START_SECONDS
-        while not self.ports:
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"Envoy did not start:\n{self._log.read_text()[-4000:]}")
-            time.sleep(0.02)
-            if admin_file.exists() and ":" in admin_file.read_text():
-                self.envoy_admin = int(admin_file.read_text().rpartition(":")[2])
-                self.ports = self._listeners()
-
-    def page(self, path: str) -> str:
-        connection = http.client.HTTPConnection("127.0.0.1", self.envoy_admin, timeout=_START_SECONDS)
-        try:
-            connection.request("GET", path)
-            return connection.getresponse().read().decode()
-        finally:
-            connection.close()
-
-    def _listeners(self) -> dict[str, int]:
-        try:
-            if self.page("/ready").strip() != "LIVE":
-                return {}
-            found = json.loads(self.page("/listeners?format=json"))["listener_statuses"]
-        except (OSError, KeyError):
-            return {}
-        return {each["name"]: each["local_address"]["socket_address"]["port_value"] for each in found}
-
-    def stop(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-
-def edge_settings(authz_port: int, service_port: int, folder: Path, **changes: Any) -> EdgeSettings:
-    """A small body, so that its limit is quickly reached, and waits that no busy machine reaches.
-
-    One template serves every Envoy of the session that keeps to these.
-    """
-    service = (f"127.0.0.1:{service_port}",)
-    settings = EdgeSettings(
-        public_address="127.0.0.1:0",
-        admin_address="127.0.0.1:0",
-        envoy_admin_address="127.0.0.1:0",
-        authz_endpoints=(f"127.0.0.1:{authz_port}",),
-        router_endpoints=service,
-        control_endpoints=service,
-        max_body_bytes=1 << 20,
-        authz_timeout_seconds=_PATIENCE_SECONDS,
-        connect_timeout_seconds=_PATIENCE_SECONDS,
-        request_headers_timeout_seconds=_PATIENCE_SECONDS,
-        request_timeout_seconds=_PATIENCE_SECONDS,
-        access_log_path=str(folder / "access.log"),
-    )
-    return replace(settings, **changes)
 
 
 @pytest.fixture(scope="session")

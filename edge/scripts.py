@@ -1,13 +1,14 @@
-"""front.lua with the tables it answers from."""
+"""The Lua scripts with the tables they answer from."""
 
 import json
 from importlib.resources import files
 
 from common import credentials
-from common.errors import Reason, openai_body
+from common.errors import Reason, UplionError, openai_body
 from edge import replies
 from edge.settings import EdgeSettings
 
+_NOT_WHOLE = "The request is not one whole message."
 _REFUSALS = ("NO_KEY", "NOT_BEARER", "TWO_KEYS", "NOT_VALID")
 
 _REASON_BY_GRPC_CODE = {
@@ -27,8 +28,8 @@ _REASON_BY_GRPC_CODE = {
 }
 
 
-def lua(settings: EdgeSettings) -> str:
-    """The script of one listener's Lua filter."""
+def front(settings: EdgeSettings) -> str:
+    """What sees a request first and an answer last."""
     tables = {
         "ERRORS": _errors(),
         "REFUSALS": _refusals(),
@@ -36,8 +37,17 @@ def lua(settings: EdgeSettings) -> str:
         "MOST_TOKEN_CHARACTERS": str(credentials.MOST_TOKEN_CHARACTERS),
         "TOKENS": "true" if settings.tokens else "false",
     }
-    head = "".join(f"local {name} = {value}\n" for name, value in tables.items())
-    return head + files("edge").joinpath("front.lua").read_text()
+    return _script("front.lua", tables)
+
+
+def frames() -> str:
+    """What native calls must pass."""
+    return _script("frames.lua", {"REFUSAL": _refusal(UplionError(Reason.INVALID_REQUEST, _NOT_WHOLE))})
+
+
+def _script(name: str, tables: dict[str, str]) -> str:
+    head = "".join(f"local {table} = {value}\n" for table, value in tables.items())
+    return head + files("edge").joinpath(name).read_text()
 
 
 def _errors() -> str:
@@ -58,12 +68,13 @@ def _errors() -> str:
 
 def _refusals() -> str:
     """By what is wrong with a credential: what authz would answer, to HTTP and to gRPC."""
-    rows = []
-    for name in _REFUSALS:
-        error = credentials.refused(getattr(credentials, name))
-        row = _table(message=error.message, body=openai_body(error).decode(), details=replies.status_details(error))
-        rows.append(f"{name} = {row}")
+    rows = [f"{name} = {_refusal(credentials.refused(getattr(credentials, name)))}" for name in _REFUSALS]
     return "{" + ", ".join(rows) + "}"
+
+
+def _refusal(error: UplionError) -> str:
+    body = openai_body(error).decode()
+    return _table(message=error.message, body=body, details=replies.status_details(error))
 
 
 def _table(**fields: str) -> str:
