@@ -1,0 +1,122 @@
+"""Limits on a real Valkey, with ledger and clock in the test's hand: what `main` puts together, without gRPC."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import count
+
+from authz.amendments import Amendments
+from authz.asking import Kind, Question
+from authz.keys import KeyRecord
+from authz.limits import Grant, LimitRules, Limits
+from authz.outstanding import Outstanding
+from authz.plans import Plans
+from authz.prices import Price, PriceTable
+from authz.shares import Shares
+from authz.since import Since
+from authz.valkey import Valkey
+from common.limits import Limit, Rule
+
+
+@dataclass
+class Ledger:
+    """What billing wrote."""
+
+    used_totals: dict[tuple[str, str, str, str], int] = field(default_factory=dict)
+    ended_tokens: dict[str, int] = field(default_factory=dict)  # by reservation
+
+    async def used(self, account: str, wanted: Sequence[tuple[str, str, str, str]]) -> list[int]:
+        return [self.used_totals.get(each, 0) for each in wanted]
+
+    async def ended(self, request_ids: Sequence[str]) -> dict[str, int]:
+        return dict(self.ended_tokens)
+
+
+@dataclass
+class Harness:
+    """One authz's limits."""
+
+    limits: Limits
+    valkey: Valkey
+    ledger: Ledger
+    prices: PriceTable
+    amendments: Amendments
+    redis_url: str
+    now: list[float]
+    account: str = field(default_factory=lambda: f"h-{uuid.uuid4().hex[:10]}")
+
+    def record(
+        self,
+        *limits: Limit,
+        key: str = "k",
+        key_limits: Sequence[Limit] = (),
+        project: str = "",
+        project_limits: Sequence[Limit] = (),
+    ) -> KeyRecord:
+        """A key whose account has `limits`."""
+        rules = [Rule("account", self.account, limit) for limit in limits]
+        rules += [Rule("project", project, limit) for limit in project_limits]
+        rules += [Rule("key", key, limit) for limit in key_limits]
+        return KeyRecord(
+            key, self.account, bytes(32), "p", frozenset(), active=True, project=project, rules=tuple(rules)
+        )
+
+    def price(
+        self, model: str, input_price: float, output_price: float, request: float = 0, currency: str = "USD"
+    ) -> None:
+        """Per million tokens, and per request, from now on."""
+        rates = (round(input_price * 1e6), round(output_price * 1e6), round(request * 1e12))
+        known = [Price(name, 0, 1, *rates) for name, rates in self.prices.rates.items()]
+        self.prices.update([*known, Price(model, 0, 1, currency, *rates)], self.now[0], 0)
+
+    async def admit(
+        self,
+        record: KeyRecord,
+        *,
+        model: str = "m",
+        size: int = 100,
+        output: int | None = 10,
+        choices: int = 1,
+        kind: Kind = Kind.GENERATION,
+    ) -> Grant:
+        """`size` in input tokens."""
+        return await self.limits.admit(
+            record, Question("public", "", kind, model, size, output, choices, uuid.uuid4().hex)
+        )
+
+
+@asynccontextmanager
+async def harness(redis_url: str, **rules: float) -> AsyncIterator[Harness]:
+    """Connected, and with its tasks running."""
+    valkey = Valkey(redis_url, call_seconds=30.0)
+    ledger, prices, now = Ledger(), PriceTable(), [time.time()]
+    outstanding, amendments = Outstanding(10_000), Amendments(valkey)
+    since = Since(valkey, None, ledger, outstanding, amendments)
+    numbers, head = count(), uuid.uuid4().hex
+    limits = Limits(
+        valkey,
+        ledger,
+        Plans(prices, lambda: now[0]),
+        Shares(0.25),
+        since,
+        outstanding,
+        amendments,
+        LimitRules(**rules),  # type: ignore[arg-type]
+        lambda: f"{head}-{next(numbers)}",
+        wall=lambda: now[0],
+    )
+    ready = asyncio.Event()
+    tasks = [asyncio.create_task(since.run(ready)), asyncio.create_task(amendments.run())]
+    try:
+        async with asyncio.timeout(30):
+            await ready.wait()
+        yield Harness(limits, valkey, ledger, prices, amendments, redis_url, now)
+    finally:
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        await valkey.close()
