@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 from billing import roots, sampling
 from billing.consumer import Consumer
 from billing.leading import Duty, lead
+from billing.orphans import Sweep
 from billing.retention import keep_small
 from billing.roots import Roots, signing_key
 from billing.sampling import Sampling
 from billing.settings import BillingSettings
-from billing.settlement import connect_settlement
+from billing.settlement import Settlement, connect_settlement
 from billing.store import SCHEMA_VERSION, Ledger
 from common.bus import Bus, connect_bus
 from common.database import connect_pool, wait_for_schema
@@ -38,16 +39,21 @@ async def main(settings: BillingSettings, stop: asyncio.Event) -> None:
         await wait_for_schema(pool, SCHEMA_VERSION, seconds=settings.schema_seconds)
         announce_ready("billing")
         async with asyncio.TaskGroup() as tasks:
-            leader = tasks.create_task(lead(settings.postgres_url, _duties(settings, bus, pool)), name="billing lead")
+            duties = _duties(settings, bus, pool, settlement)
+            leader = tasks.create_task(lead(settings.postgres_url, duties), name="billing lead")
             keeper = tasks.create_task(keep_small(pool, settings.retention_months), name="billing retention")
             await Consumer(bus, Ledger(pool), settlement, settings).run(stop)
             keeper.cancel()
             leader.cancel()
 
 
-def _duties(settings: BillingSettings, bus: Bus, pool: "Pool") -> list[Duty]:
+def _duties(settings: BillingSettings, bus: Bus, pool: "Pool", settlement: Settlement) -> list[Duty]:
     """What one billing process does for all."""
-    duties = [Duty("sampling", sampling.EVERY_SECONDS, Sampling(bus, pool).sample)]
+    orphans = Sweep(bus, settlement, settings.orphan_grace_seconds)
+    duties = [
+        Duty("sampling", sampling.EVERY_SECONDS, Sampling(bus, pool).sample),
+        Duty("orphans", settings.orphan_seconds, orphans.step),
+    ]
     if settings.ledger_key is not None:
         duties.append(Duty("roots", roots.EVERY_SECONDS, Roots(pool, signing_key(settings.ledger_key)).sign))
     return duties

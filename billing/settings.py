@@ -22,4 +22,10 @@ class BillingSettings:
     ledger_key: str | None = setting(
         None, doc="signs the ledger's daily roots: 32 or more random characters; unset: none are signed", secret=True
     )
+    orphan_seconds: float = setting(
+        10.0, doc="seconds between looks for reservations whose requests never told their end"
+    )
+    orphan_grace_seconds: float = setting(
+        60.0, doc="seconds after its deadline in which a request's event may still come"
+    )
     schema_seconds: float = setting(60.0, doc="seconds to wait at start for control to migrate the database")

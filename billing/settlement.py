@@ -33,6 +33,7 @@ _SCRIPT_SHA = sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()  # how E
 _RESERVATIONS_PER_CALL = 500  # a call blocks Valkey for about a microsecond each
 _TOTALS_PER_CALL = 500
 _CALLS_PER_PIPELINE = 200
+_KEYS_PER_SCAN = 1000
 _SECONDS = 5.0
 UNKNOWN_TOKENS = -1
 
@@ -52,6 +53,22 @@ class Settlement:
     async def give_back(self, account: str, reservations: Sequence[str]) -> int:
         """Gives back what no event ever came for; how many were still there."""
         return await self._run(list(_givings_back(account, [(each, UNKNOWN_TOKENS) for each in reservations])))
+
+    async def now_ms(self) -> int:
+        """By Valkey's clock, which deadlines of reservations are kept by."""
+        seconds, microseconds = await self._redis.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    async def overdue(self, ended_ms: int) -> AsyncIterator[tuple[str, list[str]]]:
+        """Accounts, and reservations there whose requests must have ended by then; each is to be given back."""
+        end = names.reservations_key("")[1:]
+        async for key in self._redis.scan_iter(match=names.reservations_key("*"), count=_KEYS_PER_SCAN, _type="zset"):
+            account = key.decode().removeprefix("{").removesuffix(end)
+            while True:
+                ids: list[Any] = await self._redis.zrangebyscore(key, "-inf", ended_ms, 0, _RESERVATIONS_PER_CALL)
+                if not ids:
+                    break
+                yield account, [each.decode() for each in ids]
 
     async def _run(self, calls: list[_Call]) -> int:
         settled = 0

@@ -25,6 +25,7 @@ BILLING_LAG = Histogram(
     "uplion_billing_lag_seconds", "From the end of a batch's oldest attempt to its commit", buckets=_SECONDS
 )
 BILLING_PENDING = Gauge("uplion_billing_pending_events", "Events in the stream that no billing process has taken yet")
+BILLING_ORPHANS = Counter("uplion_billing_orphans", "Reservations given back because no event ever came for them")
 BILLING_RETRIES = Counter("uplion_billing_retries", "Failures of ledger, settlement, dead or ack", ["step"])
 
 # --- usage events of workers and routers, on their way to billing ------------------------------------------

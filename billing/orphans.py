@@ -1,0 +1,66 @@
+"""Reservations of requests that never told how they ended: their router or the edge died, or nobody got the admission.
+
+A reservation is an orphan when its request must have ended a while ago and its event cannot be on its way any more:
+everything that lay in the usage stream after that time has been settled. (An event that still lies in a spool on some
+disk is settled when it comes, and then has no reservation to give back.)
+"""
+
+import logging
+from dataclasses import dataclass
+
+from billing.settlement import Settlement
+from common import names
+from common.bus import Bus
+from common.metrics import BILLING_ORPHANS
+
+logger = logging.getLogger(__name__)
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """A place in the usage stream, and the deadlines that were over, with grace, when it was the last one."""
+
+    sequence: int
+    ended_ms: int
+
+
+class Sweep:
+    """Looks for orphans at every step."""
+
+    def __init__(self, bus: Bus, settlement: Settlement, grace_seconds: float) -> None:
+        self._bus = bus
+        self._settlement = settlement
+        self._grace_ms = int(grace_seconds * 1000)
+        self._mark: _Mark | None = None
+
+    async def step(self) -> None:
+        """Gives back what was an orphan at the last mark, once billing has passed it, and sets the next one.
+
+        Raises what NATS and Valkey raise.
+        """
+        mark, self._mark = self._mark, None
+        if mark is not None:
+            if not await self._passed(mark.sequence):
+                self._mark = mark
+                return
+            await self._give_back(mark.ended_ms)
+        now_ms = await self._settlement.now_ms()
+        state = (await self._bus.js.stream_info(names.STREAM_USAGE)).state
+        self._mark = _Mark(state.last_seq, now_ms - self._grace_ms)
+
+    async def _passed(self, sequence: int) -> bool:
+        """Whether everything up to there was settled: billing acknowledges only after that."""
+        info = await self._bus.js.consumer_info(names.STREAM_USAGE, names.CONSUMER_BILLING)
+        if info.num_pending == 0 and info.num_ack_pending == 0:
+            return True
+        return info.ack_floor is not None and info.ack_floor.stream_seq >= sequence
+
+    async def _give_back(self, ended_ms: int) -> None:
+        async for account, orphans in self._settlement.overdue(ended_ms):
+            given = await self._settlement.give_back(account, orphans)
+            BILLING_ORPHANS.inc(given)
+            logger.warning(
+                "requests never told how they ended: their reservations are given back",
+                extra={"account": account, "reservations": given, "some": orphans[:_SHOWN]},
+            )
