@@ -15,11 +15,21 @@ from google.protobuf.message_factory import GetMessageClass
 class Method:
     """One method; `path` is what gRPC calls it."""
 
-    service: str
-    name: str
+    descriptor: Any
     request: type[Message]
     response: type[Message]
-    streams: bool
+
+    @property
+    def service(self) -> str:
+        return str(self.descriptor.containing_service.name)
+
+    @property
+    def name(self) -> str:
+        return str(self.descriptor.name)
+
+    @property
+    def streams(self) -> bool:
+        return bool(self.descriptor.server_streaming)
 
     @property
     def path(self) -> str:
@@ -46,5 +56,22 @@ def every_method() -> tuple[Method, ...]:
             for service in importlib.import_module(module.name).DESCRIPTOR.services_by_name.values():
                 for method in service.methods:
                     request, response = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
-                    found.append(Method(service.name, method.name, request, response, method.server_streaming))
+                    found.append(Method(method, request, response))
     return tuple(found)
+
+
+def aimed(method: Method, ids: dict[str, str]) -> Message:
+    """A request about a tenant's objects: every field that can name one does."""
+    request = method.request()
+    values = {
+        **ids,
+        "id": ids.get(method.service.removesuffix("Service").lower(), ids["account"]),
+        "name": "taken",
+        "month": "2026-11",
+    }
+    if not method.name.startswith("Get"):
+        del values["request_id"]  # elsewhere it makes a retry safe
+    for name, value in values.items():
+        if name in method.request.DESCRIPTOR.fields_by_name:
+            setattr(request, name, value)
+    return request

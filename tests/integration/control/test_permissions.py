@@ -4,7 +4,6 @@ import grpc
 import grpc.aio
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
-from google.protobuf.message import Message
 from uplion.control.v1.account_pb2 import CreateAccountRequest, ListAccountsRequest, UpdateAccountRequest
 from uplion.control.v1.key_pb2 import CreateKeyRequest, ListKeysRequest, RevokeKeyRequest, RotateKeyRequest
 from uplion.control.v1.project_pb2 import CreateProjectRequest
@@ -14,7 +13,7 @@ from common.errors import Reason
 from control.permissions import NEEDS, Need
 from edge.descriptors import CONTROL_SERVICES
 from tests.integration.control.conftest import by
-from tests.integration.control.contract import Method, every_method
+from tests.integration.control.contract import aimed, every_method
 from tests.integration.control.test_explaining import write
 
 READ, WRITE, ADMIN = names.SCOPE_ADMIN_READ, names.SCOPE_ADMIN_WRITE, names.SCOPE_ADMIN
@@ -41,23 +40,6 @@ async def tenants(control, database):
             "request_id": f"request-{name}",
         }
     return made
-
-
-def aimed(method: Method, ids: dict[str, str]) -> Message:
-    """A request about a tenant's objects: every field that can name one does."""
-    request = method.request()
-    values = {
-        **ids,
-        "id": ids.get(method.service.removesuffix("Service").lower(), ids["account"]),
-        "name": "taken",
-        "month": "2026-11",
-    }
-    if not method.name.startswith("Get"):
-        del values["request_id"]  # elsewhere it makes a retry safe
-    for name, value in values.items():
-        if name in method.request.DESCRIPTOR.fields_by_name:
-            setattr(request, name, value)
-    return request
 
 
 def test_every_method_of_the_contract_has_its_scope_and_its_door():

@@ -65,6 +65,13 @@ def test_a_wrong_limit_is_named(wrong, param):
     assert (caught.value.reason, caught.value.param) == (Reason.INVALID_REQUEST, f"limits[1]{param}")
 
 
+def test_one_in_shadow_may_stand_beside_one_that_refuses():
+    both = [Limit(measure=TOKENS, period=DAY, amount=9), Limit(measure=TOKENS, period=DAY, amount=5, shadow=True)]
+    assert limits.shown(limits.checked(both)) == both
+    with pytest.raises(UplionError):
+        limits.checked([both[1], both[1]])
+
+
 def test_there_are_not_endlessly_many():
     many = [Limit(measure=TOKENS, period=DAY, model=f"m{number}") for number in range(51)]
     assert len(limits.shown(limits.checked(many[:50]))) == 50

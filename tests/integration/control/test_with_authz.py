@@ -1,0 +1,105 @@
+"""control and the real authz together: what control says of a key is what happens to its requests."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from uplion.control.v1.account_pb2 import CreateAccountRequest, ResourceState, UpdateAccountRequest
+from uplion.control.v1.key_pb2 import CreateKeyRequest, RevokeKeyRequest, RotateKeyRequest, UpdateKeyRequest
+from uplion.control.v1.project_pb2 import CreateProjectRequest, UpdateProjectRequest
+
+from authz.settings import AuthzSettings
+from common import keys
+from tests.integration.authz.conftest import running
+
+OLD, NEW = "1:pepper of the past", "2:pepper of the tests"
+ACTIVE, SUSPENDED = ResourceState.RESOURCE_STATE_ACTIVE, ResourceState.RESOURCE_STATE_SUSPENDED
+_LATER = Duration(seconds=3600)
+
+
+@pytest.fixture
+def authz_settings(settings, redis_url):
+    """As control's; a change is seen because it is announced, not because time passes."""
+    return AuthzSettings(
+        postgres_url=settings.postgres_url,
+        redis_url=redis_url,
+        nats_url=settings.nats_url,
+        peppers=settings.peppers,
+        limits_seconds=30.0,
+        lookup_seconds=30.0,
+        key_ttl_seconds=600.0,
+        unknown_ttl_seconds=600.0,
+    )
+
+
+async def becomes(authz, text, status):
+    """Waits until the key is answered so."""
+    async with asyncio.timeout(60):
+        while (await authz.check(text)).status != status:
+            await asyncio.sleep(0.02)
+
+
+async def test_keys_under_an_old_and_a_new_pepper_work_while_both_are_known(
+    settings, authz_settings, start_control, database
+):
+    """K3: a new pepper is put first, keys are rotated at leisure, then the old one is taken away."""
+    async with start_control(replace(settings, peppers=(OLD,))) as control:
+        account = await _account(control)
+        first, second = [
+            await control.call(control.keys.CreateKey, CreateKeyRequest(account=account)) for _ in range(2)
+        ]
+    async with (
+        start_control(replace(settings, peppers=(NEW, OLD))) as control,
+        running(replace(authz_settings, peppers=(OLD, NEW)), database) as authz,
+    ):
+        made = await control.call(control.keys.CreateKey, CreateKeyRequest(account=account))
+        rotated = await control.call(control.keys.RotateKey, RotateKeyRequest(id=first.key.id, overlap=_LATER))
+        assert [each.key.pepper_id for each in (first, second, made, rotated)] == ["1", "1", "2", "2"]
+        for each in (first, second, made, rotated):
+            assert (await authz.check(each.secret)).status == 200
+    async with running(replace(authz_settings, peppers=(NEW,)), database) as authz:
+        answers = [(await authz.check(each.secret)).status for each in (first, second, made, rotated)]
+    assert answers == [401, 401, 200, 200]
+
+
+async def test_every_change_of_a_key_its_project_and_its_account_reaches_authz(control, authz_settings, database):
+    account = await _account(control)
+    project = (
+        await control.call(control.projects.CreateProject, CreateProjectRequest(account=account, name="P"))
+    ).project.id
+    made = await control.call(control.keys.CreateKey, CreateKeyRequest(project=project))
+    changes = [
+        (control.keys.UpdateKey, UpdateKeyRequest(id=made.key.id)),
+        (control.projects.UpdateProject, UpdateProjectRequest(id=project)),
+        (control.accounts.UpdateAccount, UpdateAccountRequest(id=account)),
+    ]
+    async with running(authz_settings, database) as authz:
+        assert (await authz.check(made.secret)).status == 200
+        for method, request in changes:
+            for state, status in ((SUSPENDED, 401), (ACTIVE, 200)):
+                request.state = state
+                await control.call(method, request)
+                await becomes(authz, made.secret, status)
+        await control.call(control.keys.UpdateKey, UpdateKeyRequest(id=made.key.id, models=["another"]))
+        await becomes(authz, made.secret, 403)
+        rotated = await control.call(control.keys.RotateKey, RotateKeyRequest(id=made.key.id))
+        await becomes(authz, made.secret, 401)
+        assert (await authz.check(rotated.secret, model="another")).status == 200
+        await control.call(control.keys.RevokeKey, RevokeKeyRequest(id=rotated.key.id))
+        await becomes(authz, rotated.secret, 401)
+
+
+async def test_the_public_test_key_is_refused_even_if_somebody_stored_it(control, authz_settings, settings, database):
+    made = await control.call(control.keys.CreateKey, CreateKeyRequest(account=await _account(control)))
+    known = keys.parse(keys.TEST_KEY)
+    pepper = settings.peppers[0].partition(":")[2].encode()
+    await database.execute(
+        "UPDATE keys SET id = $2, digest = $3 WHERE id = $1", made.key.id, known.id, keys.digest(known.secret, pepper)
+    )
+    async with running(authz_settings, database) as authz:
+        assert (await authz.check(keys.TEST_KEY)).status == 401
+
+
+async def _account(control):
+    return (await control.call(control.accounts.CreateAccount, CreateAccountRequest(name="Team"))).account.id
