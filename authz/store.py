@@ -16,9 +16,7 @@ _KEY = """
 SELECT k.id, k.account, coalesce(k.project, '') AS project, k.digest, k.pepper_id, k.scopes, k.expire_time,
        k.state = 'active' AND a.state = 'active' AND coalesce(p.state, 'active') = 'active' AS active,
        k.models, k.tiers, k.networks::text[] AS networks,
-       a.limits AS account_limits, p.limits AS project_limits, k.limits AS key_limits,
-       k.requests_per_minute AS key_requests_per_minute, k.token_budget AS key_token_budget,
-       a.requests_per_minute AS account_requests_per_minute, a.token_budget AS account_token_budget
+       a.limits AS account_limits, p.limits AS project_limits, k.limits AS key_limits
 FROM keys k JOIN accounts a ON a.id = k.account LEFT JOIN projects p ON p.id = k.project
 WHERE k.id = $1
 """
@@ -43,7 +41,6 @@ FROM prices
 _ENDED = """
 SELECT reservation, input_tokens + output_tokens AS tokens FROM usage_events WHERE request_id = ANY($1::text[]) AND last
 """
-_MOST = (1 << 53) - 1
 _BACKGROUND_SECONDS = 5.0
 _limits = msgspec.json.Decoder(tuple[Limit, ...])
 
@@ -61,11 +58,9 @@ class Store:
         if not rows:
             return None
         row = rows[0]
-        rules = _rules("account", row["account"], row["account_limits"], row) + _rules(
-            "key", row["id"], row["key_limits"], row
-        )
+        rules = _rules("account", row["account"], row["account_limits"]) + _rules("key", row["id"], row["key_limits"])
         if row["project"]:
-            rules += _rules("project", row["project"], row["project_limits"], {})
+            rules += _rules("project", row["project"], row["project_limits"])
         return KeyRecord(
             id=row["id"],
             account=row["account"],
@@ -107,16 +102,9 @@ class Store:
             return list(await connection.fetch(query, *arguments, timeout=seconds))
 
 
-def _rules(level: Level, subject: str, limits: str, row: Any) -> tuple[Rule, ...]:
-    """Of one level. What control has in its older columns only, counts too."""
-    found = list(_limits.decode(limits))
-    known = {(limit.measure, limit.period) for limit in found if not limit.model}
-    requests, tokens = row.get(f"{level}_requests_per_minute"), row.get(f"{level}_token_budget")
-    if requests is not None and ("requests", "minute") not in known:
-        found.append(Limit("requests", "minute", requests))
-    if tokens is not None and ("tokens", "life") not in known:
-        found.append(Limit("tokens", "life", min(tokens, _MOST)))
-    return tuple(Rule(level, subject, limit) for limit in found)
+def _rules(level: Level, subject: str, limits: str) -> tuple[Rule, ...]:
+    """Of one level."""
+    return tuple(Rule(level, subject, limit) for limit in _limits.decode(limits))
 
 
 def _millionths(cost: Decimal) -> int:

@@ -38,13 +38,13 @@ def real(
         await migrate(connection)
         await connection.execute("INSERT INTO accounts (id, name) VALUES ('edge-test', 'x')")
         texts = []
-        for limit in (None, 2):
+        for limits in ("[]", '[{"measure": "requests", "period": "minute", "amount": 2}]'):
             key = keys.generate()
             await connection.execute(
-                "INSERT INTO keys (id, account, scopes, requests_per_minute, digest, pepper_id, last_four)"
+                "INSERT INTO keys (id, account, scopes, limits, digest, pepper_id, last_four)"
                 " VALUES ($1, 'edge-test', '{inference}', $2, $3, 'p1', 'abcd')",
                 key.id,
-                limit,
+                limits,
                 keys.digest(key.secret, b"test pepper"),
             )
             texts.append(key.text)
