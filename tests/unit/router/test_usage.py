@@ -142,4 +142,4 @@ def test_a_completed_attempt_is_told_as_its_worker_would_have() -> None:
     assert event.usage == record.attempt_usage
     assert (event.status, event.finish_reason) == (billing.ATTEMPT_STATUS_COMPLETED, FINISH_REASON_STOP)
     assert (event.ticket_time.seconds, event.model_served, event.last) == (5, "m", True)
-    assert abs(event.end_time.ToNanoseconds() / 1e9 - ended) < 1.0
+    assert abs(event.end_time.ToNanoseconds() / 1e9 - ended) < 60.0
