@@ -134,24 +134,28 @@ class Books:
             assert row[0] == ledger
         await self.check_chain()
 
-    async def check_chain(self) -> None:
-        """Every row is in its account's chain, and every digest is right."""
+    async def check_chain(self, account: str = "%") -> None:
+        """Every row is in its account's chain, and every digest is right; of one account, or of all."""
         names = ", ".join(ledger.COLUMNS)
         rows = await self.database.fetch(
-            f'SELECT account, link, {names} FROM usage_events ORDER BY account, link, request_id COLLATE "C", attempt'
+            f"SELECT account, link, {names} FROM usage_events WHERE account LIKE $1"
+            ' ORDER BY account, link, request_id COLLATE "C", attempt',
+            account,
         )
         links: dict[tuple[str, int], list[str]] = {}
         for row in rows:
             links.setdefault((row[0], row[1]), []).append(ledger.row(*row[2:]))
         heads: dict[str, tuple[int, bytes]] = {}
-        for link in await self.database.fetch("SELECT * FROM ledger_chain ORDER BY account, link"):
+        chained = "SELECT * FROM ledger_chain WHERE account LIKE $1 ORDER BY account, link"
+        for link in await self.database.fetch(chained, account):
             number, previous = heads.get(link["account"], (0, ledger.FIRST_PREVIOUS))
             assert (link["link"], link["previous"]) == (number + 1, previous)
             texts = links.pop((link["account"], link["link"]))
             assert (link["rows"], link["digest"]) == (len(texts), ledger.digest(previous, texts))
             heads[link["account"]] = link["link"], link["digest"]
         assert not links
-        stored = await self.database.fetch("SELECT account, link, digest FROM ledger_heads WHERE link > 0")
+        heads_query = "SELECT account, link, digest FROM ledger_heads WHERE link > 0 AND account LIKE $1"
+        stored = await self.database.fetch(heads_query, account)
         assert {row[0]: (row[1], row[2]) for row in stored} == heads
 
     @asynccontextmanager
