@@ -131,7 +131,7 @@ class Consumer:
 
     async def _bill(self, messages: list[Message]) -> None:
         now_seconds = time.time()
-        oldest = oldest_month(now_seconds, self._settings.retention_months)
+        oldest = oldest_month(now_seconds, self._settings.retention_months).isoformat()
         entries: dict[int, Entry] = {}
         dead: list[_Dead] = []
         async for part in slices(list(enumerate(messages))):

@@ -1,6 +1,6 @@
 """A ledger entry: one usage event, checked and in the ledger's own types."""
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -9,10 +9,9 @@ from google.protobuf.message import DecodeError
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
 from uplion.inference.v1.sampling_pb2 import FinishReason
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EARLIEST_SECONDS = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp())  # before the platform existed: a broken clock
 _DAY_SECONDS = 86_400
-_HOUR_SECONDS = 3_600
 _CLOCK_SKEW_SECONDS = 86_400  # an event from further in the future would open ledger partitions for a time to come
 _MODEL_CHARACTERS = 256
 _ID_CHARACTERS = 200
@@ -29,12 +28,13 @@ class MalformedEventError(ValueError):
 
 
 class Entry(NamedTuple):
-    """The ledger's columns in order (its cost and its link are the store's), then two fields that are no columns."""
+    """What the ledger keeps of an event; what it costs and its link are the store's. No text can break a line."""
 
     request_id: str
     attempt: int
-    month: date
+    month: str  # its first day, such as 2026-11-01
     account: str
+    project: str  # "" when the key has none
     key: str
     model: str
     model_served: str
@@ -48,29 +48,27 @@ class Entry(NamedTuple):
     error_reason: str
     input_tokens: int
     cached_tokens: int
+    cache_write_tokens: int
     output_tokens: int
     reasoning_tokens: int
+    compute_microseconds: int | None
     queue_seconds: float | None
     first_token_seconds: float | None
     duration_seconds: float | None
-    end_time: datetime
+    end_microseconds: int  # since 1970
     last: bool
     reservation: str
-    project: str  # "" when the key has none
-    cache_write_tokens: int
-    compute_seconds: float | None  # exact to the microsecond
-    hour: datetime  # that end_time lies in
     measured: bool  # the event says what was used, if only zeros; without, nothing is known of it
+
+    @property
+    def end_time(self) -> datetime:
+        """When the attempt ended."""
+        return EPOCH + timedelta(microseconds=self.end_microseconds)
 
     @property
     def by_worker(self) -> bool:
         """A worker measured it; the router, which writes for workers that vanished, knows no provider."""
         return bool(self.provider)
-
-    @property
-    def billed_model(self) -> str:
-        """The model that answered, or else the one asked for."""
-        return self.model_served or self.model
 
 
 def decode(payload: bytes, now_seconds: float) -> Entry:
@@ -90,15 +88,16 @@ def decode(payload: bytes, now_seconds: float) -> Entry:
         raise MalformedEventError("account or key is unset")
     if event.model_revision >= _BIGINT:
         raise MalformedEventError("model_revision is too large")
-    end_time, usage = event.end_time, event.usage
+    end_time, usage, has = event.end_time, event.usage, event.HasField
     end_seconds = filed_seconds = _sane("end_time", end_time.seconds, now_seconds)
-    if event.HasField("ticket_time"):
+    if has("ticket_time"):
         filed_seconds = _sane("ticket_time", event.ticket_time.seconds, now_seconds)
     entry = Entry(
         request_id,
         attempt,
         _month(filed_seconds // _DAY_SECONDS),
         event.account,
+        event.project,
         event.key,
         _clean(event.model),
         _clean(event.model_served),
@@ -112,50 +111,38 @@ def decode(payload: bytes, now_seconds: float) -> Entry:
         event.error_reason,
         usage.input_tokens,
         usage.cached_tokens,
+        usage.cache_write_tokens,
         usage.output_tokens,
         usage.reasoning_tokens,
-        _seconds(event.queue_duration) if event.HasField("queue_duration") else None,
-        _seconds(event.first_token_duration) if event.HasField("first_token_duration") else None,
-        _seconds(event.duration) if event.HasField("duration") else None,
-        _EPOCH + timedelta(0, end_seconds, end_time.nanos // 1000),
+        _microseconds(event.compute_duration) if has("compute_duration") else None,
+        _seconds(event.queue_duration) if has("queue_duration") else None,
+        _seconds(event.first_token_duration) if has("first_token_duration") else None,
+        _seconds(event.duration) if has("duration") else None,
+        end_seconds * 1_000_000 + end_time.nanos // 1000,
         event.last,
         event.reservation,
-        event.project,
-        usage.cache_write_tokens,
-        _microseconds(event.compute_duration) / 1e6 if event.HasField("compute_duration") else None,
-        _hour(end_seconds // _HOUR_SECONDS),
-        event.HasField("usage"),
+        has("usage"),
     )
     _check_texts(entry)
     return entry
 
 
 def _check_texts(entry: Entry) -> None:
-    """Ids are ours: one that Postgres or an index cannot hold is a bug upstream, and must not stop the batch."""
-    texts = (
-        entry.request_id,
-        entry.account,
-        entry.key,
-        entry.provider,
-        entry.lane,
-        entry.tier,
-        entry.operation,
-        entry.error_reason,
-        entry.reservation,
-        entry.project,
-    )
+    """Ids are ours: one that a line or an index cannot hold is a bug upstream, and must not stop the batch."""
+    request_id, _, _, account, project, key, _, _, _, provider, lane, tier, operation, _, _, error_reason, *_ = entry
+    texts = (request_id, account, project, key, provider, lane, tier, operation, error_reason, entry.reservation)
     joined = "".join(texts)
-    if "\0" in joined:
-        raise MalformedEventError("an id holds a NUL character")
+    if not joined.isprintable() or "\\" in joined:
+        raise MalformedEventError("an id holds a backslash, or a character that cannot be printed")
     if len(joined) > _ID_CHARACTERS and max(map(len, texts)) > _ID_CHARACTERS:
         raise MalformedEventError(f"an id is longer than {_ID_CHARACTERS} characters")
 
 
 def _clean(model: str) -> str:
     """A model's name may be a client's invention: it is cut and mended, never a reason to lose the event."""
-    if len(model) <= _MODEL_CHARACTERS and "\0" not in model:
+    if len(model) <= _MODEL_CHARACTERS and model.isprintable() and "\\" not in model:
         return model
-    return model[:_MODEL_CHARACTERS].replace("\0", "\ufffd")
+    return "".join(each if each.isprintable() and each != "\\" else "\ufffd" for each in model[:_MODEL_CHARACTERS])
 
 
 def _sane(field: str, seconds: int, now_seconds: float) -> int:
@@ -174,10 +161,5 @@ def _microseconds(duration: Duration) -> int:
 
 
 @lru_cache(maxsize=256)
-def _month(day: int) -> date:
-    return (_EPOCH + timedelta(days=day)).date().replace(day=1)
-
-
-@lru_cache(maxsize=256)
-def _hour(hour: int) -> datetime:
-    return _EPOCH + timedelta(hours=hour)
+def _month(day: int) -> str:
+    return f"{EPOCH + timedelta(days=day):%Y-%m-01}"

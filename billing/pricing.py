@@ -4,17 +4,18 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
-from decimal import ROUND_HALF_EVEN, Context, Decimal
+from datetime import datetime, timedelta
+from decimal import Context, Decimal
 from typing import NamedTuple
 
-from billing.entry import Entry
+from billing.entry import EPOCH, Entry
 from billing.policy import Action
 
 # Prices have 12 decimals and are per million tokens, so 18 decimals hold every cost exactly, and integers add fast.
 _UNIT_DECIMALS = 18
 _PRICE_DECIMALS = 12
 _UNITS_PER_PRICE_UNIT = 10 ** (_UNIT_DECIMALS - _PRICE_DECIMALS)
+_MICROSECOND = timedelta(microseconds=1)
 _WIDE = Context(prec=200)
 
 
@@ -44,7 +45,7 @@ class Charge(NamedTuple):
 
 
 class _Rates:
-    """A price as integers: units per token, per request, and per microsecond of an engine."""
+    """A price as integers: units per token, per request and per microsecond of an engine."""
 
     __slots__ = (
         "cache_write",
@@ -60,7 +61,8 @@ class _Rates:
     )
 
     def __init__(self, price: Price) -> None:
-        self.version, self.currency, self.effective_from = price.version, price.currency, price.effective_from
+        self.version, self.currency = price.version, price.currency
+        self.effective_from = (price.effective_from - EPOCH) // _MICROSECOND  # as Entry.end_microseconds
         self.input = _integer(price.input_per_million_tokens)
         self.cached = _integer(price.cached_per_million_tokens, self.input)
         self.cache_write = _integer(price.cache_write_per_million_tokens, self.input)
@@ -83,8 +85,8 @@ class _Rates:
         """Output, of which reasoning is a part; the engine's time; and the request's own price when it completed."""
         reasoning_tokens = min(entry.reasoning_tokens, entry.output_tokens)
         units = (entry.output_tokens - reasoning_tokens) * self.output + reasoning_tokens * self.reasoning
-        if self.compute and entry.compute_seconds:
-            units += round(entry.compute_seconds * 1e6) * self.compute
+        if self.compute and entry.compute_microseconds:
+            units += entry.compute_microseconds * self.compute
         if entry.status == "completed":
             units += self.request
         return units
@@ -100,7 +102,7 @@ class PriceList:
 
     def charge(self, entry: Entry, action: Action) -> Charge | None:
         """What the entry costs; None when its price or what it used is unknown: counted and flagged, not invented."""
-        rates = self._rates(entry.billed_model, entry.end_time)
+        rates = self._rates(entry.model_served or entry.model, entry.end_microseconds)
         unknown_use = entry.status == "completed" and not entry.measured and action is not Action.WAIVE
         if rates is None or unknown_use:
             return None
@@ -111,7 +113,7 @@ class PriceList:
             units += rates.other_units(entry)
         return Charge(rates.version, units, rates.currency)
 
-    def _rates(self, model: str, moment: datetime) -> _Rates | None:
+    def _rates(self, model: str, moment: int) -> _Rates | None:
         """The latest price in force at that moment; None when the model had none, which is not a price of 0."""
         versions = self._by_model.get(model)
         if not versions:
@@ -125,11 +127,6 @@ class PriceList:
 def amount(units: int) -> Decimal:
     """Units as money."""
     return Decimal(units).scaleb(-_UNIT_DECIMALS, _WIDE)
-
-
-def millionths(cost: Decimal) -> int:
-    """Money as Valkey counts it, rounded half to even."""
-    return int(cost.scaleb(6, _WIDE).to_integral_value(ROUND_HALF_EVEN))
 
 
 def _integer(price: Decimal | None, default: int = 0) -> int:

@@ -1,32 +1,60 @@
 """What a batch adds to hourly rollups, balances and spending, and the totals that it leads to."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import asyncpg
 
-from billing.entry import Entry
+from billing.entry import EPOCH, Entry
 from billing.policy import Action
-from billing.pricing import Charge, amount, millionths
-from common.limits import scope
+from billing.pricing import Charge, amount
 
 if TYPE_CHECKING:
     Connection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
 
 LIFE = "life"
 ALL_MODELS = ""
+_HOUR_MICROSECONDS = 3_600_000_000
 
+# Groups of entries travel by COPY (arrays as parameters cost ten times as much) and are added up by the database.
+_ADDED_COLUMNS = {
+    "hour": "timestamptz",
+    "month": "text",
+    "day": "text",
+    "account": "text",
+    "project": "text",
+    "key": "text",
+    "billed": "text",
+    "tier": "text",
+    "currency": "text",
+    "price_version": "bigint",
+    "policy": "text",
+    "model": "text",
+    "requests": "bigint",
+    "input_tokens": "bigint",
+    "cached_tokens": "bigint",
+    "cache_write_tokens": "bigint",
+    "output_tokens": "bigint",
+    "reasoning_tokens": "bigint",
+    "compute_seconds": "numeric",
+    "cost": "numeric",
+}
+_ENSURE_ADDED = "CREATE TEMPORARY TABLE IF NOT EXISTS added ({}) ON COMMIT DELETE ROWS".format(
+    ", ".join(f"{name} {kind}" for name, kind in _ADDED_COLUMNS.items())
+)
 _ADD_HOURLY = """
     INSERT INTO usage_hourly AS hourly (hour, account, project, key, model, tier, currency, price_version, policy,
         requests, input_tokens, cached_tokens, cache_write_tokens, output_tokens, reasoning_tokens, compute_seconds,
         cost)
-    SELECT * FROM unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
-        $8::bigint[], $9::text[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[],
-        $15::bigint[], $16::numeric[], $17::numeric[])
+    SELECT hour, account, project, key, billed, tier, currency, price_version, policy,
+        sum(requests), sum(input_tokens), sum(cached_tokens), sum(cache_write_tokens), sum(output_tokens),
+        sum(reasoning_tokens), sum(compute_seconds), sum(cost)
+    FROM added GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9 ORDER BY 1, 2, 3, 4, 5, 6, 7, 8, 9
     ON CONFLICT (hour, account, project, key, model, tier, currency, price_version, policy) DO UPDATE SET
         requests = hourly.requests + excluded.requests,
         input_tokens = hourly.input_tokens + excluded.input_tokens,
@@ -37,29 +65,48 @@ _ADD_HOURLY = """
         compute_seconds = hourly.compute_seconds + excluded.compute_seconds,
         cost = hourly.cost + excluded.cost
 """
-_ADD_BALANCES = """
+# Every balance that a row of `added` counts on; scopes as `common.limits.scope` writes them.
+_BALANCES = f"""
+    LATERAL (SELECT 'a' UNION ALL SELECT 'k:' || key UNION ALL SELECT 'p:' || project WHERE project <> '') AS s (scope),
+    LATERAL (SELECT '{ALL_MODELS}' UNION ALL SELECT model WHERE model <> '{ALL_MODELS}') AS m (asked),
+    LATERAL (VALUES ('{LIFE}'), (month), (day)) AS p (period)
+"""
+_ADD_BALANCES = f"""
     INSERT INTO balances AS balance (account, scope, model, period, tokens, requests)
-    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[])
+    SELECT account, scope, asked, period, sum(input_tokens + output_tokens), sum(requests)
+    FROM added, {_BALANCES} GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4
     ON CONFLICT (account, scope, model, period) DO UPDATE SET
         tokens = balance.tokens + excluded.tokens,
         requests = balance.requests + excluded.requests,
         update_time = now()
     RETURNING account, scope, model, period, tokens
+"""  # noqa: S608  # our own text
+# round() of an exact half goes away from zero; below an odd half of an even number it goes down.
+_MILLIONTHS = """
+    (CASE WHEN mod(cost * 2000000, 4) = 1 THEN floor(cost * 1000000) ELSE round(cost * 1000000) END)::bigint
 """
-_ADD_SPENDING = """
-    INSERT INTO spending AS spent (account, scope, model, period, currency, cost)
-    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::numeric[])
-    ON CONFLICT (account, scope, model, period, currency) DO UPDATE SET cost = spent.cost + excluded.cost
-    RETURNING account, scope, model, period, currency, cost
-"""
-_WANTED = "unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS wanted (account, scope, model, period)"
+_ADD_SPENDING = f"""
+    WITH spent AS (
+        INSERT INTO spending AS spent (account, scope, model, period, currency, cost)
+        SELECT account, scope, asked, period, currency, sum(cost)
+        FROM added, {_BALANCES} WHERE currency <> '' GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5
+        ON CONFLICT (account, scope, model, period, currency) DO UPDATE SET cost = spent.cost + excluded.cost
+        RETURNING *
+    )
+    SELECT account, scope, model, period, currency, {_MILLIONTHS} FROM spent
+"""  # noqa: S608  # our own text
+_WANTED = f"""
+    SELECT DISTINCT account, scope, asked AS model, period
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[])
+        AS holder (month, day, account, project, key, model), {_BALANCES}
+"""  # noqa: S608  # our own text
 _READ_BALANCES = f"""
     SELECT account, scope, model, period, tokens
-    FROM balances JOIN {_WANTED} USING (account, scope, model, period)
+    FROM balances JOIN ({_WANTED}) AS wanted USING (account, scope, model, period)
 """  # noqa: S608  # our own text
 _READ_SPENDING = f"""
-    SELECT account, scope, model, period, currency, cost
-    FROM spending JOIN {_WANTED} USING (account, scope, model, period)
+    SELECT account, scope, model, period, currency, {_MILLIONTHS}
+    FROM spending JOIN ({_WANTED}) AS wanted USING (account, scope, model, period)
 """  # noqa: S608  # our own text
 
 
@@ -77,7 +124,7 @@ class Totals:
     """Where everything that a batch touched stands after it; values only ever grow."""
 
     tokens: dict[Balance, int] = field(default_factory=dict)
-    cost_millionths: dict[tuple[Balance, str], int] = field(default_factory=dict)  # by balance and currency
+    cost_millionths: dict[tuple[Balance, str], int] = field(default_factory=dict)  # by currency; half to even
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,25 +151,25 @@ class _Sum:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
-_Group = tuple[datetime, str, str, str, str, str, str, int, str, str]
+# hour since 1970, account, project, key, model that is billed, tier, currency, price version, policy, model asked for
+_Group = tuple[int, str, str, str, str, str, str, int, str, str]
 
 
 class Sums:
     """What new entries add."""
 
     def __init__(self) -> None:
-        # (hour, account, project, key, model that is billed, tier, currency, price version, policy, model asked for)
         self._groups: dict[_Group, _Sum] = defaultdict(_Sum)
 
     def add(self, entry: Entry, charge: Charge | None, action: Action) -> None:
         """Counts one entry; without a charge its currency is ''."""
         version, units, currency = charge or (0, 0, "")
         group = self._groups[
-            entry.hour,
+            entry.end_microseconds // _HOUR_MICROSECONDS,
             entry.account,
             entry.project,
             entry.key,
-            entry.billed_model,
+            entry.model_served or entry.model,
             entry.tier,
             currency,
             version,
@@ -135,8 +182,7 @@ class Sums:
         group.cache_write += entry.cache_write_tokens
         group.output += entry.output_tokens
         group.reasoning += entry.reasoning_tokens
-        if entry.compute_seconds:
-            group.compute += round(entry.compute_seconds * 1e6)
+        group.compute += entry.compute_microseconds or 0
         group.units += units
 
     def counted(self) -> Counted:
@@ -162,44 +208,48 @@ class Sums:
 
     async def write(self, connection: "Connection") -> Totals:
         """Adds everything, each table in sorted order, and says what it became."""
-        totals = Totals()
         if not self._groups:
-            return totals
-        hourly: dict[tuple[object, ...], _Sum] = defaultdict(_Sum)
-        balances: dict[Balance, list[int]] = defaultdict(lambda: [0, 0])
-        spending: dict[tuple[Balance, str], int] = defaultdict(int)
-        for group, added in self._groups.items():
-            hour, account, project, key, _, _, currency, _, _, model = group
-            hourly[group[:-1]].add(added)
-            for balance in _balances(hour, account, project, key, model):
-                counts = balances[balance]
-                counts[0] += added.input + added.output
-                counts[1] += added.requests
-                if currency:
-                    spending[balance, currency] += added.units
-        await connection.execute(_ADD_HOURLY, *_transposed((*key, *_hourly(hourly[key])) for key in sorted(hourly)))
-        rows = await connection.fetch(_ADD_BALANCES, *_transposed((*key, *balances[key]) for key in sorted(balances)))
-        totals.tokens = {Balance(*row[:4]): row[4] for row in rows}
-        if spending:
-            rows = await connection.fetch(
-                _ADD_SPENDING, *_transposed((*key[0], key[1], amount(spending[key])) for key in sorted(spending))
+            return Totals()
+        await connection.execute(_ENSURE_ADDED)
+        await connection.copy_to_table("added", source=self._lines(), columns=list(_ADDED_COLUMNS))
+        await connection.execute(_ADD_HOURLY)
+        return _totals(await connection.fetch(_ADD_BALANCES), await connection.fetch(_ADD_SPENDING))
+
+    async def _lines(self) -> AsyncIterator[bytes]:
+        lines = []
+        for (hour, account, project, key, billed, tier, *price, model), added in self._groups.items():
+            start, month, day = _texts(hour)
+            currency, version, policy = price
+            tokens = f"{added.input}\t{added.cached}\t{added.cache_write}\t{added.output}\t{added.reasoning}"
+            lines.append(
+                f"{start}\t{month}\t{day}\t{account}\t{project}\t{key}\t{billed}\t{tier}\t{currency}\t"
+                f"{version}\t{policy}\t{model}\t{added.requests}\t{tokens}\t"
+                f"{Decimal(added.compute).scaleb(-6):f}\t{amount(added.units):f}\n"
             )
-            totals.cost_millionths = {(Balance(*row[:4]), row[4]): millionths(row[5]) for row in rows}
-        return totals
+        yield "".join(lines).encode()
 
 
 async def read_totals(connection: "Connection", entries: Iterable[Entry]) -> Totals:
     """Of what brought nothing new: a duplicate may come because its settlement was interrupted."""
-    wanted = {
-        balance
-        for holder in {(entry.hour, entry.account, entry.project, entry.key, entry.model) for entry in entries}
-        for balance in _balances(*holder)
+    holders = {
+        (
+            *_texts(entry.end_microseconds // _HOUR_MICROSECONDS)[1:],
+            entry.account,
+            entry.project,
+            entry.key,
+            entry.model,
+        )
+        for entry in entries
     }
-    columns = _transposed(wanted)
-    return Totals(
-        {Balance(*row[:4]): row[4] for row in await connection.fetch(_READ_BALANCES, *columns)},
-        {(Balance(*row[:4]), row[4]): millionths(row[5]) for row in await connection.fetch(_READ_SPENDING, *columns)},
-    )
+    columns = list(zip(*holders, strict=True))
+    return _totals(await connection.fetch(_READ_BALANCES, *columns), await connection.fetch(_READ_SPENDING, *columns))
+
+
+@lru_cache(maxsize=256)
+def _texts(hour: int) -> tuple[str, str, str]:
+    """An hour's start, month and day."""
+    start = EPOCH + timedelta(hours=hour)
+    return start.isoformat(), *periods(start)[1:]
 
 
 def periods(moment: datetime) -> tuple[str, str, str]:
@@ -207,30 +257,8 @@ def periods(moment: datetime) -> tuple[str, str, str]:
     return LIFE, f"{moment:%Y-%m}", f"{moment:%Y-%m-%d}"
 
 
-def _balances(hour: datetime, account: str, project: str, key: str, model: str) -> Iterator[Balance]:
-    scopes = [scope("account", account), scope("key", key)]
-    if project:
-        scopes.append(scope("project", project))
-    for period in periods(hour):
-        for where in scopes:
-            yield Balance(account, where, ALL_MODELS, period)
-            if model != ALL_MODELS:  # a request that named none
-                yield Balance(account, where, model, period)
-
-
-def _hourly(added: _Sum) -> tuple[int | Decimal, ...]:
-    return (
-        added.requests,
-        added.input,
-        added.cached,
-        added.cache_write,
-        added.output,
-        added.reasoning,
-        Decimal(added.compute).scaleb(-6),
-        amount(added.units),
+def _totals(balances: "list[asyncpg.Record]", spending: "list[asyncpg.Record]") -> Totals:
+    return Totals(
+        {Balance(*row[:4]): row[4] for row in balances},
+        {(Balance(*row[:4]), row[4]): row[5] for row in spending},
     )
-
-
-def _transposed(rows: Iterable[Iterable[object]]) -> list[tuple[object, ...]]:
-    """Rows as the columns that unnest() takes."""
-    return list(zip(*rows, strict=True))

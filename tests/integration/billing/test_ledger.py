@@ -168,7 +168,9 @@ async def test_malformed_events_end_in_dead_with_the_reason_and_stop_nobody(book
         books.event(4, attempt=0).SerializeToString(): "attempt is not from 1 to 2147483647",
         books.event(5, status=0).SerializeToString(): "status is unset or unknown",
         books.event(6, key="").SerializeToString(): "account or key is unset",
-        books.event(7, lane="a\0b").SerializeToString(): "an id holds a NUL character",
+        books.event(
+            7, lane="a\0b"
+        ).SerializeToString(): "an id holds a backslash, or a character that cannot be printed",
         books.event(8, request_id="r" * 300).SerializeToString(): "an id is longer than 200 characters",
         books.event(9, model_revision=1 << 63).SerializeToString(): "model_revision is too large",
         books.event(10, end_time=at("2100-01-01T00:00:00Z")).SerializeToString(): "end_time is unset, or no time at"

@@ -12,7 +12,7 @@ from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
 
 from billing.entry import decode
 from billing.policy import Action
-from billing.pricing import Price, PriceList, amount, millionths
+from billing.pricing import Price, PriceList, amount
 
 MOMENT = datetime(2026, 11, 1, tzinfo=UTC)
 MONEY = st.decimals(min_value=0, max_value=10**9, places=12)
@@ -112,10 +112,6 @@ def test_a_policy_takes_the_output_or_everything_from_the_cost():
     made = entry(input_tokens=1_000_000, output_tokens=1_000_000, micros=2_000_000)
     costs = [amount(charged(prices, made, action).units) for action in (Action.BILL, Action.INPUT_ONLY, Action.WAIVE)]
     assert costs == [14, 1, 0]
-
-
-def test_money_for_valkey_is_rounded_half_to_even():
-    assert [millionths(Decimal(text)) for text in ("0.0000005", "0.0000015", "0.00000251", "7")] == [0, 2, 3, 7_000_000]
 
 
 def test_a_price_finer_than_the_database_holds_is_refused():

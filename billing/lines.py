@@ -1,0 +1,60 @@
+"""A ledger row as the line of text that COPY reads: the part that the hash chain covers, and the rest.
+
+Two f-strings a row take half of what handing asyncpg its values takes (4 us instead of 8).
+"""
+
+from datetime import timedelta
+from functools import lru_cache
+
+from billing.entry import EPOCH, Entry
+from billing.policy import Action
+from billing.pricing import Charge
+from common import ledger
+
+# In the order of a line: those that the chain covers, then the rest.
+COLUMNS = (
+    *ledger.COLUMNS,
+    "model",
+    "lane",
+    "error_reason",
+    "queue_seconds",
+    "first_token_seconds",
+    "duration_seconds",
+    "reservation",
+    "link",
+)
+_NULL = r"\N"
+_SECOND = 10**6  # microseconds
+_UNIT = 10**18  # what pricing calls units
+
+
+def line(entry: Entry, charge: Charge | None, action: Action) -> tuple[str, str]:
+    """What `ledger.row` makes of the row once it is in the ledger, to the byte; and the whole line but for its link."""
+    # fmt: off
+    (request_id, attempt, month, account, project, key, model, served, revision, provider, lane, tier, operation,
+     status, finish_reason, error_reason, inputs, cached, cache_write, outputs, reasoning, compute, queue, first,
+     duration, end, last, reservation, _) = entry
+    # fmt: on
+    same = (  # in both, but for the separator
+        f"{request_id}\t{attempt}\t{month}\t{account}\t{project}\t{key}\t{served}\t{revision}\t{provider}\t{tier}\t{operation}\t"
+        f"{status}\t{finish_reason}\t{inputs}\t{cached}\t{cache_write}\t{outputs}\t{reasoning}\t"
+    )
+    version, units, currency = charge or ("", "", "")
+    end_text = f"{_second(end // _SECOND)}.{end % _SECOND:06}+00:00"
+    chained = same.replace("\t", "\0") + (
+        f"{'' if compute is None else compute}\0{end_text}\0{last:d}\0{version}\0{units}\0{currency}\0{action.value}\0"
+    )
+    compute_seconds = _NULL if compute is None else f"{compute // _SECOND}.{compute % _SECOND:06}"
+    price = f"{_NULL}\t{_NULL}\t{_NULL}"
+    if charge:
+        price = f"{version}\t{charge.units // _UNIT}.{charge.units % _UNIT:018}\t{currency}"
+    return chained, (
+        f"{same}{compute_seconds}\t{end_text}\t{last:d}\t{price}\t{action.value}\t{model}\t{lane}\t{error_reason}\t"
+        f"{_NULL if queue is None else queue}\t{_NULL if first is None else first}\t"
+        f"{_NULL if duration is None else duration}\t{reservation}"
+    )
+
+
+@lru_cache(maxsize=1024)
+def _second(second: int) -> str:
+    return (EPOCH + timedelta(seconds=second)).isoformat().removesuffix("+00:00")
