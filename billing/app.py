@@ -1,13 +1,13 @@
 """The service: connects everything in order, consumes until told to stop."""
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
-from billing import roots, sampling
+from billing import retention, roots, sampling
 from billing.consumer import Consumer
 from billing.leading import Duty, lead
 from billing.orphans import Sweep
-from billing.retention import keep_small
 from billing.roots import Roots, signing_key
 from billing.sampling import Sampling
 from billing.settings import BillingSettings
@@ -41,17 +41,20 @@ async def main(settings: BillingSettings, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as tasks:
             duties = _duties(settings, bus, pool, settlement)
             leader = tasks.create_task(lead(settings.postgres_url, duties), name="billing lead")
-            keeper = tasks.create_task(keep_small(pool, settings.retention_months), name="billing retention")
             await Consumer(bus, Ledger(pool), settlement, settings).run(stop)
-            keeper.cancel()
             leader.cancel()
 
 
 def _duties(settings: BillingSettings, bus: Bus, pool: "Pool", settlement: Settlement) -> list[Duty]:
     """What one billing process does for all."""
+
+    async def forget() -> None:
+        await retention.forget(pool, settings.retention_months, time.time())
+
     orphans = Sweep(bus, settlement, settings.orphan_grace_seconds)
     duties = [
         Duty("sampling", sampling.EVERY_SECONDS, Sampling(bus, pool).sample),
+        Duty("retention", retention.EVERY_SECONDS, forget),
         Duty("orphans", settings.orphan_seconds, orphans.step),
     ]
     if settings.ledger_key is not None:

@@ -15,7 +15,13 @@ logger = logging.getLogger(__name__)
 _LOCK = 0x6C656164  # "lead"; any constant that every billing process shares
 _LOOK_SECONDS = 2.0  # between two looks whether the lock is free, or still ours
 _ANSWER_SECONDS = 5.0
-_DATABASE_PROBLEMS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+_DATABASE_PROBLEMS = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
 
 
 @dataclass(frozen=True, slots=True)

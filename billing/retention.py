@@ -1,8 +1,6 @@
 """What the ledger forgets: usage events after some months, balances of days and months long past. Rollups stay."""
 
-import asyncio
 import logging
-import time
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -15,7 +13,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_EVERY_SECONDS = 3600.0
+EVERY_SECONDS = 3600.0
 _DAYS_OF_DAYS = 40
 _DAYS_OF_MONTHS = 400
 _PARTITIONS = """
@@ -38,16 +36,6 @@ def oldest_month(now_seconds: float, months: int) -> date:
     now = datetime.fromtimestamp(now_seconds, UTC)
     count = max(1, now.year * 12 + now.month - 1 - months)
     return date(max(1, count // 12), count % 12 + 1, 1)
-
-
-async def keep_small(pool: "Pool", months: int) -> None:
-    """Forgets once an hour, for ever; any number of processes may."""
-    while True:
-        try:
-            await forget(pool, months, time.time())
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as problem:
-            logger.warning("nothing forgotten this time", extra={"problem": repr(problem)})
-        await asyncio.sleep(_EVERY_SECONDS)
 
 
 async def forget(pool: "Pool", months: int, now_seconds: float) -> None:
