@@ -2,15 +2,15 @@
 
 A batch adds one link to the chain of every account it brought new rows for:
 
-    digest = SHA-256(previous || line || line || ...)
+    digest = SHA-256(previous || row || row || ...)
 
-`previous` is the digest of the account's link before, or 32 zero bytes. The lines are of the rows of `usage_events`
-that name the link, sorted by request id (by code point), then attempt. A line is UTF-8: the row's COLUMNS in this
-order, separated by tabs and ended by a newline, as `COPY ... TO` writes them,
+`previous` is the digest of the account's link before, or 32 zero bytes. The rows are those of `usage_events` that name
+the link, sorted by request id (by code point), then attempt. A row is the UTF-8 text of COLUMNS in this order, each
+followed by a NUL, which no text in Postgres can hold:
 
-- text with backslashes doubled (it holds no control characters), integers in decimal, booleans as t and f, null as \\N
-- `month` as 2026-11-01; `end_time` in UTC as 2026-11-21T12:00:00.123456+00:00, always with six decimals
-- `compute_seconds` with six decimals, `cost` with eighteen
+- text as it is; integers in decimal; booleans as 1 or 0; a null as nothing
+- `month` as 2026-11-01; `end_time` in UTC as 2026-11-21T12:00:00.123456+00:00, always six decimals
+- `compute_seconds` in whole microseconds; `cost` in whole 10^-18 of its currency
 
 It holds ids, counts, times and money: no name, and no text of a client (so not `model`, which one may have invented).
 """
@@ -48,7 +48,6 @@ COLUMNS = (
     "currency",
     "policy",
 )
-NULL = r"\N"
 _WIDE = Context(prec=200)
 
 
@@ -79,31 +78,18 @@ def row(
     currency: str | None,
     policy: str,
 ) -> str:
-    """The line of one row, from the ledger's columns (COLUMNS, in order); `end_time` is in UTC."""
-    compute = NULL if compute_seconds is None else decimals(round(compute_seconds * 1e6), 6)
-    money = NULL if cost is None else decimals(int(cost.scaleb(18, _WIDE)), 18)
-    before = f"{request_id}\t{attempt}\t{month}\t{account}\t{project}\t{key}\t{model_served}\t{model_revision}"
-    named = f"{provider}\t{tier}\t{operation}\t{status}\t{finish_reason}"
-    counts = f"{input_tokens}\t{cached_tokens}\t{cache_write_tokens}\t{output_tokens}\t{reasoning_tokens}\t"
-    version = NULL if price_version is None else price_version
+    """The canonical text of one row, from the ledger's columns (COLUMNS, in order); `end_time` is in UTC."""
+    compute = "" if compute_seconds is None else round(compute_seconds * 1e6)
+    version = "" if price_version is None else price_version
+    units = "" if cost is None else int(cost.scaleb(18, _WIDE))
     return (
-        escaped(f"{before}\t{named}\t{counts}")
-        + f"{compute}\t{end_time.isoformat(timespec='microseconds')}\t{'t' if last else 'f'}\t"
-        + f"{version}\t{money}\t{NULL if currency is None else currency}\t{policy}\n"
+        f"{request_id}\0{attempt}\0{month}\0{account}\0{project}\0{key}\0{model_served}\0{model_revision}\0{provider}\0"
+        f"{tier}\0{operation}\0{status}\0{finish_reason}\0{input_tokens}\0{cached_tokens}\0{cache_write_tokens}\0"
+        f"{output_tokens}\0{reasoning_tokens}\0{compute}\0{end_time.isoformat(timespec='microseconds')}\0{last:d}\0"
+        f"{version}\0{units}\0{currency or ''}\0{policy}\0"
     )
 
 
 def digest(previous: bytes, rows: Iterable[str]) -> bytes:
     """A link's digest; `rows` in the order of the ledger."""
     return sha256(previous + "".join(rows).encode()).digest()
-
-
-def escaped(text: str) -> str:
-    """As COPY writes text without control characters."""
-    return text.replace("\\", "\\\\")
-
-
-def decimals(number: int, places: int) -> str:
-    """A count of 10^-places, never negative, as a decimal number."""
-    digits = f"{number:0{places + 1}}"
-    return f"{digits[:-places]}.{digits[-places:]}"
