@@ -2,9 +2,11 @@
 
 import asyncio
 import time
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from billing import retention, roots, sampling
+from billing import alerts, retention, roots, sampling, webhooks
+from billing.alerts import Alerts, Thresholds
 from billing.consumer import Consumer
 from billing.leading import Duty, lead
 from billing.orphans import Sweep
@@ -13,6 +15,7 @@ from billing.sampling import Sampling
 from billing.settings import BillingSettings
 from billing.settlement import Settlement, connect_settlement
 from billing.store import SCHEMA_VERSION, Ledger
+from billing.webhooks import Webhook
 from common.bus import Bus, connect_bus
 from common.database import connect_pool, wait_for_schema
 from common.lifecycle import announce_ready
@@ -52,11 +55,26 @@ def _duties(settings: BillingSettings, bus: Bus, pool: "Pool", settlement: Settl
         await retention.forget(pool, settings.retention_months, time.time())
 
     orphans = Sweep(bus, settlement, settings.orphan_grace_seconds)
+    watch = Alerts(bus, pool, _thresholds(settings), webhook=settings.alert_webhook_url is not None)
     duties = [
         Duty("sampling", sampling.EVERY_SECONDS, Sampling(bus, pool).sample),
         Duty("retention", retention.EVERY_SECONDS, forget),
         Duty("orphans", settings.orphan_seconds, orphans.step),
+        Duty("alerts", alerts.EVERY_SECONDS, watch.look),
     ]
+    if settings.alert_webhook_url is not None:
+        where = webhooks.target(settings.alert_webhook_url, settings.alert_webhook_secret)
+        duties.append(Duty("webhook", webhooks.EVERY_SECONDS, Webhook(pool, where).deliver))
     if settings.ledger_key is not None:
         duties.append(Duty("roots", roots.EVERY_SECONDS, Roots(pool, signing_key(settings.ledger_key)).sign))
     return duties
+
+
+def _thresholds(settings: BillingSettings) -> Thresholds:
+    percents = sorted({int(text) for text in settings.alert_budget_percents})
+    return Thresholds(
+        percents,
+        Decimal(str(settings.alert_anomaly_factor)),
+        Decimal(str(settings.alert_anomaly_floor)),
+        settings.alert_lag_seconds,
+    )

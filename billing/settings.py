@@ -28,4 +28,14 @@ class BillingSettings:
     orphan_grace_seconds: float = setting(
         60.0, doc="seconds after its deadline in which a request's event may still come"
     )
+    alert_webhook_url: str | None = setting(
+        None, doc="where alerts are sent with POST; unset: they are listed, and counted as metrics", secret=True
+    )
+    alert_webhook_secret: str | None = setting(
+        None, doc="signs what is sent there: 16 or more characters that the receiver has too", secret=True
+    )
+    alert_budget_percents: tuple[str, ...] = setting(("50", "80", "100"), doc="shares of a budget that are told of")
+    alert_anomaly_factor: float = setting(5.0, doc="an hour that cost so many times the median hour is told of")
+    alert_anomaly_floor: float = setting(1.0, doc="an hour that cost less, in its currency, is not")
+    alert_lag_seconds: float = setting(60.0, doc="usage events that wait longer to be billed are told of")
     schema_seconds: float = setting(60.0, doc="seconds to wait at start for control to migrate the database")

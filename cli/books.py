@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from uplion.control.v1 import ledger_pb2, price_pb2, statement_pb2, usage_pb2
+from uplion.control.v1 import alert_pb2, ledger_pb2, price_pb2, statement_pb2, usage_pb2
+from uplion.control.v1.alert_service_pb2_grpc import AlertServiceStub
 from uplion.control.v1.ledger_service_pb2_grpc import LedgerServiceStub
 from uplion.control.v1.price_service_pb2_grpc import PriceServiceStub
 from uplion.control.v1.statement_service_pb2_grpc import StatementServiceStub
@@ -155,6 +156,24 @@ def export_ledger(api: Admin, account: str) -> Iterator[bytes]:
     """The ledger as a file, in pieces; of all accounts when none is named."""
     for piece in api.stream(LedgerServiceStub, "ExportLedger", ledger_pb2.ExportLedgerRequest(account=account)):
         yield piece.data
+
+
+def alerts(api: Admin, account: str, most: int) -> list[dict[str, Any]]:
+    """Alerts, newest first."""
+    request = alert_pb2.ListAlertsRequest(account=account, page_size=most)
+    return [
+        {
+            "id": alert.id,
+            "kind": alert_pb2.AlertKind.Name(alert.kind).removeprefix("ALERT_KIND_").lower(),
+            "level": alert_pb2.AlertLevel.Name(alert.level).removeprefix("ALERT_LEVEL_").lower(),
+            "account": alert.account,
+            "subject": alert.subject,
+            "period": alert.period,
+            "message": alert.message,
+            "create_time": shown_time(alert, "create_time"),
+        }
+        for alert in api.call(AlertServiceStub, "ListAlerts", request).alerts
+    ]
 
 
 def _charges(charges: Iterable[statement_pb2.UsageCharge]) -> list[dict[str, str]]:

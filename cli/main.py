@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli import accounts, keys, ledger, models, peppers, prices, projects, statements, usage
+from cli import accounts, alerts, keys, ledger, models, peppers, prices, projects, statements, usage
 from cli.options import EXIT_NOT_RUNNING, JsonOption, StateOption, running, state_of
 from cli.output import CommandError, command, print_json, print_table
 from stack.settings import PORT_DEFAULT, StackSettings, default_state
@@ -25,6 +25,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(usage.app, name="usage")
 app.add_typer(prices.app, name="prices")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(alerts.app, name="alerts")
 app.add_typer(statements.app, name="statements")
 app.add_typer(peppers.app, name="peppers")
 

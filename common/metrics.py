@@ -16,6 +16,13 @@ BILLING_TOKENS = Counter(
 )
 BILLING_COST = Counter("uplion_billing_cost", "What was billed, in its currency", ["currency"])
 BILLING_UNPRICED_TOKENS = Counter("uplion_billing_unpriced_tokens", "Of the tokens: those without a price")
+BILLING_ALERTS = Counter("uplion_billing_alerts", "Alerts by kind and level, each once", ["kind", "level"])
+BILLING_BUDGETS_REACHED = Gauge(
+    "uplion_billing_budgets_reached", "Budgets used to this percentage or more", ["percent"]
+)
+BILLING_STREAM_LAG = Gauge("uplion_billing_stream_lag_seconds", "Age of the oldest usage event that is not billed")
+BILLING_DEAD = Gauge("uplion_billing_dead_messages", "Messages in DEAD, which nobody could use")
+BILLING_WEBHOOK = Counter("uplion_billing_webhook_requests", "Alerts told: delivered or failed", ["outcome"])
 BILLING_LEADER = Gauge("uplion_billing_leader", "1 in the billing process that does what one of them does for all")
 BILLING_DUTY_FAILURES = Counter("uplion_billing_duty_failures", "Failures of what the leader does", ["duty"])
 BILLING_BATCH_EVENTS = Histogram(

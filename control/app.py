@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 import grpc.aio
 from uplion.control.v1.account_service_pb2_grpc import add_AccountServiceServicer_to_server
+from uplion.control.v1.alert_service_pb2_grpc import add_AlertServiceServicer_to_server
 from uplion.control.v1.key_service_pb2_grpc import add_KeyServiceServicer_to_server
 from uplion.control.v1.ledger_service_pb2_grpc import add_LedgerServiceServicer_to_server
 from uplion.control.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
@@ -24,6 +25,7 @@ from common.errors import UplionError
 from common.lifecycle import grpc_server
 from common.peppers import read as read_peppers
 from control.accounts import AccountService
+from control.alerts import AlertService
 from control.books import Books
 from control.bootstrap import bootstrap
 from control.catalog import Catalog
@@ -114,6 +116,7 @@ def _register(server: grpc.aio.Server, pool: "Pool", bus: Bus, catalog: Catalog,
     """Every service here is in edge.descriptors and edge.routes, and every method in control.permissions."""
     store, invalidations = Store(pool), Invalidations(bus)
     add_AccountServiceServicer_to_server(AccountService(store, invalidations), server)
+    add_AlertServiceServicer_to_server(AlertService(Books(pool)), server)
     add_KeyServiceServicer_to_server(key_service, server)
     add_LedgerServiceServicer_to_server(LedgerService(Proofs(pool)), server)
     add_ModelServiceServicer_to_server(ModelService(catalog), server)

@@ -78,3 +78,14 @@ class Books(Database):
                 current,
                 count,
             )
+
+    async def list_alerts(self, account: str | None, count: int, before: int | None) -> "list[Record]":
+        """Newest first; of one account, or of all and the platform."""
+        async with self._connection() as connection:
+            return await connection.fetch(
+                "SELECT * FROM alerts WHERE ($1::text IS NULL OR account = $1) AND ($2::bigint IS NULL OR id < $2)"
+                " ORDER BY id DESC LIMIT $3",
+                account,
+                before,
+                count,
+            )

@@ -39,6 +39,9 @@ NEEDS: dict[str, dict[str, Need]] = {
         "ListAccounts": Need.READ,
         "UpdateAccount": Need.WRITE,
     },
+    "AlertService": {
+        "ListAlerts": Need.READ,
+    },
     "KeyService": {
         "CreateKey": Need.WRITE,
         "DeleteKey": Need.WRITE,

@@ -54,11 +54,9 @@ class PriceService(price_service_pb2_grpc.PriceServiceServicer):
     ) -> price_pb2.ListPricesResponse:
         requests.caller(context)
         size = requests.page_size(request.page_size)
-        before = requests.read_name(request.page_token)
-        if not re.fullmatch(r"[0-9]{0,18}", before):
-            raise requests.invalid("page_token", "is not one that this list gave out")
+        before = requests.read_number(request.page_token)
         model = requests.text("model", request.model, most=_MODEL_CHARACTERS) or None
-        rows = await self._books.list_prices(model, request.current, size + 1, int(before) if before else None)
+        rows = await self._books.list_prices(model, request.current, size + 1, before)
         response = price_pb2.ListPricesResponse(prices=[_price(row) for row in rows[:size]])
         if len(rows) > size:
             response.next_page_token = requests.encode_token(str(rows[size - 1]["version"]))

@@ -157,6 +157,16 @@ def read_name(token: str) -> str:
         raise invalid("page_token", "is not one that this list gave out") from None
 
 
+def read_number(token: str) -> int | None:
+    """From a page token of a list by number; None is the start."""
+    text = read_name(token)
+    if not text:
+        return None
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise invalid("page_token", "is not one that this list gave out")
+    return int(text)
+
+
 def encode_token(value: str) -> str:
     """Opaque to clients, so that they do not build on what is inside."""
     return urlsafe_b64encode(value.encode()).rstrip(b"=").decode()

@@ -4,6 +4,7 @@ from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from uplion.control.v1 import (
     account_service_pb2,
+    alert_service_pb2,
     key_service_pb2,
     ledger_service_pb2,
     model_service_pb2,
@@ -18,6 +19,7 @@ from uplion.openai.v1 import openai_service_pb2
 OPENAI_SERVICES = ("uplion.openai.v1.OpenAIService",)
 CONTROL_SERVICES = (
     "uplion.control.v1.AccountService",
+    "uplion.control.v1.AlertService",
     "uplion.control.v1.KeyService",
     "uplion.control.v1.LedgerService",
     "uplion.control.v1.ModelService",
@@ -36,6 +38,7 @@ def openai_descriptors() -> bytes:
 def control_descriptors() -> bytes:
     return _serialized(
         account_service_pb2.DESCRIPTOR,
+        alert_service_pb2.DESCRIPTOR,
         key_service_pb2.DESCRIPTOR,
         ledger_service_pb2.DESCRIPTOR,
         model_service_pb2.DESCRIPTOR,

@@ -30,6 +30,7 @@ REFUSE = "refuse/"  # a route of this name is answered by front.lua with the sta
 _NATIVE_INFERENCE = "/uplion.inference.v1.InferenceService/"
 _NATIVE_CONTROL = (
     "/uplion.control.v1.AccountService/",
+    "/uplion.control.v1.AlertService/",
     "/uplion.control.v1.KeyService/",
     "/uplion.control.v1.LedgerService/",
     "/uplion.control.v1.ModelService/",

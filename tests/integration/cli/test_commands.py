@@ -181,6 +181,7 @@ def test_a_price_is_set_listed_and_charged_from_then_on(state: Path) -> None:
         time.sleep(0.1)
     assert (Decimal(row["cost"]), row["currency"]) == (cost / 1_000_000, "USD")
     assert row["unpriced_requests"] == row["requests"] - 1
+    assert isinstance(uplion(state, "alerts", "list"), list)
     shown = runner.invoke(app, ["usage", "--by", "model", "--top", "1", "--state", str(state)]).stdout
     assert "UNPRICED" in shown
     assert f"{row['cost']} USD" in shown

@@ -119,6 +119,7 @@ def test_every_command_has_json_and_state_and_help() -> None:
         "models": ["list", "apply", "delete"],
         "prices": ["set", "list"],
         "statements": ["show"],
+        "alerts": ["list"],
         "ledger": ["key", "export"],
         "usage": ["export", "margin"],
     }

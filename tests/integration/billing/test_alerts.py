@@ -1,0 +1,214 @@
+"""Alerts: each once, and told to the webhook until it takes them, also by the next process."""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import logging
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from billing.alerts import Alerts, Thresholds
+from billing.webhooks import Webhook, target
+from common import names
+
+SECRET = "a secret of the webhook's tests"
+NOW = datetime(2026, 11, 21, 14, 30, tzinfo=UTC)
+THRESHOLDS = Thresholds((50, 80, 100), Decimal(5), Decimal(1), 60.0)
+
+
+@contextmanager
+def receiver(*answers, **headers):
+    """An HTTP server that answers with these statuses in turn, then with 200; what it was sent."""
+    got, waiting = [], list(answers)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["content-length"]))
+            got.append((self.path, self.headers[names.HEADER_SIGNATURE], body))
+            self.send_response(waiting.pop(0) if waiting else 200)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/hook?token=topsecret", got
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+async def books(books):
+    await books.bus.ensure_usage_consumer()
+    return books
+
+
+def alerts(books, webhook=True):
+    return Alerts(books.bus, books.database, THRESHOLDS, webhook=webhook)
+
+
+async def stored(books):
+    rows = await books.database.fetch("SELECT kind, level, account, subject, period FROM alerts ORDER BY id")
+    return [tuple(row) for row in rows]
+
+
+async def spend(books, scope, tokens, period, model=""):
+    await books.database.execute(
+        "INSERT INTO balances (account, scope, model, period, tokens, requests) VALUES ('acc', $1, $2, $3, $4, 1)"
+        " ON CONFLICT (account, scope, model, period) DO UPDATE SET tokens = excluded.tokens",
+        scope,
+        model,
+        period,
+        tokens,
+    )
+
+
+async def test_a_budgets_shares_are_told_once_each_and_again_in_the_next_period(books):
+    account = [
+        {"measure": "tokens", "period": "day", "amount": 1000},
+        {"measure": "tokens", "period": "life", "amount": 1_000_000, "model": "large"},
+        {"measure": "requests", "period": "minute", "amount": 1},
+    ]
+    project = [{"measure": "cost", "period": "month", "amount": 2_000_000, "currency": "USD"}]
+    await books.database.execute("INSERT INTO accounts (id, name, limits) VALUES ('acc', 'A', $1)", json.dumps(account))
+    await books.database.execute(
+        "INSERT INTO projects (id, account, name, limits) VALUES ('p1', 'acc', 'P', $1)", json.dumps(project)
+    )
+    looking = alerts(books)
+    await spend(books, "a", 499, "2026-11-21")
+    await spend(books, "a", 10_000_000, "life")  # of other models
+    await looking.look(NOW)
+    assert await stored(books) == []
+    await spend(books, "a", 800, "2026-11-21")
+    await books.database.execute(
+        "INSERT INTO spending VALUES ('acc', 'p:p1', '', '2026-11', 'USD', 2), ('acc', 'p:p1', '', '2026-11', 'EUR', 9)"
+    )
+    for _ in range(2):
+        await looking.look(NOW)
+    tokens, cost = "a/account/tokens/day/1000", "p:p1/project/cost/month/USD/2000000"
+    assert await stored(books) == [
+        ("budget", "warning", "acc", f"{tokens}/50", "2026-11-21"),
+        ("budget", "warning", "acc", f"{tokens}/80", "2026-11-21"),
+        ("budget", "warning", "acc", f"{cost}/50", "2026-11"),
+        ("budget", "warning", "acc", f"{cost}/80", "2026-11"),
+        ("budget", "critical", "acc", f"{cost}/100", "2026-11"),
+    ]
+    await spend(books, "a", 600, "2026-11-22")
+    await looking.look(NOW + timedelta(days=1))
+    assert (await stored(books))[5:] == [("budget", "warning", "acc", f"{tokens}/50", "2026-11-22")]
+    assert await books.database.fetchval("SELECT count(*) FROM alert_outbox") == 6
+
+
+async def hour(books, hours_ago, cost, account="acc", currency="EUR", tokens=1, model="m", policy=""):
+    await books.database.execute(
+        "INSERT INTO usage_hourly (hour, account, key, model, currency, policy, requests, input_tokens, cached_tokens,"
+        " output_tokens, reasoning_tokens, cost) VALUES ($1, $2, 'k', $3, $4, $5, 1, $6, 0, 0, 0, $7)",
+        NOW.replace(minute=0) - timedelta(hours=hours_ago),
+        account,
+        model,
+        currency,
+        policy,
+        tokens,
+        Decimal(cost),
+    )
+
+
+async def test_an_hour_out_of_the_ordinary_is_told_and_others_are_not(books):
+    for account, now in (("jump", "10.1"), ("calm", "9.9"), ("small", "0.9")):
+        ordinary = Decimal("0.01") if account == "small" else Decimal(2)
+        for hours_ago in (3, 5, 8, 30, 100, 167, 169):  # the last is older than a week
+            await hour(books, hours_ago, ordinary if hours_ago < 168 else 0, account)
+        await hour(books, 0, now, account)
+    await hour(books, 0, "1000", "new")  # nothing to compare it with
+    await hour(books, 1, "11", "jump", "USD")
+    await alerts(books, webhook=False).look(NOW)
+    assert await stored(books) == [("anomaly", "warning", "jump", "EUR", "2026-11-21T14")]
+    assert await books.database.fetchval("SELECT count(*) FROM alert_outbox") == 0
+
+
+async def test_what_has_no_price_waits_or_is_dead_is_told(books):
+    await hour(books, 2, 0, currency="", tokens=7, model="free?")
+    await hour(books, 2, 0, currency="", tokens=9, model="waived", policy="waived")
+    await hour(books, 20, 0, currency="", tokens=9, model="yesterday")
+    await books.publish(b"waits")
+    await books.bus.publish(names.dead_subject(names.STREAM_USAGE), b"dead")
+    later = datetime.now(UTC) + timedelta(hours=1)
+    looking = alerts(books)
+    await looking.look(NOW)
+    assert next(row[:4] for row in await stored(books)) == ("unpriced", "critical", "", "free?")
+    await looking.look(later)
+    found = {(row[0], row[3]) for row in await stored(books)}
+    assert found == {("unpriced", "free?"), ("lag", "USAGE"), ("dead", "DEAD")}
+
+
+async def test_the_webhook_is_told_signed_once_and_after_failures_again(books, caplog):
+    caplog.set_level(logging.DEBUG)
+    await hour(books, 2, 0, currency="", tokens=7)
+    await hour(books, 2, 0, currency="", tokens=7, model="other")
+    await alerts(books).look(NOW)
+    later = "UPDATE alert_outbox SET next_time = now()"
+    with receiver(500, 302, location="/elsewhere") as (url, got):
+        for _ in range(4):  # as four processes, one after the other
+            await Webhook(books.database, target(url, SECRET)).deliver()
+            await books.database.execute(later)
+        assert await books.database.fetchval("SELECT count(*) FROM alert_outbox") == 0
+    assert {path for path, _, _ in got} == {"/hook?token=topsecret"}
+    bodies = [json.loads(body) for _, _, body in got]
+    assert sorted({body["subject"] for body in bodies}) == ["m", "other"]
+    assert bodies[-1]["facts"]["tokens"] == 7
+    for _, signature, body in got:
+        stamp, digest = (part.partition("=")[2] for part in signature.split(","))
+        assert abs(int(stamp) - datetime.now(UTC).timestamp()) < 120
+        assert hmac.new(SECRET.encode(), f"{stamp}.".encode() + body, hashlib.sha256).hexdigest() == digest
+    assert SECRET not in caplog.text
+    assert "topsecret" not in caplog.text
+
+
+async def test_a_webhook_that_is_away_is_tried_less_and_less_often(books):
+    await hour(books, 2, 0, currency="", tokens=7)
+    await alerts(books).look(NOW)
+    with receiver() as (url, _):
+        pass
+    webhook = Webhook(books.database, target(url, SECRET))
+    waits = []
+    for _ in range(3):
+        await webhook.deliver()
+        waits.append(await books.database.fetchval("SELECT extract(epoch FROM next_time - now()) FROM alert_outbox"))
+        await webhook.deliver()  # not due
+        await books.database.execute("UPDATE alert_outbox SET next_time = now()")
+    assert [round(float(wait) / 10) for wait in waits] == [1, 2, 4]
+    assert await books.database.fetchval("SELECT tries FROM alert_outbox") == 3
+
+
+@pytest.mark.parametrize("url", ["ftp://host/", "http://", "http://user@host/", "https://host/#x", "host/path"])
+def test_an_address_that_cannot_be_used_is_refused_without_being_told(url):
+    with pytest.raises(ValueError, match="webhook") as refused:
+        target(url, SECRET)
+    assert url not in str(refused.value)
+    for secret in (None, "short"):
+        with pytest.raises(ValueError, match="secret"):
+            target("https://host/", secret)
+
+
+async def test_billing_tells_by_itself(books):
+    await hour(books, 0, 0, currency="", tokens=7)
+    await books.database.execute("UPDATE usage_hourly SET hour = date_trunc('hour', now())")
+    with receiver() as (url, got):
+        books.settings = replace(books.settings, alert_webhook_url=url, alert_webhook_secret=SECRET)
+        async with books.billing():
+            await books.until(lambda: asyncio.sleep(0, bool(got)))
+    assert json.loads(got[0][2])["kind"] == "unpriced"
