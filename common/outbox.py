@@ -20,12 +20,12 @@ from typing import NamedTuple
 import msgspec
 import nats.errors
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.js.api import Header
 from uplion.billing.v1.usage_event_pb2 import UsageEvent
 
-from common import metrics, names, telemetry
-from common.replies import Replies, no_responders
+from common import metrics, names, telemetry, wire
+from common.pull import Message
+from common.replies import Replies
 from common.spool import Segment, Spool
 
 logger = logging.getLogger(__name__)
@@ -152,11 +152,11 @@ class Outbox:
             while self._ready:
                 item = self._ready.popleft()
                 if self._trusted:
-                    await self._publish(item.parcel, partial(self._answered, item))
+                    self._publish(item.parcel, partial(self._answered, item))
                 else:
                     self._not_taken(item)
 
-    async def _publish(self, parcel: Parcel, on_answer: OnAnswer) -> None:
+    def _publish(self, parcel: Parcel, on_answer: OnAnswer) -> None:
         """`on_answer` hears once whether the stream has it."""
         subject = self._replies.expect(self._arrived)
         due = self._loop.time() + _ANSWER_SECONDS
@@ -169,12 +169,12 @@ class Outbox:
         try:
             if not self._client.is_connected:  # nats-py would keep it, and send it when nobody waits any more
                 raise nats.errors.ConnectionClosedError
-            await self._client.publish(parcel.subject, parcel.event, subject, headers=headers)
+            wire.send(self._client, parcel.subject, parcel.event, subject, headers, now=False)
         except (nats.errors.Error, OSError):
             self._end(subject, taken=False)
 
-    def _arrived(self, message: Msg) -> None:
-        refused = no_responders(message) or b'"error"' in message.data
+    def _arrived(self, message: Message) -> None:
+        refused = message.no_responders or b'"error"' in message.data
         if refused and _is_for_ever(message.data):
             metrics.USAGE_LOST.inc()
             logger.error("usage event lost: the stream can never take it", extra={"answer": _text(message)})
@@ -339,7 +339,7 @@ class Outbox:
                 over.set_result(None)
 
         for parcel, on_answer in parcels:
-            await self._publish(parcel, partial(answered, on_answer))
+            self._publish(parcel, partial(answered, on_answer))
         await over
         return all(answers)
 
@@ -368,7 +368,7 @@ class Outbox:
             self._spool.close()
 
 
-def _text(message: Msg) -> str:
+def _text(message: Message) -> str:
     return message.data[:300].decode(errors="replace")
 
 

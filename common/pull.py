@@ -45,6 +45,11 @@ class Message:
         return {name: value.strip() for name, colon, value in (line.partition(":") for line in lines) if colon}
 
     @property
+    def no_responders(self) -> bool:
+        """It is the server's word that nobody listens on the subject that was published to."""
+        return not self.data and self._header[9:12] == b"503"
+
+    @property
     def metadata(self) -> Msg.Metadata:
         """Its numbers in stream and consumer, and how often it was delivered."""
         return Msg.Metadata._from_reply(self.reply)

@@ -10,14 +10,13 @@ from itertools import count
 from typing import Self
 
 from nats.aio.client import Client
-from nats.aio.msg import Msg
+
+from common import wire
+from common.pull import Message
 
 logger = logging.getLogger(__name__)
 
-STATUS_HEADER = "Status"
-NO_RESPONDERS = "503"
-
-OnReply = Callable[[Msg], None]
+OnReply = Callable[[Message], None]
 
 
 class Replies:
@@ -27,39 +26,36 @@ class Replies:
         self._client = client
         self._prefix = client.new_inbox()
         self._numbers = count(1)
-        self._waiting: dict[str, OnReply] = {}
+        self._waiting: dict[bytes, OnReply] = {}
 
     @classmethod
     @asynccontextmanager
     async def open(cls, client: Client) -> AsyncIterator[Self]:
         """Subscribed while the block runs."""
         replies = cls(client)
-        subscription = await client.subscribe(f"{replies._prefix}.*", cb=replies._arrived)
+        subscription = await client.subscribe(f"{replies._prefix}.*")
+        wire.of(client).divert(subscription, replies._arrived)
         try:
             yield replies
         finally:
+            wire.of(client).restore(subscription)
             if client.is_connected:
                 await subscription.unsubscribe()
 
     def expect(self, on_reply: OnReply) -> str:
-        """A fresh reply subject; `on_reply` is called at most once, with the first message on it."""
+        """A fresh reply subject; `on_reply` is called at most once, with the first message on it. It must be quick."""
         number = str(next(self._numbers))
-        self._waiting[number] = on_reply
+        self._waiting[number.encode()] = on_reply
         return f"{self._prefix}.{number}"
 
     def forget(self, subject: str) -> None:
         """Nobody waits on it any more."""
-        self._waiting.pop(subject.rpartition(".")[2], None)
+        self._waiting.pop(subject.rpartition(".")[2].encode(), None)
 
-    async def _arrived(self, message: Msg) -> None:
-        on_reply = self._waiting.pop(message.subject.rpartition(".")[2], None)
+    def _arrived(self, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
+        on_reply = self._waiting.pop(subject.rpartition(b".")[2], None)
         if on_reply is not None:
             try:
-                on_reply(message)
-            except Exception:  # a message-consumer boundary: one bad answer must not end the subscription
+                on_reply(Message(self._client, subject, reply, header, payload))
+            except Exception:  # a message-consumer boundary: one bad answer must not end the connection
                 logger.exception("an answer could not be handled")
-
-
-def no_responders(message: Msg) -> bool:
-    """Whether NATS says that nobody listens on the subject that was published to."""
-    return not message.data and (message.headers or {}).get(STATUS_HEADER) == NO_RESPONDERS

@@ -1,14 +1,18 @@
-"""The reading end of a NATS connection, with a short cut for inboxes that many messages come to.
+"""The two ends of a NATS connection, with short cuts for inboxes that many messages come to, and for what is sent.
 
 A delivered message costs nats-py (2.16) about 40 us: regular expressions on a shrinking buffer, an e-mail parser for
 its headers, a queue and a task for its subscription. `Wire` takes the place of nats-py's parser object. It hands the
 messages of diverted subscriptions straight to a function, unread, and everything else to the client, as the original
-does. Only this module touches the client's private parts, which is why pyproject.toml pins its minor version.
+does. `send` writes a message without a task switch, and can leave what is not urgent to the next write: a system call
+costs as much as the message. Only this module touches the client's private parts, which is why pyproject.toml pins its
+minor version.
 """
 
+import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from nats import errors
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 from nats.errors import ProtocolError
@@ -16,6 +20,7 @@ from nats.errors import ProtocolError
 # subject, reply subject, header block (empty: none) and payload of one message
 Sink = Callable[[bytes, bytes, bytes, bytes], None]
 _MAX_LINE_BYTES = 4096
+_SOON_SECONDS = 0.002  # what is not urgent waits for something that is, at most this long
 
 
 class Wire:
@@ -24,6 +29,7 @@ class Wire:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._sinks: dict[bytes, Sink] = {}
+        self._timer: asyncio.TimerHandle | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -39,6 +45,20 @@ class Wire:
     def restore(self, subscription: Subscription) -> None:
         """Ends `divert`."""
         self._sinks.pop(str(subscription._id).encode(), None)
+
+    def flush(self, *, now: bool) -> None:
+        """Wakes the client's writer, if there is something to write."""
+        if not now:
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(_SOON_SECONDS, self._timed)
+            return
+        client, queue = self._client, self._client._flush_queue
+        if client.is_connected and queue is not None and queue.empty() and client._pending_data_size:
+            queue.put_nowait(asyncio.get_running_loop().create_future())
+
+    def _timed(self) -> None:
+        self._timer = None
+        self.flush(now=True)
 
     async def parse(self, data: bytes = b"") -> None:
         """Takes the next bytes; the client's read loop calls it. Raises ProtocolError for what no server sends."""
@@ -100,6 +120,43 @@ def new_client() -> tuple[Client, Wire]:
     wire = Wire(client)
     client._ps = wire  # type: ignore[assignment]
     return client, wire
+
+
+def of(client: Client) -> Wire:
+    """What reads for a client of `new_client`."""
+    wire = client._ps
+    assert isinstance(wire, Wire), "this client was not made here"
+    return wire
+
+
+def send(
+    client: Client,
+    subject: str,
+    payload: bytes,
+    reply: str = "",
+    headers: Mapping[str, str] | None = None,
+    *,
+    now: bool = True,
+) -> None:
+    """Publishes as the client does, but at once: neither it nor its caller waits. Raises nats.errors.Error.
+
+    Not `now`, it leaves in one piece with whatever is sent next, within 2 ms. While disconnected it is kept, as far as
+    there is room.
+    """
+    if client.is_closed:
+        raise errors.ConnectionClosedError
+    if headers:
+        lines = "".join([f"{name}: {' '.join(value.split())}\r\n" for name, value in headers.items()])
+        block = f"NATS/1.0\r\n{lines}\r\n".encode()
+        head = f"HPUB {subject} {reply} {len(block)} {len(block) + len(payload)}\r\n".encode()
+        command = b"".join((head, block, payload, b"\r\n"))
+    else:
+        command = b"".join((f"PUB {subject} {reply} {len(payload)}\r\n".encode(), payload, b"\r\n"))
+    if client._pending_data_size + len(command) > client._max_pending_size:
+        raise errors.OutboundBufferLimitError
+    client._pending.append(command)
+    client._pending_data_size += len(command)
+    of(client).flush(now=now)
 
 
 async def write(client: Client, commands: bytes) -> None:

@@ -10,10 +10,11 @@ from functools import partial
 
 import nats.errors
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 from uplion.billing.v1.usage_event_pb2 import UsageEvent
 
+from common import wire
 from common.outbox import Outbox
+from common.pull import Message
 from common.replies import Replies
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class Meter:
         while True:
             self._wake.clear()
             while self._safe:
-                await self._acknowledge(self._safe.popleft())
+                self._acknowledge(self._safe.popleft())
             await self._on_progress()
             await self._wake.wait()
 
@@ -94,17 +95,17 @@ class Meter:
         except TimeoutError:
             logger.warning("tickets could not be settled", extra={"unsettled": self._unsettled})
 
-    async def _acknowledge(self, settlement: Settlement) -> None:
+    def _acknowledge(self, settlement: Settlement) -> None:
         settlement.tries += 1
         settlement.due_seconds = time.monotonic() + _ANSWER_SECONDS
         self._acknowledging.add(settlement)
         settlement.reply_subject = self._replies.expect(partial(self._acknowledged, settlement))
         try:
-            await self._client.publish(settlement.ticket_reply, ACK, settlement.reply_subject)
+            wire.send(self._client, settlement.ticket_reply, ACK, settlement.reply_subject, now=False)
         except (nats.errors.Error, OSError) as problem:  # away, or its buffer is full: the next round tries again
             logger.warning("NATS took nothing", extra={"problem": repr(problem)})
 
-    def _acknowledged(self, settlement: Settlement, _: Msg) -> None:
+    def _acknowledged(self, settlement: Settlement, _: Message) -> None:
         """The broker knows that the ticket is done."""
         self._acknowledging.discard(settlement)
         self._finish(settlement)

@@ -12,14 +12,13 @@ from functools import partial
 import nats.errors
 from google.protobuf.message import DecodeError
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
 from uplion.dispatch.v1.ticket_pb2 import Offer, Ticket
 
-from common import metrics, names, telemetry
+from common import metrics, names, telemetry, wire
 from common.errors import Reason
 from common.pull import Message
-from common.replies import Replies, no_responders
+from common.replies import Replies
 from inference.meter import Meter, Settlement
 from inference.usage import UsageRecorder
 
@@ -143,7 +142,7 @@ class Desk:
                 self._usage.never_ran(held.ticket, AttemptStatus.ATTEMPT_STATUS_TIMED_OUT, Reason.DEADLINE_EXCEEDED),
             )
         else:  # one that was delivered before may have run: its router knows, and refuses it
-            await self._offer(held)
+            self._offer(held)
 
     def claim(self, request_id: str, attempt: int) -> Held | None:
         """The held ticket whose run begins now; None when it was not offered, or was taken back."""
@@ -196,7 +195,7 @@ class Desk:
         if self.busy == 0:
             self._empty.set()
 
-    async def _offer(self, held: Held) -> None:
+    def _offer(self, held: Held) -> None:
         held.offer_subject = self._replies.expect(partial(self._answered, held))
         offer = Offer(
             request_id=held.ticket.request_id,
@@ -205,15 +204,15 @@ class Desk:
             address=self._address,
         )
         headers = {telemetry.TRACEPARENT: held.traceparent} if held.traceparent else None
-        await self._client.publish(
-            held.ticket.reply_subject, offer.SerializeToString(), held.offer_subject, headers=headers
+        wire.send(
+            self._client, held.ticket.reply_subject, offer.SerializeToString(), held.offer_subject, headers=headers
         )
 
-    def _answered(self, held: Held, answer: Msg) -> None:
+    def _answered(self, held: Held, answer: Message) -> None:
         """A message on the offer's reply subject: nobody listens any more, or the router says no."""
         if held.stage is not Stage.OFFERED:
             return
-        if no_responders(answer):
+        if answer.no_responders:
             event = self._usage.never_ran(held.ticket, AttemptStatus.ATTEMPT_STATUS_CANCELLED, Reason.CANCELLED)
             self.settle(held, event)
         else:

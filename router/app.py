@@ -46,7 +46,6 @@ async def main(settings: RouterSettings, stop: asyncio.Event) -> None:
         async with Tickets.open(bus.nc, models, settings, usage.tell_again) as tickets, asyncio.TaskGroup() as tasks:
             eternal = [
                 tasks.create_task(outbox.run(), name="send usage"),
-                tasks.create_task(releases.run(), name="release slots"),
                 tasks.create_task(models.run(), name="watch models"),
                 tasks.create_task(_mend(bus, tickets), name="mend the queue"),
                 tasks.create_task(_sweep(models, workers), name="close idle channels"),

@@ -16,11 +16,10 @@ from itertools import count
 import nats.errors
 from google.protobuf.message import DecodeError
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.js import api
 from uplion.dispatch.v1.ticket_pb2 import Caller, Offer, Ticket
 
-from common import names, telemetry
+from common import names, telemetry, wire
 from common.errors import Reason, UplionError
 from router.jobs import Job
 from router.models import Models
@@ -98,12 +97,12 @@ class Tickets:
     ) -> AsyncIterator["Tickets"]:
         """Takes offers while the block runs."""
         tickets = cls(client, models, settings, on_stray)
-        subscription = await client.subscribe(
-            f"{tickets._prefix}.>", cb=tickets._arrived, pending_msgs_limit=-1, pending_bytes_limit=-1
-        )
+        subscription = await client.subscribe(f"{tickets._prefix}.>", pending_msgs_limit=-1, pending_bytes_limit=-1)
+        wire.of(client).divert(subscription, tickets._arrived)
         try:
             yield tickets
         finally:
+            wire.of(client).restore(subscription)
             with suppress(nats.errors.Error):
                 await subscription.unsubscribe()
 
@@ -123,7 +122,7 @@ class Tickets:
         record.ticket_time_ns = ticket.publish_time.ToNanoseconds()
         self._look(waiting)
         try:
-            await self._publish(ticket, number)
+            self._publish(ticket, number)
             accepted = await waiting.accepted
         except BaseException:
             await self._take_back(waiting)
@@ -136,18 +135,19 @@ class Tickets:
         record.worker_id = accepted.worker_id
         return accepted
 
-    async def _publish(self, ticket: Ticket, number: str) -> None:
+    def _publish(self, ticket: Ticket, number: str) -> None:
         if not self._client.is_connected:  # nats-py would buffer it, and the caller would wait for nothing
             raise _broker_away()
         headers = telemetry.outgoing()
         headers[api.Header.MSG_ID] = names.attempt_id(ticket.request_id, ticket.attempt)
         headers[api.Header.EXPECTED_STREAM] = names.STREAM_TASKS
         try:
-            await self._client.publish(
+            wire.send(
+                self._client,
                 names.task_subject(ticket.model, ticket.lane),
                 ticket.SerializeToString(),
-                reply=f"{self._prefix}.{number}.{_ACK}",
-                headers=headers,
+                f"{self._prefix}.{number}.{_ACK}",
+                headers,
             )
         except (nats.errors.Error, ConnectionError) as problem:
             raise _broker_away() from problem
@@ -157,7 +157,7 @@ class Tickets:
         for number, waiting in list(self._waiting.items()):
             if waiting.acknowledged and not waiting.accepted.done():
                 try:
-                    await self._publish(waiting.ticket, number)
+                    self._publish(waiting.ticket, number)
                 except UplionError as error:
                     waiting.fail(error)
 
@@ -196,26 +196,26 @@ class Tickets:
         route = self._models.table.routes.get(model)
         return route is not None and route.workers > 0
 
-    async def _arrived(self, message: Msg) -> None:
+    def _arrived(self, subject: bytes, reply: bytes, _: bytes, payload: bytes) -> None:
         try:
-            number, _, rest = message.subject[len(self._prefix) + 1 :].partition(".")
+            number, _dot, rest = subject[len(self._prefix) + 1 :].decode().partition(".")
             waiting = self._waiting.get(number)
             if rest == _ACK:
                 if waiting is not None:
-                    self._acknowledge(waiting, message)
-            elif not self._accept(waiting, message) and message.reply:
-                await self._client.publish(message.reply, b"")
+                    self._acknowledge(waiting, payload)
+            elif not self._accept(waiting, payload, reply.decode()) and reply:
+                wire.send(self._client, reply.decode(), b"")
         except (nats.errors.Error, ConnectionError) as problem:
             logger.warning("an offer could not be refused", extra={"problem": repr(problem)})
         except Exception:  # a message-consumer boundary: one bad message must not end the subscription
             logger.exception("a message could not be handled")
 
-    def _acknowledge(self, waiting: _Waiting, message: Msg) -> None:
+    def _acknowledge(self, waiting: _Waiting, data: bytes) -> None:
         try:
-            answer = json.loads(message.data) if message.data else {}
+            answer = json.loads(data) if data else {}
             waiting.sequence = answer["seq"]
         except (ValueError, KeyError, TypeError):
-            logger.error("JetStream refused a ticket", extra={"answer": message.data[:300].decode("utf-8", "replace")})
+            logger.error("JetStream refused a ticket", extra={"answer": data[:300].decode("utf-8", "replace")})
             waiting.fail(_broker_away())
             return
         known, waiting.acknowledged = waiting.acknowledged, True
@@ -225,9 +225,9 @@ class Tickets:
             waiting.sequence = 0
             waiting.fail(UplionError(Reason.ALREADY_EXISTS, "A request with this id is already running."))
 
-    def _accept(self, waiting: _Waiting | None, message: Msg) -> bool:
+    def _accept(self, waiting: _Waiting | None, data: bytes, refusal_subject: str) -> bool:
         try:
-            offer = Offer.FromString(message.data)
+            offer = Offer.FromString(data)
         except DecodeError:
             logger.error("an offer is not valid")
             return False
@@ -239,7 +239,7 @@ class Tickets:
         ticket = waiting.ticket
         if offer.request_id != ticket.request_id or offer.attempt != ticket.attempt:
             return False
-        waiting.accepted.set_result(Accepted(ticket, offer.worker_id, offer.address, message.reply))
+        waiting.accepted.set_result(Accepted(ticket, offer.worker_id, offer.address, refusal_subject))
         return True
 
 
