@@ -186,17 +186,18 @@ class Output:
             raise self.error
         return []
 
-    async def over(self, within_seconds: float) -> None:
-        """Returns when it has ended, or after so long."""
+    async def over(self, within_seconds: float | None) -> None:
+        """Returns when it has ended, or after so long; None waits for the end."""
         if self.ended:
             return
         loop = asyncio.get_running_loop()
         self._over = loop.create_future()
-        timer = loop.call_later(within_seconds, _resolve, self._over)
+        timer = None if within_seconds is None else loop.call_later(within_seconds, _resolve, self._over)
         try:
             await self._over
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
 
     @property
     def drained(self) -> bool:

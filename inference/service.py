@@ -62,7 +62,9 @@ class RunService(WorkerServiceServicer):
         try:
             vectors = await self._begin(held, request, run.output)
             while not run.complete:
-                if request.whole:
+                if request.once:
+                    await run.output.over(None)
+                elif request.whole:
                     await run.output.over(_WHOLE_SECONDS)
                 yield run.event(await run.output.take(), vectors)
         except UplionError as error:

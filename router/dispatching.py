@@ -121,7 +121,8 @@ class _Run:
     """One open run on a worker. Says lost where its worker vanished, or has been silent for too long.
 
     The attempt's usage event is the worker's to publish from the moment it answers: a run cancelled before may never
-    have reached it.
+    have reached it. One that answers at its end only is the worker's from the start: if it never had it, the ticket
+    comes back, and the router tells what it remembers.
     """
 
     __slots__ = ("_call", "_complete", "_heard_at", "_idle_seconds", "_loop", "_record", "_silent", "_timer")
@@ -134,6 +135,8 @@ class _Run:
         self._heard_at = self._loop.time()
         self._silent = False
         self._complete = False
+        if isinstance(call, grpc.aio.UnaryUnaryCall):
+            record.owed = False
         self._timer = self._loop.call_later(idle_seconds, self._look)  # one for the run, moved only when it fires
 
     def _look(self) -> None:
@@ -147,7 +150,8 @@ class _Run:
     async def next(self) -> RunEvent:
         """The next event; raises _LostError, or what the worker answered."""
         try:
-            event = await self._call.read()
+            call = self._call
+            event = await (call if isinstance(call, grpc.aio.UnaryUnaryCall) else call.read())
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():

@@ -114,6 +114,7 @@ class Front:
     async def collect(self, job: Job, record: Record, context: Context) -> Answer:
         """The whole answer."""
         job.run.whole = record.whole = True
+        job.run.once = job.short
         answer = Answer(job.choices)
         async with aclosing(self._run(job, record, context)) as events:
             async for event in events:

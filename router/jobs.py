@@ -36,6 +36,9 @@ _CAPABILITIES = {
 }
 
 
+_SHORT_TOKENS = 64
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """What a worker is to do for a caller."""
@@ -47,6 +50,12 @@ class Job:
     choices: int
     estimated_tokens: int
     lane: str = names.LANE_DEFAULT
+
+    @property
+    def short(self) -> bool:
+        """Little is lost when all of it has to be made again."""
+        most = self.run.sampling.max_output_tokens
+        return self.operation is Operation.EMBEDDING or 0 < most * self.choices <= _SHORT_TOKENS
 
     @property
     def output_cap(self) -> BudgetCut | None:

@@ -119,6 +119,15 @@ async def test_streams_while_it_generates(start_worker):
     await router.settled()
 
 
+async def test_an_answer_that_is_asked_for_once_is_one_event(start_worker):
+    router = (await start_worker(synthetic={"outputTokens": 30, "tokensPerSecond": 20})).router
+    request = router.chat()
+    request.once = request.whole = True
+    (event,) = await router.run(request)
+    assert (event.usage.output_tokens, len(event.deltas[0].token_ids)) == (30, 30)
+    assert event.deltas[0].finish_reason == FinishReason.FINISH_REASON_STOP
+
+
 async def test_resumes_stops_and_chooses(start_worker):
     router = (await start_worker(synthetic={"outputTokens": 8})).router
     request = router.chat(choices=2)

@@ -69,8 +69,11 @@ class SeamWorker(worker_service_pb2_grpc.WorkerServiceServicer):
         seen.CopyFrom(request)
         self.runs.append(seen)
         try:
+            whole = run_pb2.RunEvent()
             async for event in self.script(request, context):
-                yield event
+                whole.MergeFrom(event)
+                if not request.once or event.HasField("usage"):
+                    yield whole if request.once else event
                 if event.HasField("usage"):
                     await self.publish(request, billing.ATTEMPT_STATUS_COMPLETED, event.usage)
         except asyncio.CancelledError:

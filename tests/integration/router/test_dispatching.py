@@ -245,7 +245,9 @@ async def test_a_worker_lost_after_the_last_token_changes_nothing_for_the_client
 
     async with start_world(worker=False) as world:
         await world.start_worker(script=no_usage)
-        status, _, data, _ = await world.client.post("CreateChatCompletion", chat(world.model))
+        status, _, data, _ = await world.client.post(
+            "CreateChatCompletion", chat(world.model, max_tokens=1000), max_output_tokens=None
+        )
         body = json.loads(data)
         assert (status, body["choices"][0]["message"]["content"]) == (200, "all of it")
         assert (body["usage"]["prompt_tokens"], body["usage"]["completion_tokens"]) == (7, 1)
@@ -263,6 +265,39 @@ async def test_a_deadline_that_a_worker_used_up_is_not_to_be_tried_again_unasked
         assert headers["x-should-retry"] == "false"
 
 
+async def test_a_short_answer_is_asked_for_in_one_event_and_begins_anew_elsewhere(start_world: Any) -> None:
+    async def script(request: run_pb2.RunRequest, context: Any) -> AsyncIterator[run_pb2.RunEvent]:
+        yield one("Hello", 11)
+        if request.ticket.attempt == 1 and request.once:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+        yield one(" there", 12, finish=True)
+        yield done(2)
+
+    async with start_world(worker=False) as world:
+        worker = await world.start_worker(script=script)
+        status, _, data, _ = await world.client.post("CreateChatCompletion", chat(world.model, max_tokens=8))
+        body = json.loads(data)
+        assert (status, body["choices"][0]["message"]["content"]) == (200, "Hello there")
+        assert body["usage"]["completion_tokens"] == 2
+        assert [(run.once, list(run.resume)) for run in worker.runs] == [(True, []), (True, [])]
+        await world.until(lambda: len({event.attempt for event in world.usage}) == 2, 30.0)
+        assert {event.attempt: event.usage.output_tokens for event in world.usage} == {1: 0, 2: 2}
+        await world.client.post("CreateChatCompletion", chat(world.model, max_tokens=8, stream=True))
+        await world.client.post("CreateChatCompletion", chat(world.model, max_tokens=1000), max_output_tokens=None)
+        assert [run.once for run in worker.runs[2:]] == [False, False]
+
+
+async def test_a_client_that_leaves_a_short_answer_stops_the_worker(start_world: Any) -> None:
+    async with start_world(worker=False) as world:
+        worker = await world.start_worker(script=forever)
+        call = world.client.open("CreateChatCompletion", chat(world.model, max_tokens=8))
+        await world.until(lambda: worker.runs, 30.0)
+        assert worker.runs[0].once
+        call.cancel()
+        await world.until(lambda: worker.cancelled, 30.0)
+        assert (await world.one_usage()).status == billing.ATTEMPT_STATUS_CANCELLED
+
+
 @pytest.mark.parametrize("recovers", [True, False])
 async def test_a_whole_answers_lost_parts_count_only_when_it_became_whole(start_world: Any, recovers: bool) -> None:
     async def script(request: run_pb2.RunRequest, context: Any) -> AsyncIterator[run_pb2.RunEvent]:
@@ -274,7 +309,8 @@ async def test_a_whole_answers_lost_parts_count_only_when_it_became_whole(start_
 
     async with start_world(worker=False) as world:
         await world.start_worker(script=script)
-        status, headers, data, _ = await world.client.post("CreateChatCompletion", chat(world.model))
+        long = chat(world.model, max_tokens=1000)
+        status, headers, data, _ = await world.client.post("CreateChatCompletion", long, max_output_tokens=None)
         attempts = 2 if recovers else 3
         await world.until(lambda: len({event.attempt for event in world.usage}) == attempts, 30.0)
         counted = {event.attempt: event.usage.output_tokens for event in world.usage}

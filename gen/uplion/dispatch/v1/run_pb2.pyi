@@ -133,8 +133,13 @@ class RunRequest(_message.Message):
     SAMPLING_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
     WHOLE_FIELD_NUMBER: _builtins.int
+    ONCE_FIELD_NUMBER: _builtins.int
     whole: _builtins.bool
     """Nobody reads the pieces as they come: an event a second will do. Unset means an event for each engine step."""
+    once: _builtins.bool
+    """One event and no more, the last one: the answer is short, and the router makes a unary call of this. Unset means as
+    `whole` says.
+    """
     @_builtins.property
     def ticket(self) -> _ticket_pb2.Ticket:
         """The ticket this run belongs to: request id and attempt must be the ones offered."""
@@ -171,10 +176,11 @@ class RunRequest(_message.Message):
         sampling: _sampling_pb2.Sampling | None = ...,
         resume: _abc.Iterable[Global___TokenArray] | None = ...,
         whole: _builtins.bool = ...,
+        once: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "completion", b"completion", "embedding", b"embedding", "input", b"input", "sampling", b"sampling", "ticket", b"ticket"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "completion", b"completion", "embedding", b"embedding", "input", b"input", "resume", b"resume", "sampling", b"sampling", "ticket", b"ticket", "whole", b"whole"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "completion", b"completion", "embedding", b"embedding", "input", b"input", "once", b"once", "resume", b"resume", "sampling", b"sampling", "ticket", b"ticket", "whole", b"whole"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["chat", "completion", "embedding"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
