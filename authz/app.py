@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import count
 from secrets import token_hex
+from typing import TYPE_CHECKING
 
 from authz.amendments import Amendments
 from authz.deciding import Decider
@@ -29,10 +30,14 @@ from common.database import connect_pool, wait_for_schema
 from common.lifecycle import grpc_server
 from common.settings import SettingsError
 
+if TYPE_CHECKING:
+    from authz.tokens import Tokens
+
 
 async def main(settings: AuthzSettings, stop: asyncio.Event) -> None:
     """Serves checks until `stop`, then drains."""
     peppers = _peppers(settings.peppers)
+    tokens = _tokens(settings, next(iter(peppers.values())))
     async with (
         connect_bus(settings.nats_url, "authz") as bus,
         _valkey(settings) as valkey,
@@ -58,7 +63,7 @@ async def main(settings: AuthzSettings, stop: asyncio.Event) -> None:
             _ids(),
         )
         decisions, last_used = Decisions(bus), LastUsed(bus)
-        service = AuthorizationService(Decider(keys, limits, peppers, decisions, last_used))
+        service = AuthorizationService(Decider(keys, limits, peppers, decisions, last_used, tokens))
         await wait_for_schema(pool, SCHEMA_VERSION, seconds=settings.schema_seconds)
         changed = asyncio.Event()
         ready = [asyncio.Event() for _ in range(4)]
@@ -71,6 +76,8 @@ async def main(settings: AuthzSettings, stop: asyncio.Event) -> None:
             "decisions": decisions.run(),
             "last used": last_used.run(),
         }
+        if tokens is not None:
+            running["issuers' keys"] = tokens.run()
         watchers = [tasks.create_task(work, name=name) for name, work in running.items()]
         for each in ready:
             await each.wait()
@@ -106,6 +113,17 @@ def _peppers(texts: tuple[str, ...]) -> dict[str, bytes]:
     if not found:
         raise SettingsError(["UPLION_AUTHZ_PEPPERS holds no pepper"])
     return found
+
+
+def _tokens(settings: AuthzSettings, pepper: bytes) -> "Tokens | None":
+    """Imported only where it is used: the libraries take 27 MB."""
+    if settings.issuers_file is None:
+        return None
+    from authz import issuers
+    from authz.issuer_keys import Pace
+    from authz.tokens import Tokens
+
+    return Tokens(issuers.read(settings.issuers_file), pepper, Pace(refresh=settings.issuer_refresh_seconds))
 
 
 def _ids() -> Callable[[], str]:

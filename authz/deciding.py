@@ -5,15 +5,20 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
 
 from authz.asking import Question
+from authz.claims import TokenClaims
 from authz.credentials import refused
 from authz.decisions import Decisions
-from authz.keys import KeyRecord, KeyRing
+from authz.keys import KeyRecord, KeyRing, owner_id
 from authz.last_used import LastUsed
 from authz.limits import Grant, Limits
 from authz.permissions import check_door, check_use, tier
 from authz.standing import Standing
+from common.credentials import UNPROVED
 from common.errors import UplionError
 from common.identity import Identity
 from common.keys import TEST_KEY, ApiKey, MalformedKeyError, digest, parse
@@ -32,6 +37,12 @@ class Admission:
     standing: Standing
 
 
+class Tokens(Protocol):
+    """Who may issue tokens, and what a token proves."""
+
+    async def verify(self, text: str) -> TokenClaims: ...
+
+
 class Decider:
     """Cheap refusals first: the checksum before any lookup, the lookup before any limit."""
 
@@ -42,6 +53,7 @@ class Decider:
         peppers: Mapping[str, bytes],
         decisions: Decisions,
         last_used: LastUsed,
+        tokens: Tokens | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._keys = keys
@@ -50,12 +62,15 @@ class Decider:
         self._any_pepper = next(iter(peppers.values()))
         self._decisions = decisions
         self._last_used = last_used
+        self._tokens = tokens
         self._clock = clock
 
     async def decide(self, question: Question) -> Admission:
         """Raises INVALID_API_KEY, PERMISSION_DENIED, MODEL_NOT_ALLOWED, RATE_LIMIT_EXCEEDED, INSUFFICIENT_QUOTA or
         UNAVAILABLE.
         """
+        if self._tokens is not None and question.key_text.count(".") == 2:  # no key holds a dot
+            return await self._admit_bearer(await self._tokens.verify(question.key_text), question)
         try:
             key = parse(question.key_text)
         except MalformedKeyError:
@@ -63,16 +78,28 @@ class Decider:
         record = self._keys.cached(key.id)
         if record is None:
             record = await self._keys.find(key.id)
-        return await self.admit(self._verified(key, question.key_text, record), question)
-
-    async def admit(self, record: KeyRecord, question: Question) -> Admission:
-        """A caller whose credential is right: may it, and how much is left?"""
+        record = self._verified(key, question.key_text, record)
         self._last_used.add(record.id)
+        return await self._admit(record, question, record)
+
+    async def _admit_bearer(self, claims: TokenClaims, question: Question) -> Admission:
+        """A token's account must be known here, and active; its limits and its project's hold for all its tokens."""
+        name = owner_id(claims.account, claims.project)
+        owner = self._keys.cached(name)
+        if owner is None:
+            owner = await self._keys.find(name)
+        if owner is None or not owner.active:
+            raise refused(UNPROVED)
+        record = msgspec.structs.replace(owner, id=claims.subject_id, scopes=claims.scopes)
+        return await self._admit(record, question, owner)
+
+    async def _admit(self, record: KeyRecord, question: Question, limited: KeyRecord) -> Admission:
+        """A caller whose credential is right: may it, and how much is left under the rules of `limited`?"""
         try:
             scopes = check_door(record, question.listener)
             check_use(record, question)
             served = tier(record, question.tier)
-            grant = await self._limits.admit(record, question)
+            grant = await self._limits.admit(limited, question)
         except UplionError as error:
             self._decisions.refused(record, question, error)
             raise

@@ -34,8 +34,22 @@ class KeyRecord(msgspec.Struct, frozen=True):
     networks: tuple[str, ...] = ()  # CIDR; empty: from anywhere
 
 
+_OWNER = "token:"  # no key's id holds a colon
+
+
+def owner_id(account: str, project: str) -> str:
+    """Under this id the ring knows what holds for tokens of an account and its project (empty: none)."""
+    return f"{_OWNER}{account}\n{project}"
+
+
+def owner(record_id: str) -> tuple[str, str] | None:
+    """The account and project that `owner_id` was made of; None: it is a key's id."""
+    account, separator, project = record_id.removeprefix(_OWNER).partition("\n")
+    return (account, project) if record_id.startswith(_OWNER) and separator else None
+
+
 class Store(Protocol):
-    """Where keys really are."""
+    """Where keys, and the accounts of tokens, really are."""
 
     async def key(self, key_id: str) -> KeyRecord | None: ...
 

@@ -1,6 +1,7 @@
 """Settings of authz."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from common.settings import setting
@@ -20,6 +21,10 @@ class AuthzSettings:
     peppers: tuple[str, ...] = setting(
         doc="<id>:<secret> of each pepper in use, comma separated", env="UPLION_PEPPERS", secret=True
     )
+    issuers_file: Path | None = setting(
+        None, doc="YAML or JSON file of who may issue tokens; unset: keys only. Set the edge's `tokens` with it"
+    )
+    issuer_refresh_seconds: float = setting(300.0, doc="seconds between two readings of an issuer's keys")
     listen: str = setting("127.0.0.1:0", doc="host:port of the gRPC server that Envoy calls")
 
     limits_seconds: float = setting(0.08, doc="seconds for Valkey to answer one check; then the local share decides")

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from authz.keys import KeyRecord
+from authz.keys import KeyRecord, owner
 from authz.prices import Price
 from common.limits import Level, Limit, Rule
 
@@ -19,6 +19,13 @@ SELECT k.id, k.account, coalesce(k.project, '') AS project, k.digest, k.pepper_i
        a.limits AS account_limits, p.limits AS project_limits, k.limits AS key_limits
 FROM keys k JOIN accounts a ON a.id = k.account LEFT JOIN projects p ON p.id = k.project
 WHERE k.id = $1
+"""
+_OWNER = """
+SELECT a.id AS account, coalesce(p.id, '') AS project,
+       a.state = 'active' AND coalesce(p.state, 'active') = 'active' AS active,
+       a.limits AS account_limits, p.limits AS project_limits
+FROM accounts a LEFT JOIN projects p ON p.account = a.id AND p.id = $2
+WHERE a.id = $1 AND ($2 = '' OR p.id IS NOT NULL)
 """
 # One row for each that is asked for, in that order; nothing counted yet is 0.
 _USED = """
@@ -54,13 +61,14 @@ class Store:
 
     async def key(self, key_id: str) -> KeyRecord | None:
         """The key with its account and project. Raises msgspec's error when a limit is not one that is understood."""
+        whose = owner(key_id)
+        if whose is not None:
+            return await self._owner(key_id, *whose)
         rows = await self._fetch(_KEY, key_id)
         if not rows:
             return None
         row = rows[0]
-        rules = _rules("account", row["account"], row["account_limits"]) + _rules("key", row["id"], row["key_limits"])
-        if row["project"]:
-            rules += _rules("project", row["project"], row["project_limits"])
+        rules = _owners_rules(row) + _rules("key", row["id"], row["key_limits"])
         return KeyRecord(
             id=row["id"],
             account=row["account"],
@@ -74,6 +82,23 @@ class Store:
             models=tuple(row["models"]),
             tiers=tuple(row["tiers"]),
             networks=tuple(row["networks"]),
+        )
+
+    async def _owner(self, record_id: str, account: str, project: str) -> KeyRecord | None:
+        """What holds for the account's tokens: a record of no key, which no secret opens."""
+        rows = await self._fetch(_OWNER, account, project)
+        if not rows:
+            return None
+        row = rows[0]
+        return KeyRecord(
+            id=record_id,
+            account=row["account"],
+            project=row["project"],
+            digest=b"",
+            pepper_id="",
+            scopes=frozenset(),
+            active=row["active"],
+            rules=_owners_rules(row),
         )
 
     async def used(self, account: str, wanted: Sequence[tuple[str, str, str, str]]) -> list[int]:
@@ -100,6 +125,13 @@ class Store:
         seconds = self._seconds if seconds is None else seconds
         async with self._pool.acquire(timeout=seconds) as connection:
             return list(await connection.fetch(query, *arguments, timeout=seconds))
+
+
+def _owners_rules(row: Any) -> tuple[Rule, ...]:
+    rules = _rules("account", row["account"], row["account_limits"])
+    if row["project"]:
+        rules += _rules("project", row["project"], row["project_limits"])
+    return rules
 
 
 def _rules(level: Level, subject: str, limits: str) -> tuple[Rule, ...]:

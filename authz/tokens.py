@@ -11,7 +11,6 @@ import logging
 import time
 from base64 import b32encode
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from joserfc import jwt
@@ -21,9 +20,10 @@ from joserfc.jws import JWSRegistry
 from joserfc.jwt import JWTClaimsRegistry
 from joserfc.util import urlsafe_b64decode
 
+from authz.claims import TokenClaims
 from authz.issuer_keys import IssuerKeys, Pace
 from authz.issuers import ALGORITHMS, Issuer
-from common.credentials import MOST_TOKEN_CHARACTERS, refused
+from common.credentials import EXPIRED, MOST_TOKEN_CHARACTERS, UNPROVED, refused
 from common.errors import UplionError
 
 logger = logging.getLogger(__name__)
@@ -31,20 +31,8 @@ logger = logging.getLogger(__name__)
 _SKEW_SECONDS = 60
 _HEADERS = frozenset({"alg", "kid", "typ", "x5t", "x5t#S256"})  # no jwk, jku, x5u, x5c, crit, b64
 _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
-_NOT_VALID = "The token is not valid."
 _MOST_NAME_CHARACTERS = 128
 _MOST_SECONDS = float(1 << 53)
-
-
-@dataclass(frozen=True, slots=True)
-class TokenClaims:
-    """What a valid token says of its bearer. `subject_id` is a pseudonym: no name of a person gets into the ledger."""
-
-    account: str
-    project: str  # empty: none
-    scopes: frozenset[str]
-    subject_id: str
-    expire_seconds: float  # unix time
 
 
 class _Refused(Exception):  # noqa: N818  it is an outcome
@@ -116,10 +104,10 @@ class Tokens:
         except UplionError:
             raise
         except ExpiredTokenError:
-            raise refused("The token has expired.") from None
+            raise refused(EXPIRED) from None
         except Exception as problem:  # a stranger's bytes: whatever they break, they prove nothing
             logger.debug("a token was refused", extra={"problem": f"{type(problem).__name__}: {problem}"})
-            raise refused(_NOT_VALID) from None
+            raise refused(UNPROVED) from None
 
     async def _verify(self, text: str) -> TokenClaims:
         if len(text) > MOST_TOKEN_CHARACTERS:

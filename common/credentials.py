@@ -10,6 +10,8 @@ NO_KEY = "No key was given. Send it as: Authorization: Bearer <key>."
 NOT_BEARER = "The authorization header must be: Bearer <key>."
 TWO_KEYS = "The request shows two different keys."
 NOT_VALID = "The key is not valid."  # nothing of what was wrong with it
+UNPROVED = "The token is not valid."
+EXPIRED = "The token has expired."
 
 
 def refused(message: str = NOT_VALID) -> UplionError:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from authz.settings import AuthzSettings
@@ -24,6 +25,7 @@ _ENVOY_SOCKET_BYTES_MAX = 100  # of a unix socket's path, with room to the kerne
 _CHECK_SECONDS = 5.0
 _PUBLISH_SECONDS = 5.0
 _OTLP = "OTEL_EXPORTER_OTLP_ENDPOINT"
+_ISSUERS = "UPLION_AUTHZ_ISSUERS_FILE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ class Wiring:
             control_endpoints=(self._address("control"),),
             authz_timeout_seconds=_CHECK_SECONDS,
             otlp_endpoint=_host_and_port(os.environ.get(_OTLP, "")),
+            tokens=bool(os.environ.get(_ISSUERS)),
         )
 
     def services(self, urls: Urls, notify_socket: str) -> list[ServicesProcess]:
@@ -100,6 +103,7 @@ class Wiring:
             redis_url=urls.redis,
             nats_url=urls.nats,
             peppers=self._peppers,
+            issuers_file=Path(os.environ[_ISSUERS]).absolute() if os.environ.get(_ISSUERS) else None,
             limits_seconds=0.35 * _CHECK_SECONDS,
             lookup_seconds=0.5 * _CHECK_SECONDS,
         )

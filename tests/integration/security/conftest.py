@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.integration.security.issuer import running_issuer
 from tests.integration.security.platform import Platform, start
 
 
@@ -11,8 +12,8 @@ from tests.integration.security.platform import Platform, start
 def platform(
     postgres_url: str, redis_url: str, nats_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Platform]:
-    found = start(
-        postgres_url, redis_url, nats_url, tmp_path_factory.mktemp("platform"), tmp_path_factory.getbasetemp()
-    )
-    yield found
-    found.stop()
+    folder, cache = tmp_path_factory.mktemp("platform"), tmp_path_factory.getbasetemp()
+    with running_issuer() as issuer:
+        found = start(postgres_url, redis_url, nats_url, issuer, folder, cache)
+        yield found
+        found.stop()
