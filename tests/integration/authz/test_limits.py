@@ -226,6 +226,23 @@ async def test_use_that_is_settled_while_it_is_loaded_is_not_missed(world: Harne
         assert grant.standing.tokens.remaining == 1_000 - 700 - 110
 
 
+async def test_a_check_whose_caller_left_holds_nothing(world: Harness) -> None:
+    """The edge's own timeout ends a check that Valkey may have counted."""
+    record = world.record(at_once(1_000))
+    await world.admit(record)
+    admitted = 1
+    for turns in range(40):
+        checking = asyncio.create_task(world.admit(record))
+        for _ in range(turns % 10):
+            await asyncio.sleep(0)
+        checking.cancel()
+        admitted += not isinstance((await asyncio.gather(checking, return_exceptions=True))[0], BaseException)
+    assert admitted < 40
+    async with asyncio.timeout(60):
+        while int(await world.valkey.call("ZCARD", names.reservations_key(world.account))) != admitted:
+            await asyncio.sleep(0.01)
+
+
 async def test_nothing_is_left_behind_once_all_is_settled(world: Harness) -> None:
     record = world.record(tokens(10_000), at_once(10), key_limits=[tokens(5_000, "day")])
     grants = [await world.admit(record) for _ in range(5)]

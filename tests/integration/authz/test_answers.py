@@ -1,0 +1,213 @@
+"""What a refused caller is told, what is written down of it, and what a key may not be used for."""
+
+import asyncio
+from base64 import b64decode
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from google.rpc.error_details_pb2 import ErrorInfo, QuotaFailure, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from authz.last_used import LastUsed
+from common import names
+from common.bus import Bus, connect_bus
+from common.decisions import Decision, decode
+from common.metrics import AUTHZ_SHADOW_REFUSALS
+from tests.integration.authz.rules import at_once, cost, requests, tokens
+
+NATIVE = "/uplion.inference.v1.InferenceService/Chat"
+
+
+@pytest.fixture
+async def bus(nats_url: str) -> AsyncIterator[Bus]:
+    async with connect_bus(nats_url, "test") as connected:
+        await connected.ensure_streams()
+        yield connected
+
+
+async def decision(bus: Bus, request_id: str) -> Decision:
+    """As `uplion explain` reads it."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                found = await bus.js.get_last_msg(names.STREAM_DECISIONS, names.decision_subject(request_id))
+                return decode(found.data or b"")
+            except Exception:
+                await asyncio.sleep(0.05)
+
+
+async def test_each_refusal_names_its_rule_what_is_left_and_when_it_clears(authz: Any, bus: Bus) -> None:
+    await authz.add_account(requests(2), tokens(1_000, "day"))
+    key = await authz.add_key()
+    for _ in range(2):
+        assert (await authz.check(key.text, facts={"max_tokens": 10})).status == 200
+    answer = await authz.check(key.text)
+    assert (answer.status, answer.code) == (429, "rate_limit_exceeded")
+    assert "2 requests a minute" in answer.error_text
+    assert "account/requests/minute" in answer.error_text
+    assert answer.headers["x-ratelimit-limit-requests"] == "2"
+    assert answer.headers["x-ratelimit-remaining-requests"] == "0"
+    assert answer.headers["x-ratelimit-remaining-tokens"] == str(1_000 - 220)
+    found = await decision(bus, answer.request_id)
+    assert (found.reason, found.rule, found.account, found.key) == (
+        "RATE_LIMIT_EXCEEDED",
+        "account/requests/minute",
+        authz.account,
+        key.id,
+    )
+    assert (found.level, found.measure, found.period, found.limit, found.balance) == (
+        "account",
+        "requests",
+        "minute",
+        2,
+        0,
+    )
+    assert found.clears_at is not None
+    assert not found.shadow
+
+
+async def test_a_spent_budget_is_not_to_be_retried_and_says_when_it_starts_again(authz: Any) -> None:
+    await authz.add_account(tokens(50, "month"))
+    key = await authz.add_key()
+    answer = await authz.check(key.text)
+    assert (answer.status, answer.code) == (429, "insufficient_quota")
+    assert answer.headers["x-should-retry"] == "false"
+    assert "retry-after" not in answer.headers
+    assert "50 tokens a month of the account has 50 left (account/tokens/month)" in answer.error_text
+    assert "starts again at" in answer.error_text
+    assert int(answer.headers["x-ratelimit-reset-tokens"].partition("m")[0]) >= 0
+
+
+async def test_native_callers_get_the_same_in_grpc_details(authz: Any) -> None:
+    await authz.add_account(requests(0))
+    key = await authz.add_key()
+    answer = await authz.check(key.text, path=NATIVE, headers={"content-type": "application/grpc"})
+    text = answer.headers["grpc-status-details-bin"]
+    status = Status.FromString(b64decode(text + "=" * (-len(text) % 4)))
+    found = {detail.TypeName(): detail for detail in status.details}
+    info, retry, quota = ErrorInfo(), RetryInfo(), QuotaFailure()
+    assert found["google.rpc.ErrorInfo"].Unpack(info)
+    assert found["google.rpc.RetryInfo"].Unpack(retry)
+    assert found["google.rpc.QuotaFailure"].Unpack(quota)
+    assert info.reason == "RATE_LIMIT_EXCEEDED"
+    assert (info.metadata["rule"], info.metadata["limit"], info.metadata["remaining"]) == (
+        "account/requests/minute",
+        "0",
+        "0",
+    )
+    assert info.metadata["clears_at"]
+    assert retry.retry_delay.seconds == 61
+    assert quota.violations[0].subject == "account/requests/minute"
+
+
+async def test_a_rule_in_shadow_is_counted_and_explained_and_refuses_nobody(authz: Any, bus: Bus) -> None:
+    await authz.add_account(requests(0, shadow=True))
+    key = await authz.add_key()
+    counted = AUTHZ_SHADOW_REFUSALS.labels("requests", "minute")
+    before = counted._value.get()
+    answer = await authz.check(key.text)
+    assert answer.status == 200
+    assert answer.told == {}
+    assert counted._value.get() == before + 1
+    found = await decision(bus, answer.request_id)
+    assert (found.rule, found.shadow) == ("account/requests/minute", True)
+
+
+async def test_models_networks_and_tiers_a_key_may_not_use_are_403(authz: Any, bus: Bus) -> None:
+    await authz.add_account()
+    key = await authz.add_key(
+        models=["org/*", "small-?"], networks=["10.1.0.0/16", "2001:db8::/32"], tiers=["batch", "fast"]
+    )
+    inside = {"headers": {names.HEADER_CLIENT: "10.1.2.3"}}
+    for model in ("org/x.v1", "small-1"):
+        answer = await authz.check(key.text, model=model, **inside)
+        assert (answer.status, answer.headers["x-uplion-tier"]) == (200, "batch")
+    for model in ("small-12", "other", "xorg/y"):
+        answer = await authz.check(key.text, model=model, **inside)
+        assert (answer.status, answer.code) == (403, "model_not_allowed"), model
+    assert (await decision(bus, answer.request_id)).reason == "MODEL_NOT_ALLOWED"
+    for address in ("10.2.0.1", "", "nonsense", "2001:db9::1"):
+        answer = await authz.check(key.text, model="small-1", headers={names.HEADER_CLIENT: address})
+        assert (answer.status, answer.code) == (403, "permission_denied"), address
+    for address in ("2001:db8::5", "::ffff:10.1.0.9"):
+        answer = await authz.check(key.text, model="small-1", headers={names.HEADER_CLIENT: address})
+        assert answer.status == 200, address
+    for wanted, status in (("fast", 200), ("auto", 200), ("slow", 403)):
+        answer = await authz.check(key.text, model="small-1", facts={"service_tier": wanted}, **inside)
+        assert answer.status == status, wanted
+
+
+async def test_a_suspended_project_stops_its_keys_and_no_others(authz: Any) -> None:
+    await authz.add_account()
+    project = await authz.add_project()
+    inside, outside = await authz.add_key(project=project), await authz.add_key()
+    await authz.database.execute("UPDATE projects SET state = 'suspended' WHERE id = $1", project)
+    assert (await authz.check(inside.text)).status == 401
+    assert (await authz.check(outside.text)).status == 200
+
+
+async def test_who_calls_is_passed_on_with_project_and_scopes(authz: Any) -> None:
+    await authz.add_account()
+    project = await authz.add_project()
+    reader = await authz.add_key(project=project, scopes=["admin:read"])
+    answer = await authz.check(reader.text, listener="admin", path="/admin/v1/keys", method="GET")
+    assert (answer.status, answer.headers["x-uplion-scopes"]) == (200, "admin:read")
+    assert answer.headers["x-uplion-project"] == project
+    assert (await authz.check(reader.text)).status == 403
+
+
+async def test_an_admins_change_of_a_limit_applies_at_once(authz: Any, announce: Any) -> None:
+    await authz.add_account(requests(1))
+    key = await authz.add_key()
+    assert [(await authz.check(key.text)).status for _ in range(2)] == [200, 429]
+    await authz.set_limits("accounts", authz.account, requests(1_000))
+    await announce(f"account:{authz.account}")
+    async with asyncio.timeout(60):
+        while (await authz.check(key.text)).status != 200:
+            await asyncio.sleep(0.01)
+
+
+async def test_an_announced_price_counts_at_once(authz: Any, announce: Any) -> None:
+    await authz.add_account(cost(0.000_05))
+    key = await authz.add_key()
+    model = f"m-{authz.account}"
+    assert (await authz.check(key.text, model=model, facts={"max_tokens": 90})).limits == {}
+    await authz.database.execute(
+        "INSERT INTO prices (model, effective_from, currency, input_per_million_tokens, output_per_million_tokens)"
+        " VALUES ($1, now(), 'USD', 0.2, 1)",
+        model,
+    )
+    await announce("prices:")
+    async with asyncio.timeout(60):
+        while not (answer := await authz.check(key.text, model=model, facts={"max_tokens": 90})).limits:
+            await asyncio.sleep(0.01)
+    assert answer.limits == {"max_output_tokens": "30", "capped_by": "account/cost/life/USD"}
+
+
+async def test_the_end_of_a_request_frees_its_place(authz: Any, bus: Bus) -> None:
+    await authz.add_account(at_once(1))
+    key = await authz.add_key()
+    first = await authz.check(key.text)
+    assert first.limits == {"holds_slot": "1"}
+    assert (await authz.check(key.text)).headers["retry-after-ms"] == "1000"
+    await bus.nc.publish(names.SUBJECT_RELEASE, f"{authz.account} {first.headers['x-uplion-reservation']}".encode())
+    async with asyncio.timeout(60):
+        while (await authz.check(key.text)).status != 200:
+            await asyncio.sleep(0.01)
+
+
+async def test_used_keys_are_told_in_batches(bus: Bus) -> None:
+    heard = await bus.nc.subscribe(names.SUBJECT_USED)
+    last_used = LastUsed(bus, every_seconds=0.05)
+    for number in range(2_500):
+        last_used.add(f"key{number % 2_300}")
+    running = asyncio.create_task(last_used.run())
+    try:
+        found: list[str] = []
+        while len(found) < 2_300:
+            found += (await heard.next_msg(timeout=60)).data.decode().split()
+        assert sorted(found) == sorted(f"key{number}" for number in range(2_300))
+    finally:
+        running.cancel()
+        await heard.unsubscribe()
