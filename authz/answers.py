@@ -2,50 +2,90 @@
 
 from base64 import b64encode
 from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
 
 from envoy.config.core.v3 import base_pb2
 from envoy.service.auth.v3 import external_auth_pb2 as auth
+from google.rpc.status_pb2 import Status
 
 from authz.credentials import HEADERS
 from authz.deciding import Admission
 from authz.refusals import LimitError
 from authz.standing import Left, Standing
+from common import names
 from common.errors import STATUS_DETAILS_METADATA, UplionError, grpc_status, openai_body, openai_headers
-from common.identity import Identity
 
 _OVERWRITE = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 _OK = 0
+_REMEMBERED = 50_000  # headers of identities, about 200 bytes each: one caller's are the same every time
 
 
-def _template() -> bytes:
-    """An admission with every value empty: parsing it and filling it in costs half of building it (7 of 13 us)."""
-    response = auth.CheckResponse()
-    response.status.code = _OK
-    for name, _ in _NOBODY.to_headers():
-        option = response.ok_response.headers.add()
-        option.header.key = name
-        option.append_action = _OVERWRITE
-        option.keep_empty_value = True
-    response.ok_response.headers_to_remove.extend(HEADERS)
-    return bytes(response.SerializeToString())
+def admitted(admission: Admission) -> bytes:
+    """A CheckResponse, written by hand from prepared pieces (a quarter of the time that protobuf's objects take).
+
+    Every identity header is overwritten, the empty ones too; the credential goes no further.
+    """
+    headers = admission.identity.to_headers()
+    parts = [
+        _set(name, value) if name != names.HEADER_RESERVATION else _option(_SET, name, value) for name, value in headers
+    ]
+    parts += [_option(_TELL, name, value) for name, value in standing_headers(admission.standing)]
+    parts.append(_REMOVED)
+    ok = b"".join(parts)
+    return b"".join((_HEAD, _varint(len(ok)), ok))
 
 
-_NOBODY = Identity("", "", "", "", "", None, None, "")
-_TEMPLATE = _template()
+class _Kind:
+    """Headers of one field of OkHttpResponse: what comes before and after their value."""
+
+    def __init__(self, field: str, *, keep_empty: bool) -> None:
+        self.field = field
+        self.keep_empty = keep_empty
+        self.known: dict[str, tuple[bytes, bytes, bytes, int]] = {}
+
+    def pieces(self, name: str) -> tuple[bytes, bytes, bytes, int]:
+        """Field tag, the header's key, what follows the header, and the length of the last two with a tag."""
+        found = self.known.get(name)
+        if found is None:
+            option = base_pb2.HeaderValueOption(append_action=_OVERWRITE, keep_empty_value=self.keep_empty)
+            tail = option.SerializeToString()
+            key = base_pb2.HeaderValue(key=name).SerializeToString()
+            tag = _tag(auth.OkHttpResponse, self.field)
+            found = self.known[name] = (tag, key, tail, len(tail))
+        return found
 
 
-def admitted(admission: Admission) -> auth.CheckResponse:
-    """Every identity header is overwritten, the empty ones too; the credential goes no further."""
-    response = auth.CheckResponse.FromString(_TEMPLATE)
-    ok = response.ok_response
-    for option, (_, value) in zip(ok.headers, admission.identity.to_headers(), strict=True):
-        option.header.value = value
-    for name, value in standing_headers(admission.standing):
-        option = ok.response_headers_to_add.add()
-        option.header.key = name
-        option.header.value = value
-        option.append_action = _OVERWRITE
-    return response
+def _option(kind: _Kind, name: str, value: str) -> bytes:
+    tag, key, tail, tail_length = kind.pieces(name)
+    text = value.encode()
+    header = key + _VALUE + _varint(len(text)) + text if text else key
+    length = len(header)
+    size = _varint(length)
+    return tag + _varint(len(_HEADER) + len(size) + length + tail_length) + _HEADER + size + header + tail
+
+
+@lru_cache(_REMEMBERED)
+def _set(name: str, value: str) -> bytes:
+    return _option(_SET, name, value)
+
+
+def _varint(number: int) -> bytes:
+    if number < len(_SMALL):
+        return _SMALL[number]
+    return bytes((number & 0x7F | 0x80,)) + _varint(number >> 7)
+
+
+def _tag(message: Any, field: str) -> bytes:
+    """Of a field that is a message or text."""
+    return bytes((message.DESCRIPTOR.fields_by_name[field].number << 3 | 2,))
+
+
+_SMALL = [bytes((number,)) for number in range(128)]
+_SET, _TELL = _Kind("headers", keep_empty=True), _Kind("response_headers_to_add", keep_empty=False)
+_HEADER, _VALUE = _tag(base_pb2.HeaderValueOption, "header"), _tag(base_pb2.HeaderValue, "value")
+_REMOVED = auth.OkHttpResponse(headers_to_remove=HEADERS).SerializeToString()
+_HEAD: bytes = auth.CheckResponse(status=Status(code=_OK)).SerializeToString() + _tag(auth.CheckResponse, "ok_response")
 
 
 def denied(error: UplionError, *, grpc: bool) -> auth.CheckResponse:

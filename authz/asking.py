@@ -1,8 +1,9 @@
 """What a check asks: the facts of one request, in our own words. Pure, and without Envoy's types."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 from common import names
 from common.errors import Reason, UplionError
@@ -10,6 +11,8 @@ from common.errors import Reason, UplionError
 _NATIVE = "/uplion.inference.v1.InferenceService/"
 _MODEL_CHARACTERS = 256
 _MOST_CHOICES = 128
+_OUTPUT_FACTS = ("max_completion_tokens", "max_tokens")
+FACTS = (*_OUTPUT_FACTS, "n")  # numbers that the edge reads in the body; 0 where there is something else
 _BYTES_PER_TOKEN = 3  # of JSON; low enough that an estimate is seldom under the truth
 
 
@@ -33,9 +36,8 @@ _KINDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One request as authz sees it."""
+class Question(msgspec.Struct, frozen=True):
+    """One request as authz sees it. (A dataclass of that size costs 2 us more, on every check.)"""
 
     listener: str
     key_text: str
@@ -80,7 +82,7 @@ def estimated_input_tokens(content_length: str | None, size_bytes: int) -> int:
 
 def wanted_output_tokens(facts: dict[str, float], most: int) -> int | None:
     """`max_completion_tokens`, or the older `max_tokens`; what makes no sense is left for the router to refuse."""
-    for name in ("max_completion_tokens", "max_tokens"):
+    for name in _OUTPUT_FACTS:
         value = facts.get(name)
         if value is not None and value >= 1:
             return int(min(value, most))

@@ -51,12 +51,7 @@ class Valkey:
         connection = self._connection
         if connection is None or connection.lost:
             connection = await self._connect()
-        reply = connection.send(command)
-        try:
-            async with asyncio.timeout(self._call_seconds):
-                found = await reply
-        except TimeoutError:
-            raise ValkeyError("no answer in time") from None
+        found = await connection.send(command)
         if isinstance(found, hiredis.ReplyError):
             text = str(found)
             raise ScriptMissingError(text) if text.startswith("NOSCRIPT") else ValkeyError(text)
@@ -73,7 +68,7 @@ class Valkey:
                 if self._connection is not None and not self._connection.lost:
                     return self._connection
                 _, connection = await asyncio.get_running_loop().create_connection(
-                    _Connection, self._host, self._port, ssl=self._ssl
+                    lambda: _Connection(self._call_seconds), self._host, self._port, ssl=self._ssl
                 )
                 try:
                     for command in self._greeting:
@@ -90,12 +85,17 @@ class Valkey:
 
 
 class _Connection(asyncio.Protocol):
-    """Replies come in the order of the commands; a reply nobody waits for any more is dropped."""
+    """Replies come in the order of the commands; a reply nobody waits for any more is dropped.
 
-    def __init__(self) -> None:
+    One timer watches over all that waits: a timeout for each call would cost as much as the call.
+    """
+
+    def __init__(self, call_seconds: float) -> None:
+        self._call_seconds = call_seconds
         self._loop = asyncio.get_running_loop()
+        self._watched = False
         self._reader = hiredis.Reader(protocolError=ValkeyError, replyError=hiredis.ReplyError)
-        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()  # with when it is too late
         self._outgoing: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self.lost = False
@@ -107,7 +107,10 @@ class _Connection(asyncio.Protocol):
             self._loop.call_soon(self._flush)  # after every check that is ready in this turn has added its own
         self._outgoing.append(hiredis.pack_command(command))
         reply = self._loop.create_future()
-        self._waiting.append(reply)
+        self._waiting.append((reply, self._loop.time() + self._call_seconds))
+        if not self._watched:
+            self._watched = True
+            self._loop.call_later(self._call_seconds, self._watch)
         return reply
 
     def end(self) -> None:
@@ -122,7 +125,7 @@ class _Connection(asyncio.Protocol):
         self._reader.feed(data)
         try:
             while (reply := self._reader.gets()) is not False:
-                future = self._waiting.popleft()
+                future, _ = self._waiting.popleft()
                 if not future.done():
                     future.set_result(reply)
         except (ValkeyError, IndexError) as problem:
@@ -132,10 +135,21 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
         while self._waiting:
-            future = self._waiting.popleft()
+            future, _ = self._waiting.popleft()
             if not future.done():
                 future.set_exception(ValkeyError(f"the connection was lost: {exc!r}"))
                 future.exception()  # read: whoever waited may be gone
+
+    def _watch(self) -> None:
+        """Gives up what waits for too long, and looks again when the next would."""
+        now = self._loop.time()
+        for future, late in self._waiting:
+            if late > now:
+                self._loop.call_at(late, self._watch)
+                return
+            if not future.done():
+                future.set_exception(ValkeyError("no answer in time"))
+        self._watched = False
 
     def _flush(self) -> None:
         if self._transport is not None and not self.lost:
