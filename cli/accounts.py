@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from cli.options import JsonOption, LabelOption, LimitOption, StateOption, labels_of, state_of
-from cli.output import command, print_facts, print_json, print_rows, report
+from cli.output import CommandError, command, print_facts, print_json, print_rows, report
 
 app = typer.Typer(no_args_is_help=True, help="Create and change accounts: who pays.")
 
@@ -111,3 +111,22 @@ def activate(account_id: IdArgument, state: StateOption = None, as_json: JsonOpt
     with admin(state_of(state)) as api:
         changed = owners.update_account(api, account_id, owners.Wish(state=owners.ACTIVE))
     report(changed, f"activated {changed['id']}", as_json=as_json)
+
+
+@app.command("erase")
+@command
+def erase(
+    account_id: IdArgument,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; it cannot be undone.")] = False,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Forget who an account is, for ever. Its keys end; usage, statements and the ledger stay under its id."""
+    from cli import owners
+    from cli.admin import admin
+
+    if not yes:
+        raise CommandError("this cannot be undone: names, labels and keys of the account are erased; say --yes")
+    with admin(state_of(state)) as api:
+        erased = owners.erase_account(api, account_id)
+    report(erased, f"erased {erased['id']}", as_json=as_json)

@@ -66,6 +66,11 @@ def update_account(api: Admin, account_id: str, wish: Wish, clear: Sequence[str]
     return shown(api.call(AccountServiceStub, "UpdateAccount", request).account)
 
 
+def erase_account(api: Admin, account_id: str) -> dict[str, Any]:
+    """The erased account."""
+    return shown(api.call(AccountServiceStub, "EraseAccount", account_pb2.EraseAccountRequest(id=account_id)).account)
+
+
 def create_project(api: Admin, wish: Wish) -> dict[str, Any]:
     """The new project."""
     request = project_pb2.CreateProjectRequest(**wish.values())

@@ -9,6 +9,7 @@ from uplion.control.v1 import account_pb2, account_service_pb2_grpc
 from uplion.control.v1.account_pb2 import Account
 
 from control import limits, requests
+from control.erasure import Erasure
 from control.invalidation import Invalidations
 from control.permissions import Caller
 from control.store import Store
@@ -28,8 +29,9 @@ _UPDATABLE = ("name", "labels", "state", "limits")
 class AccountService(account_service_pb2_grpc.AccountServiceServicer):
     """Accounts in Postgres; a change reaches every authz at once."""
 
-    def __init__(self, store: Store, invalidations: Invalidations) -> None:
+    def __init__(self, store: Store, erasure: Erasure, invalidations: Invalidations) -> None:
         self._store = store
+        self._erasure = erasure
         self._invalidations = invalidations
 
     async def CreateAccount(  # noqa: N802  # the contract's name
@@ -71,6 +73,18 @@ class AccountService(account_service_pb2_grpc.AccountServiceServicer):
         await self._invalidations.account(row["id"])
         return account_pb2.UpdateAccountResponse(account=_account(row))
 
+    async def EraseAccount(  # noqa: N802  # the contract's name
+        self, request: account_pb2.EraseAccountRequest, context: "Context"
+    ) -> account_pb2.EraseAccountResponse:
+        identifier = requests.identifier(request.id)
+        if identifier == requests.caller(context).account:
+            raise requests.invalid("id", "is the account of the key that asks, which would end with it")
+        row, keys = await self._erasure.erase(identifier)
+        await self._invalidations.account(identifier)
+        for key in keys:
+            await self._invalidations.key(key)
+        return account_pb2.EraseAccountResponse(account=_account(row))
+
 
 def new_id(prefix: str) -> str:
     """Such as `acc_7h2k...`: 16 characters that cannot be mistaken for each other."""
@@ -102,4 +116,5 @@ def _account(row: "asyncpg.Record") -> Account:
         state=requests.STATES[row["state"]],
         limits=limits.shown(row["limits"]),
         create_time=row["create_time"],
+        erase_time=row["erase_time"],
     )

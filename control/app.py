@@ -30,6 +30,7 @@ from control.books import Books
 from control.bootstrap import bootstrap
 from control.catalog import Catalog
 from control.database import QUERY_SECONDS
+from control.erasure import Erasure
 from control.explaining import RequestService
 from control.invalidation import Invalidations
 from control.keys import KeyService
@@ -115,7 +116,7 @@ async def _keep(catalog: Catalog, bus: Bus) -> None:
 def _register(server: grpc.aio.Server, pool: "Pool", bus: Bus, catalog: Catalog, key_service: KeyService) -> None:
     """Every service here is in edge.descriptors and edge.routes, and every method in control.permissions."""
     store, invalidations = Store(pool), Invalidations(bus)
-    add_AccountServiceServicer_to_server(AccountService(store, invalidations), server)
+    add_AccountServiceServicer_to_server(AccountService(store, Erasure(pool), invalidations), server)
     add_AlertServiceServicer_to_server(AlertService(Books(pool)), server)
     add_KeyServiceServicer_to_server(key_service, server)
     add_LedgerServiceServicer_to_server(LedgerService(Proofs(pool)), server)

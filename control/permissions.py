@@ -35,6 +35,7 @@ class Need(Enum):
 NEEDS: dict[str, dict[str, Need]] = {
     "AccountService": {
         "CreateAccount": Need.OPERATE,
+        "EraseAccount": Need.OPERATE,
         "GetAccount": Need.READ,
         "ListAccounts": Need.READ,
         "UpdateAccount": Need.WRITE,

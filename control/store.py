@@ -14,7 +14,7 @@ from control.requests import Position
 if TYPE_CHECKING:
     Record = asyncpg.Record
 
-_ACCOUNT = "id, name, labels, state, limits, create_time"
+_ACCOUNT = "id, name, labels, state, limits, create_time, erase_time"
 _PROJECT = "id, account, name, labels, state, limits, create_time"
 
 
@@ -65,10 +65,11 @@ class Store(Database):
             )
 
     async def update_account(self, identifier: str, within: str | None, changes: Mapping[str, object]) -> "Record":
-        """The changed account; NOT_FOUND when there is none."""
+        """The changed account; NOT_FOUND when there is none, or none any more: an erased one is nobody for ever."""
         async with self._connection() as connection:
             row = await connection.fetchrow(
                 f"UPDATE accounts SET {assignments(changes, 3)} WHERE id = $1 AND ($2::text IS NULL OR id = $2)"
+                " AND erase_time IS NULL"
                 f" RETURNING {_ACCOUNT}",
                 identifier,
                 within,

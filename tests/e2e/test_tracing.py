@@ -9,14 +9,18 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 
 from tests.e2e.platform import REPOSITORY, SYNTHETIC, Up, until
 
+CANARY = "xyzzy-canary-of-spans"
+
 
 class _Collector(trace_service_pb2_grpc.TraceServiceServicer):
     """Keeps (trace id, service, span name) of everything it is sent."""
 
     def __init__(self) -> None:
         self.spans: list[tuple[str, str, str]] = []
+        self.sent = b""
 
     def Export(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802
+        self.sent += request.SerializeToString()
         for resource in request.resource_spans:
             service = next(a.value.string_value for a in resource.resource.attributes if a.key == "service.name")
             for scope in resource.scope_spans:
@@ -44,7 +48,7 @@ def test_a_request_is_one_trace_from_the_edge_to_the_worker(
     trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
     platform.client().chat.completions.create(
         model=SYNTHETIC,
-        messages=[{"role": "user", "content": "Hello!"}],
+        messages=[{"role": "user", "content": CANARY}],
         max_tokens=3,
         extra_headers={"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"},
     )
@@ -55,3 +59,5 @@ def test_a_request_is_one_trace_from_the_edge_to_the_worker(
     until(lambda: {"router.chat", "router.queue", "inference.chat"} <= ours())
     until(lambda: [service for trace, service, _ in seen.spans if trace == trace_id and service == "edge"])
     assert platform.end() == 0
+    assert trace_id in seen.sent.hex()
+    assert CANARY.encode() not in seen.sent

@@ -56,6 +56,11 @@ class AccountServiceStub(object):
                 request_serializer=uplion_dot_control_dot_v1_dot_account__pb2.UpdateAccountRequest.SerializeToString,
                 response_deserializer=uplion_dot_control_dot_v1_dot_account__pb2.UpdateAccountResponse.FromString,
                 _registered_method=True)
+        self.EraseAccount = channel.unary_unary(
+                '/uplion.control.v1.AccountService/EraseAccount',
+                request_serializer=uplion_dot_control_dot_v1_dot_account__pb2.EraseAccountRequest.SerializeToString,
+                response_deserializer=uplion_dot_control_dot_v1_dot_account__pb2.EraseAccountResponse.FromString,
+                _registered_method=True)
 
 
 class AccountServiceServicer(object):
@@ -91,6 +96,14 @@ class AccountServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EraseAccount(self, request, context):
+        """Forgets who an account is, for ever: its name and labels, those of its projects and keys, and its keys' digests and
+        networks. Its keys end, and it stays suspended. Ids, usage, statements and the ledger's chain stay as they are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccountServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -113,6 +126,11 @@ def add_AccountServiceServicer_to_server(servicer, server):
                     servicer.UpdateAccount,
                     request_deserializer=uplion_dot_control_dot_v1_dot_account__pb2.UpdateAccountRequest.FromString,
                     response_serializer=uplion_dot_control_dot_v1_dot_account__pb2.UpdateAccountResponse.SerializeToString,
+            ),
+            'EraseAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseAccount,
+                    request_deserializer=uplion_dot_control_dot_v1_dot_account__pb2.EraseAccountRequest.FromString,
+                    response_serializer=uplion_dot_control_dot_v1_dot_account__pb2.EraseAccountResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -225,6 +243,33 @@ class AccountService(object):
             '/uplion.control.v1.AccountService/UpdateAccount',
             uplion_dot_control_dot_v1_dot_account__pb2.UpdateAccountRequest.SerializeToString,
             uplion_dot_control_dot_v1_dot_account__pb2.UpdateAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/uplion.control.v1.AccountService/EraseAccount',
+            uplion_dot_control_dot_v1_dot_account__pb2.EraseAccountRequest.SerializeToString,
+            uplion_dot_control_dot_v1_dot_account__pb2.EraseAccountResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,10 @@ class AccountServiceStub:
     """Shows an account. NOT_FOUND when there is none."""
     UpdateAccount: _grpc.UnaryUnaryMultiCallable[_account_pb2.UpdateAccountRequest, _account_pb2.UpdateAccountResponse]
     """Changes an account. A suspended one's keys are refused within a second."""
+    EraseAccount: _grpc.UnaryUnaryMultiCallable[_account_pb2.EraseAccountRequest, _account_pb2.EraseAccountResponse]
+    """Forgets who an account is, for ever: its name and labels, those of its projects and keys, and its keys' digests and
+    networks. Its keys end, and it stays suspended. Ids, usage, statements and the ledger's chain stay as they are.
+    """
 
 @_typing.type_check_only
 class AccountServiceAsyncStub(AccountServiceStub):
@@ -59,6 +63,10 @@ class AccountServiceAsyncStub(AccountServiceStub):
     """Shows an account. NOT_FOUND when there is none."""
     UpdateAccount: _aio.UnaryUnaryMultiCallable[_account_pb2.UpdateAccountRequest, _account_pb2.UpdateAccountResponse]  # type: ignore[assignment]
     """Changes an account. A suspended one's keys are refused within a second."""
+    EraseAccount: _aio.UnaryUnaryMultiCallable[_account_pb2.EraseAccountRequest, _account_pb2.EraseAccountResponse]  # type: ignore[assignment]
+    """Forgets who an account is, for ever: its name and labels, those of its projects and keys, and its keys' digests and
+    networks. Its keys end, and it stays suspended. Ids, usage, statements and the ledger's chain stay as they are.
+    """
 
 class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
     """Manages who pays. An account's own admin ("admin:read", "admin:write") sees that account alone, and may change its name
@@ -96,5 +104,15 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_account_pb2.UpdateAccountResponse, _abc.Awaitable[_account_pb2.UpdateAccountResponse]]:
         """Changes an account. A suspended one's keys are refused within a second."""
+
+    @_abc_1.abstractmethod
+    def EraseAccount(
+        self,
+        request: _account_pb2.EraseAccountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_account_pb2.EraseAccountResponse, _abc.Awaitable[_account_pb2.EraseAccountResponse]]:
+        """Forgets who an account is, for ever: its name and labels, those of its projects and keys, and its keys' digests and
+        networks. Its keys end, and it stays suspended. Ids, usage, statements and the ledger's chain stay as they are.
+        """
 
 def add_AccountServiceServicer_to_server(servicer: AccountServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
