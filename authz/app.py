@@ -28,7 +28,7 @@ from authz.valkey import Valkey
 from common.bus import connect_bus
 from common.database import connect_pool, wait_for_schema
 from common.lifecycle import grpc_server
-from common.settings import SettingsError
+from common.peppers import read as read_peppers
 
 if TYPE_CHECKING:
     from authz.tokens import Tokens
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 async def main(settings: AuthzSettings, stop: asyncio.Event) -> None:
     """Serves checks until `stop`, then drains."""
-    peppers = _peppers(settings.peppers)
+    peppers = read_peppers(settings.peppers, "UPLION_PEPPERS")
     tokens = _tokens(settings, next(iter(peppers.values())))
     async with (
         connect_bus(settings.nats_url, "authz") as bus,
@@ -101,18 +101,6 @@ async def _valkey(settings: AuthzSettings) -> AsyncIterator[Valkey]:
         yield valkey
     finally:
         await valkey.close()
-
-
-def _peppers(texts: tuple[str, ...]) -> dict[str, bytes]:
-    found: dict[str, bytes] = {}
-    for text in texts:
-        name, _, secret = text.partition(":")
-        if not name or not secret:
-            raise SettingsError(["UPLION_AUTHZ_PEPPERS: each pepper is written <id>:<secret>"])
-        found[name] = secret.encode()
-    if not found:
-        raise SettingsError(["UPLION_AUTHZ_PEPPERS holds no pepper"])
-    return found
 
 
 def _tokens(settings: AuthzSettings, pepper: bytes) -> "Tokens | None":

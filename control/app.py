@@ -62,7 +62,7 @@ _RETRY_SECONDS = 0.2
 
 async def main(settings: ControlSettings, stop: asyncio.Event) -> None:
     """Runs control until `stop`. Any number of them may run beside each other."""
-    peppers = read_peppers(settings.peppers, "UPLION_CONTROL_PEPPERS")
+    peppers = read_peppers(settings.peppers, "UPLION_PEPPERS")
     async with (
         connect_bus(settings.nats_url, "control") as bus,
         connect_pool(settings.postgres_url, least=0, command_seconds=QUERY_SECONDS) as pool,
