@@ -22,6 +22,7 @@ from stack.state import State
 
 R = TypeVar("R")
 
+_STREAM_SECONDS = 3600.0  # of a file that comes in pieces
 _TIMEOUT_SECONDS = 10.0
 _PAGE_SIZE = 1000
 
@@ -60,9 +61,10 @@ class Admin:
         return self._call(getattr(stub(self._channel), method), request)
 
     def stream(self, stub: Callable[[grpc.Channel], Any], method: str, request: Message) -> Iterator[Any]:
-        """The answers to a call that sends many; it may take as long as it takes."""
+        """The answers to a call that sends many."""
+        call = getattr(stub(self._channel), method)
         try:
-            yield from getattr(stub(self._channel), method)(request, metadata=self._metadata)
+            yield from call(request, metadata=self._metadata, timeout=_STREAM_SECONDS)
         except grpc.RpcError as problem:
             raise CommandError(_sentence(problem)) from problem
 

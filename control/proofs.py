@@ -67,7 +67,7 @@ async def _head(connection: "Connection", account: str | None) -> list[dict[str,
         "version": 1,
         "account": account,
         "columns": ledger.COLUMNS,
-        "rows_from": str(oldest) if dropped and oldest else None,
+        "rows_from": str(oldest or datetime.now(UTC).date()) if dropped else None,
         "write_time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     keys = await connection.fetch("SELECT key_id, public_key FROM ledger_keys ORDER BY key_id")

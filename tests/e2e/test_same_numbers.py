@@ -72,6 +72,13 @@ async def publish(platform: Platform, events: list[UsageEvent]) -> None:
             await bus.publish(names.usage_subject(each.model_served), each.SerializeToString())
 
 
+async def billed(platform: Platform) -> bool:
+    """Whether billing is done with all that other tests have left."""
+    async with connect_bus(platform.facts["nats_url"], "test") as bus:
+        info = await bus.js.consumer_info(names.STREAM_USAGE, names.CONSUMER_BILLING)
+        return not info.num_pending and not info.num_ack_pending
+
+
 def metric(platform: Platform) -> Counter[str]:
     """Billing's counters, as Prometheus reads them."""
     parts = platform.cli("status")["parts"]
@@ -93,6 +100,7 @@ def test_every_way_to_ask_gives_the_same_number(platform: Platform, tmp_path: Pa
     rates = ("--input", "0.15", "--output", "0.6000000001", "--cached", "0.01", "--request", "0.0003")
     platform.cli("prices", "set", MODELS[0], "--currency", "EUR", *rates, "--gpu-second", "0.000007")
     platform.cli("prices", "set", MODELS[1], "--currency", "USD", *rates, "--reasoning", "3", "--cache-write", "0.2")
+    until(lambda: run(billed(platform)), 60)
     before = metric(platform)
     events = [event(account, number, dice) for number in range(200)]
     run(publish(platform, events))
@@ -123,12 +131,13 @@ def test_every_way_to_ask_gives_the_same_number(platform: Platform, tmp_path: Pa
             shown[row["currency"]] += Decimal(row["cost"])  # type: ignore[assignment]
         assert {currency: cost for currency, cost in shown.items() if currency} == costs
     unpriced_tokens = sum(row["unpriced_tokens"] for row in rows)
-    counted = metric(platform)
+    requests = "uplion_billing_requests_total"  # counted a moment after the ledger has them
+    counted = until(lambda: (found := metric(platform))[requests] - before[requests] >= 200 and found, 30)
 
     def grown(name: str) -> Decimal:
         return Decimal(counted[name] - before[name])
 
-    assert grown("uplion_billing_requests_total") == 200
+    assert grown(requests) == 200
     kinds = ("input", "cached_input", "cache_write", "output", "reasoning")
     assert sum(grown(f'uplion_billing_tokens_total{{kind="{kind}"}}') for kind in kinds) == enforced["tokens"]
     assert grown("uplion_billing_unpriced_tokens_total") == unpriced_tokens > 0
