@@ -70,24 +70,28 @@ class Consumer:
         self._settler = settler
         self._settings = settings
         self._stop = asyncio.Event()
+        self._largest = max(settings.batch_events, settings.lag_batch_events)
+        self._under_way: list[list[Message]] = []
         self._free = asyncio.Semaphore(settings.concurrent_batches)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Consumes until `stop`; batches under way are finished, unless something they need is down."""
         self._stop = stop
         reconnects = self._bus.reconnects
-        async with (
-            Pull(self._bus, names.STREAM_USAGE, await self._bus.ensure_usage_consumer()) as self._pull,
-            asyncio.TaskGroup() as batches,
-        ):
-            await self._pull.want(2 * self._settings.batch_events)  # one batch to take, and the next on its way
-            while not stop.is_set():
-                messages = await self._collect()
-                if messages:
-                    await self._free.acquire()
-                    batches.create_task(self._process(messages), name="billing batch")
-                elif reconnects != self._bus.reconnects:  # perhaps another server, that knows nothing yet
-                    reconnects = await self._ensure_again(reconnects)
+        async with Pull(self._bus, names.STREAM_USAGE, await self._bus.ensure_usage_consumer()) as self._pull:
+            await self._pull.want(2 * self._largest)  # one batch to take, and the next on its way
+            async with asyncio.TaskGroup() as keepers:
+                keeper = keepers.create_task(self._keep(), name="billing keeps its messages")
+                async with asyncio.TaskGroup() as batches:
+                    while not stop.is_set():
+                        messages = await self._collect()
+                        if messages:
+                            self._under_way.append(messages)
+                            await self._free.acquire()
+                            batches.create_task(self._process(messages), name="billing batch")
+                        elif reconnects != self._bus.reconnects:  # perhaps another server, that knows nothing yet
+                            reconnects = await self._ensure_again(reconnects)
+                keeper.cancel()
             await self._give_back(await self._pull.finish())
 
     async def _ensure_again(self, reconnects: int) -> int:
@@ -111,22 +115,20 @@ class Consumer:
             messages += more
             if not more or self._stop.is_set():
                 break
+        if len(messages) == most:  # what waits already costs less in the same transaction than in one of its own
+            messages += self._pull.take_waiting(self._largest - most)
         return messages
 
     async def _process(self, messages: list[Message]) -> None:
         """Takes a batch all the way. Left half way (stop, crash), it is delivered again and ends the same."""
         try:
             with span("bill batch", events=len(messages)):
-                async with asyncio.TaskGroup() as keepers:
-                    keeper = keepers.create_task(self._keep(messages), name="billing keeps its messages")
-                    try:
-                        await self._bill(messages)
-                    finally:
-                        keeper.cancel()
-        except* _StoppedError:
+                await self._bill(messages)
+        except _StoppedError:
             logger.info("batch left for later", extra={"events": len(messages)})
             await self._give_back(messages)
         finally:
+            self._under_way.remove(messages)
             self._free.release()
 
     async def _bill(self, messages: list[Message]) -> None:
@@ -218,12 +220,13 @@ class Consumer:
         except nats.errors.Error as problem:
             logger.warning("messages cannot be given back", extra={"problem": repr(problem)})
 
-    async def _keep(self, messages: Sequence[Message]) -> None:
-        """Tells the server that the batch is still worked on; a batch usually ends long before the first time."""
+    async def _keep(self) -> None:
+        """Tells the server that all that was taken is still worked on, so that nobody else is given it meanwhile."""
         while True:
             await asyncio.sleep(USAGE_ACK_WAIT_SECONDS / 3)
             try:
-                await self._pull.keep(messages)
+                for messages in (*self._under_way, self._pull.waiting):
+                    await self._pull.keep(messages)
             except nats.errors.Error as problem:
                 logger.warning("messages cannot be kept", extra={"problem": repr(problem)})
 

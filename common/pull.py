@@ -119,7 +119,16 @@ class Pull:
                     await self._renew()
         except TimeoutError:
             return []
+        return self.take_waiting(most)
+
+    def take_waiting(self, most: int) -> list[Message]:
+        """What is here at this moment, up to `most`."""
         return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+
+    @property
+    def waiting(self) -> list[Message]:
+        """What has come and nobody took."""
+        return list(self._waiting)
 
     @property
     def outstanding(self) -> int:
@@ -159,6 +168,8 @@ class Pull:
     async def _say(self, messages: Sequence[Message], word: bytes) -> None:
         if self._bus.nc.is_closed:
             raise nats.errors.ConnectionClosedError
+        if not messages:
+            return
         tail = b" %d\r\n%b\r\n" % (len(word), word)
         await wire.write(self._bus.nc, b"".join([b"PUB " + message._reply + tail for message in messages]))
 

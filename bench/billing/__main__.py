@@ -76,7 +76,8 @@ _HEAD = (
 
 async def _run(arguments: argparse.Namespace, folder: Path) -> None:
     shape = Shape(arguments.accounts, arguments.keys, arguments.models)
-    async with machine(folder) as servers, connect_bus(servers.nats_url, "bench", connect_seconds=20) as bus:
+    settings = {} if arguments.batch is None else {"lag_batch_events": arguments.batch}
+    async with machine(folder, settings) as servers, connect_bus(servers.nats_url, "bench", connect_seconds=20) as bus:
         connection = await asyncpg.connect(servers.postgres_url)
         await migrate(connection)
         await connection.execute(_PRICES)
@@ -85,8 +86,8 @@ async def _run(arguments: argparse.Namespace, folder: Path) -> None:
         print(f"Machine: {processes.machine()}; Python {sys.version.split()[0]}; load {os.getloadavg()[0]:.1f}.")
         print(f"{arguments.processes} billing process(es); {shape}; Postgres {POSTGRES_SETTINGS}.\n")
         print(_HEAD + "\n" + "| --- " * _HEAD.count(" | ") + "| --- |", flush=True)
-        await _empty(servers, bus, connection, arguments, shape, events=20_000, seed=-1)  # warm up
-        for seed, rows in enumerate(arguments.rows):
+        await _empty(servers, bus, connection, arguments, shape, events=20_000, seed=0)  # warm up
+        for seed, rows in enumerate(arguments.rows, start=1):
             missing = rows - await connection.fetchval("SELECT count(*) FROM usage_events")
             if missing > 0:
                 await connection.execute(_PREFILL, missing, timeout=3600)
@@ -165,6 +166,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=200_000, help="in the stream, each time")
     parser.add_argument("--processes", type=int, default=2, help="billing processes")
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000], help="sizes of the ledger before a run")
+    parser.add_argument("--batch", type=int, help="largest batch; billing's own setting by default")
     parser.add_argument("--accounts", type=int, default=100)
     parser.add_argument("--keys", type=int, default=5, help="of each account")
     parser.add_argument("--models", type=int, default=5)

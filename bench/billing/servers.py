@@ -6,7 +6,7 @@ import secrets
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,8 @@ class Machine:
     postgres_url: str
     redis_url: str
     nats_url: str
-    pids: dict[str, list[int]] = field(default_factory=dict)  # by part
-    settings: dict[str, Any] = field(default_factory=dict)  # billing's, where they differ from its defaults
+    pids: dict[str, list[int]]  # by part
+    settings: dict[str, Any]
 
     def cpu_seconds(self) -> dict[str, float]:
         """What every part used so far."""
@@ -75,8 +75,8 @@ class Machine:
 
 
 @asynccontextmanager
-async def machine(folder: Path) -> AsyncIterator[Machine]:
-    """All three servers, fresh."""
+async def machine(folder: Path, settings: dict[str, Any]) -> AsyncIterator[Machine]:
+    """All three servers, fresh; `settings` are billing's, where they differ from its defaults."""
     kinds = {"postgres": Postgres, "valkey": servers.Valkey, "nats": servers.Nats}
     urls, pids = {}, {}
     async with AsyncExitStack() as stack:
@@ -84,4 +84,4 @@ async def machine(folder: Path) -> AsyncIterator[Machine]:
             server = kind(folder / name, folder / f"{name}.log", free_port(), secrets.token_urlsafe(16))
             process = await stack.enter_async_context(servers.running(server))
             urls[name], pids[name] = server.url, [process.pid]
-        yield Machine(urls["postgres"], urls["valkey"], urls["nats"], pids)
+        yield Machine(urls["postgres"], urls["valkey"], urls["nats"], pids, settings)

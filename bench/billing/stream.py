@@ -52,6 +52,9 @@ async def fill(bus: Bus, count: int, shape: Shape, seed: int) -> Filled:
             await bus.js.publish(subject, payload, headers=headers, timeout=60)
         else:
             await bus.nc.publish(subject, payload, headers=headers)
+    stored = (await bus.js.stream_info(names.STREAM_USAGE)).state.messages
+    if stored != count:
+        raise RuntimeError(f"the stream took {stored} of {count} events")
     return Filled(count, event_bytes)
 
 

@@ -204,6 +204,7 @@ def settings(postgres_database: str, redis_url: str, nats_url: str) -> BillingSe
         idle_seconds=0.05,
         batch_seconds=0.5,
         retention_months=1200,
+        lag_batch_events=0,
     )
 
 

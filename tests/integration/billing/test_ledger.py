@@ -216,6 +216,15 @@ async def test_many_consumers_share_the_work_without_deadlock(books, caplog):
     assert not [record for record in caplog.records if "Deadlock" in str(vars(record))]
 
 
+async def test_what_waits_behind_a_full_batch_goes_with_it(books):
+    """Under lag a transaction is larger: every one adds a link to the account's chain."""
+    events = [books.event(number) for number in range(600)]
+    await books.publish(*events)
+    await books.bill(batch_events=20, lag_batch_events=1000)
+    await books.check(*events)
+    assert await books.database.fetchval("SELECT count(*) FROM ledger_chain") < 20
+
+
 async def test_usage_is_visible_within_two_seconds(books):
     async with books.billing(idle_seconds=0.2, batch_seconds=1.0):
         await books.publish(books.event(0))
