@@ -3,7 +3,7 @@
 from __future__ import annotations  # grpc's classes are generic in the stubs only
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -27,7 +27,7 @@ class Need(Enum):
     WRITE = names.SCOPE_ADMIN_WRITE
     OPERATE = names.SCOPE_ADMIN
 
-    def met_by(self, scopes: Iterable[str]) -> bool:
+    def met_by(self, scopes: Collection[str]) -> bool:
         return self.value in scopes or names.SCOPE_ADMIN in scopes
 
 

@@ -36,7 +36,6 @@ class PriceService(price_service_pb2_grpc.PriceServiceServicer):
     async def CreatePrice(  # noqa: N802  # the contract's name
         self, request: price_pb2.CreatePriceRequest, context: "Context"
     ) -> price_pb2.CreatePriceResponse:
-        requests.caller(context)
         if not _CURRENCY.fullmatch(request.currency):
             raise requests.invalid("currency", "must be three capital letters, such as USD")
         row = await self._books.create_price(
@@ -52,7 +51,6 @@ class PriceService(price_service_pb2_grpc.PriceServiceServicer):
     async def ListPrices(  # noqa: N802  # the contract's name
         self, request: price_pb2.ListPricesRequest, context: "Context"
     ) -> price_pb2.ListPricesResponse:
-        requests.caller(context)
         size = requests.page_size(request.page_size)
         before = requests.read_number(request.page_token)
         model = requests.text("model", request.model, most=_MODEL_CHARACTERS) or None

@@ -80,7 +80,6 @@ class UsageService(usage_service_pb2_grpc.UsageServiceServicer):
     async def QueryMargin(  # noqa: N802  # the contract's name
         self, request: usage_pb2.QueryMarginRequest, context: "Context"
     ) -> usage_pb2.QueryMarginResponse:
-        requests.caller(context)
         part = Slice(
             model=requests.text("model", request.model, most=_NAME_CHARACTERS) or None,
             start=_hour("start_time", request.start_time) if request.HasField("start_time") else None,
