@@ -26,8 +26,6 @@ from common.metrics import AUTHZ_SHADOW_REFUSALS
 
 logger = logging.getLogger(__name__)
 
-_NO_DIGEST = bytes(32)
-
 
 @dataclass(frozen=True, slots=True)
 class Admission:
@@ -59,7 +57,8 @@ class Decider:
         self._keys = keys
         self._limits = limits
         self._peppers = peppers
-        self._any_pepper = next(iter(peppers.values()))
+        any_pepper, self._any_pepper = next(iter(peppers.items()))
+        self._nobodys = KeyRecord("", "", bytes(32), any_pepper, frozenset(), active=False)
         self._decisions = decisions
         self._last_used = last_used
         self._tokens = tokens
@@ -132,11 +131,11 @@ class Decider:
             self._decisions.shadow(record, question, refusal)
 
     def _verified(self, key: ApiKey, text: str, record: KeyRecord | None) -> KeyRecord:
-        """An unknown id costs the same HMAC as a wrong secret, and gets the same answer."""
-        pepper = None if record is None else self._peppers.get(record.pepper_id)
-        expected = _NO_DIGEST if record is None else record.digest
-        right = hmac.compare_digest(digest(key.secret, pepper or self._any_pepper), expected)
-        if record is None or pepper is None or not right or not record.active or text == TEST_KEY:
+        """An unknown id is judged as a key that no secret opens: it costs the same, and gets the same answer."""
+        record = record or self._nobodys
+        pepper = self._peppers.get(record.pepper_id)
+        right = hmac.compare_digest(digest(key.secret, pepper or self._any_pepper), record.digest)
+        if not right or pepper is None or not record.active or text == TEST_KEY:
             raise refused()
         if record.expire_seconds is not None and self._clock() >= record.expire_seconds:
             raise refused("The key has expired.")
