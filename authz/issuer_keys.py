@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any
 
-from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, Key, OKPKey, RSAKey, import_key
 
 from authz.issuers import Issuer, is_safe
@@ -77,22 +76,25 @@ class IssuerKeys:
         """Fetches until cancelled: at once, then now and then, and sooner when an unknown key is shown."""
         while True:
             self._asked.clear()
-            try:
-                keys = await asyncio.to_thread(fetch_keys, self._issuer, self._pace.fetch)
-            except FetchError as problem:
-                logger.warning(
-                    "an issuer's keys were not fetched", extra={"issuer": self._issuer.issuer, "problem": str(problem)}
-                )
-            else:
-                self._keys, self._fetched = keys, self._clock()
+            fetched = await self._fetch()
             self._tried = self._clock()
+            if fetched is not None:
+                self._keys, self._fetched = fetched, self._tried
             self._round.set()
             self._round = asyncio.Event()
             await asyncio.sleep(self._pace.again)
-            if self._fetched == self._tried:
+            if fetched is not None:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._pace.refresh):
                         await self._asked.wait()
+
+    async def _fetch(self) -> dict[str, Key] | None:
+        try:
+            return await asyncio.to_thread(fetch_keys, self._issuer, self._pace.fetch)
+        except Exception as problem:  # a stranger's answer: whatever it breaks, the keys there are go on
+            told = str(problem) if isinstance(problem, FetchError) else repr(problem)
+            logger.warning("an issuer's keys were not fetched", extra={"issuer": self._issuer.issuer, "problem": told})
+            return None
 
     def _known(self, key_id: str) -> Key | None:
         if self._fetched is None or self._clock() - self._fetched > self._pace.believed:
@@ -123,13 +125,15 @@ def fetch_keys(issuer: Issuer, seconds: float) -> dict[str, Key]:
 
 def _key(data: Any) -> Key | None:
     """A public key for signatures; None for anything else (a shared secret above all)."""
-    if not isinstance(data, dict) or data.get("use", "sig") != "sig" or not isinstance(data.get("kid"), str):
-        return None
-    if data.get("kty") not in {"RSA", "EC", "OKP"}:
-        return None
     try:
+        if (
+            data.get("use", "sig") != "sig"
+            or data["kty"] not in ("RSA", "EC", "OKP")
+            or not isinstance(data["kid"], str)
+        ):
+            return None
         key = import_key(data)
-    except (JoseError, ValueError, TypeError, KeyError) as problem:
+    except Exception as problem:  # joserfc's, cryptography's, and what an odd shape makes of either
         logger.warning("a key of an issuer is not understood", extra={"problem": type(problem).__name__})
         return None
     if not isinstance(key, RSAKey | ECKey | OKPKey):
@@ -142,15 +146,14 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
-_opener = urllib.request.build_opener(_NoRedirects)
-
-
 def _json(url: str, deadline: float) -> dict[str, Any]:
-    """A small JSON object, over TLS that is verified; no redirect is followed."""
+    """A small JSON object, over TLS that is verified; no redirect is followed, and plain http takes no proxy."""
+    proxies = {scheme: proxy for scheme, proxy in urllib.request.getproxies().items() if scheme != "http"}
+    opener = urllib.request.build_opener(_NoRedirects, urllib.request.ProxyHandler(proxies))
     request = urllib.request.Request(url, headers={"accept": "application/json"})  # noqa: S310  is_safe() said so
     body = b""
     try:
-        with _opener.open(request, timeout=max(0.1, deadline - time.monotonic())) as answer:
+        with opener.open(request, timeout=max(0.1, deadline - time.monotonic())) as answer:
             while chunk := answer.read1(_CHUNK_BYTES):
                 body += chunk
                 if len(body) > _MOST_BYTES:

@@ -145,6 +145,14 @@ async def test_a_rotated_key_is_found_and_the_old_one_is_forgotten() -> None:
             assert (await refusal(tokens, old)).reason is Reason.INVALID_API_KEY
 
 
+async def test_an_issuer_that_answered_is_left_alone_for_a_while() -> None:
+    with running_issuer() as issuer:
+        async with verifying(issuer.url) as tokens:
+            await tokens.verify(issuer.token())
+            await asyncio.sleep(10 * FAST.again)
+            assert issuer.requests.count("/keys") == 1
+
+
 async def test_unknown_keys_make_nobody_ask_the_issuer_often() -> None:
     with running_issuer() as issuer:
         async with verifying(issuer.url, Pace(again=3600.0, wait=20.0, fetch=20.0)) as tokens:
@@ -207,7 +215,11 @@ async def test_with_an_issuer_that_never_answered_nobody_can_tell() -> None:
         lambda issuer: setattr(issuer, "raw", b"{}" + b" " * (300 << 10)),
         lambda issuer: setattr(issuer, "raw", b'{"keys": 7}'),
         lambda issuer: setattr(issuer, "published", []),
-        lambda issuer: setattr(issuer, "published", [7, {"kty": "XX", "kid": "a"}, {"kty": "RSA", "kid": "b"}]),
+        lambda issuer: setattr(
+            issuer,
+            "published",
+            [7, {"kty": "XX", "kid": "a"}, {"kty": [], "kid": "b"}, {"kty": "RSA", "kid": "c", "n": 7, "e": []}],
+        ),
         lambda issuer: setattr(issuer, "published", [{**issuer.published[0], "use": "enc"}]),
         lambda issuer: setattr(issuer, "published", [OctKey.generate_key(256, {"kid": "a"}).as_dict()]),
     ],
