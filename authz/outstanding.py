@@ -5,6 +5,7 @@ Both are bounded: beyond the bound the oldest are forgotten, which are the likel
 """
 
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from authz.amendments import Change
@@ -88,11 +89,12 @@ class Outstanding:
         for account, each in changes.items():
             self._new[account][:0] = each
 
-    def request_ids(self) -> dict[str, tuple[str, str]]:
-        """Of what may not have ended: reservation -> request id and account."""
-        return {reservation: (held.request_id, held.plan.record.account) for reservation, held in self._held.items()}
+    def owners(self, reservations: Iterable[str]) -> dict[str, tuple[str, str]]:
+        """The request id and the account of each that may not have ended."""
+        found = ((each, self._held[each]) for each in reservations if each in self._held)
+        return {each: (held.request_id, held.plan.record.account) for each, held in found}
 
-    def ended(self, reservations: list[str]) -> None:
+    def ended(self, reservations: Iterable[str]) -> None:
         """The ledger has their last events: nothing is held for them."""
         for reservation in reservations:
             self._held.pop(reservation, None)

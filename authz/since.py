@@ -141,8 +141,9 @@ class Since:
     async def _tell_everything(self) -> None:
         value = self.value
         self._outstanding.take_new()
-        await self._amendments.send(value, self._outstanding.changes(int(time.time() * 1000)))
-        await self._forget_ended()
+        changes = self._outstanding.changes(int(time.time() * 1000))
+        await self._amendments.send(value, changes)
+        await self._forget_ended(changes)
         self._fresh = value != self.value
         self._behind = self._outstanding.unknown  # admitted by the local share meanwhile
 
@@ -153,20 +154,20 @@ class Since:
         except ValkeyError:
             self._outstanding.put_back(changes)
             raise
+        await self._forget_ended(changes)
         self._behind = self._outstanding.unknown
 
-    async def _forget_ended(self) -> None:
+    async def _forget_ended(self, told: dict[str, list[Change]]) -> None:
         """Gives back what was told and has ended: its settlement may have come before."""
-        ids = self._outstanding.request_ids()
-        for start in range(0, len(ids), _IDS_PER_QUERY):
-            part = dict(list(ids.items())[start : start + _IDS_PER_QUERY])
-            tokens = await self._ended([request_id for request_id, _ in part.values()])
+        reservations = [change[1] for changes in told.values() for change in changes if change[0] == "hold"]
+        for start in range(0, len(reservations), _IDS_PER_QUERY):
+            owners = self._outstanding.owners(reservations[start : start + _IDS_PER_QUERY])
+            tokens = await self._ended([request_id for request_id, _ in owners.values()])
             gone: dict[str, list[Change]] = {}
-            for reservation, used in tokens.items():
-                if reservation in part:
-                    gone.setdefault(part[reservation][1], []).append(("give back", reservation, used))
+            for reservation in tokens.keys() & owners.keys():
+                gone.setdefault(owners[reservation][1], []).append(("give back", reservation, tokens[reservation]))
             await self._amendments.send("", gone)
-            self._outstanding.ended([reservation for reservation in tokens if reservation in part])
+            self._outstanding.ended(tokens)
 
     async def _ended(self, request_ids: list[str]) -> dict[str, int]:
         for _ in range(_LEDGER_TRIES):

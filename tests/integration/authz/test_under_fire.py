@@ -1,0 +1,159 @@
+"""Three authz under load while Valkey dies, or loses all it held: a budget is not overspent. `make test-chaos`."""
+
+import asyncio
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+from redis.asyncio import Redis
+from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
+
+from authz.settings import AuthzSettings
+from billing.app import main as billing
+from billing.settings import BillingSettings
+from common import names
+from common.bus import connect_bus
+from common.settings import dump
+from tests.integration.authz.rules import requests, tokens
+
+pytestmark = pytest.mark.chaos
+
+_PROCESSES = 3
+_CLIENTS = 24
+_TOKENS = 110  # of each request: 100 in, 10 out
+_BUDGET = 1_000 * _TOKENS
+_LONGEST_SECONDS = 90.0
+
+
+class Crowd:
+    """Clients that ask whichever authz, run for a moment, and end with a usage event."""
+
+    def __init__(self, doors: list[Any], key: Any, bus: Any, account: str) -> None:
+        self.doors, self.key, self.bus, self.account = doors, key, bus, account
+        self.admitted = 0
+        self.admitted_at: list[float] = []
+        self.statuses: dict[int, int] = {}
+        self.refused_in_a_row = 0
+        self.stop = asyncio.Event()
+
+    async def client(self) -> None:
+        while not self.stop.is_set():
+            answer = await random.choice(self.doors).check(self.key.text, size=300, facts={"max_tokens": 10})
+            self.statuses[answer.status] = self.statuses.get(answer.status, 0) + 1
+            if answer.status == 200:
+                self.refused_in_a_row = 0
+                self.admitted += 1
+                self.admitted_at.append(time.monotonic())
+                await asyncio.sleep(random.uniform(0, 1.5))
+                await self.end(answer)
+            else:
+                self.refused_in_a_row += answer.status == 429
+                await asyncio.sleep(0.05)
+
+    async def end(self, answer: Any) -> None:
+        event = UsageEvent(
+            request_id=answer.request_id,
+            attempt=1,
+            account=self.account,
+            key=self.key.id,
+            model="m",
+            model_served="m",
+            status=AttemptStatus.ATTEMPT_STATUS_COMPLETED,
+            reservation=answer.headers["x-uplion-reservation"],
+            last=True,
+            operation="chat",
+        )
+        event.usage.input_tokens, event.usage.output_tokens = 100, 10
+        event.end_time.GetCurrentTime()
+        event.ticket_time.CopyFrom(event.end_time)
+        await self.bus.publish(names.usage_subject("m"), event.SerializeToString())
+
+
+async def _lose_everything(valkey: Any) -> None:
+    async with Redis.from_url(valkey.url) as redis:
+        await redis.flushall()
+
+
+async def _die(valkey: Any) -> None:
+    await valkey.kill()
+    await asyncio.sleep(1.0)
+    await valkey.start()
+
+
+@pytest.fixture
+def valkey(start_server: Any) -> Any:
+    return start_server("valkey")
+
+
+@pytest.mark.parametrize("blow", [_lose_everything, _die])
+async def test_a_budget_is_overspent_by_one_percent_at_most(
+    blow: Callable[[Any], Any], start: Any, settings: AuthzSettings, valkey: Any, tmp_path: Path
+) -> None:
+    settings = replace(settings, redis_url=valkey.url, limits_seconds=1.0, local_share=1 / 4)
+    stop = asyncio.Event()
+    async with AsyncExitStack() as stack:
+        bus = await stack.enter_async_context(connect_bus(settings.nats_url, "test"))
+        await bus.ensure_streams()
+        books = BillingSettings(
+            postgres_url=settings.postgres_url, redis_url=valkey.url, nats_url=settings.nats_url, idle_seconds=0.05
+        )
+        settling = asyncio.create_task(billing(books, stop))
+        first = await stack.enter_async_context(start(settings))  # for its database, and as the first of three
+        doors = [first]
+        for number in range(1, _PROCESSES):
+            channel = grpc.aio.insecure_channel(await _start(stack, settings, tmp_path / f"{number}.log"))
+            doors.append(replace(first, channel=await stack.enter_async_context(channel)))
+        await first.add_account(tokens(_BUDGET), requests(100_000))
+        crowd = Crowd(doors, await first.add_key(), bus, first.account)
+        async with asyncio.TaskGroup() as clients:
+            for _ in range(_CLIENTS):
+                clients.create_task(crowd.client())
+            async with asyncio.timeout(_LONGEST_SECONDS):
+                for share in (0.3, 0.6):
+                    while crowd.admitted * _TOKENS < share * _BUDGET:
+                        await asyncio.sleep(0.02)
+                    await blow(valkey)
+                while crowd.refused_in_a_row < 200:
+                    await asyncio.sleep(0.05)
+            crowd.stop.set()
+        print(f"admitted {crowd.admitted * _TOKENS} of {_BUDGET} tokens; answers {crowd.statuses}")
+        assert crowd.admitted * _TOKENS <= 1.01 * _BUDGET
+        assert crowd.admitted * _TOKENS >= 0.99 * _BUDGET  # and nothing stays behind that nobody uses
+        async with asyncio.timeout(60), Redis.from_url(valkey.url) as redis:
+            while await redis.zcard(names.reservations_key(first.account)):
+                await asyncio.sleep(0.05)
+            used = await redis.hget(names.used_key(first.account, "life"), names.tokens_field("a"))
+        assert int(used or 0) == crowd.admitted * _TOKENS
+        stop.set()
+        async with asyncio.timeout(60):
+            await settling
+
+
+async def _start(stack: AsyncExitStack, settings: AuthzSettings, log: Path) -> str:
+    """Another authz, in a process of its own; its address."""
+
+    def run() -> tuple["subprocess.Popen[bytes]", str]:
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "authz"], env={**os.environ, **dump(settings)}, stdout=output
+            )
+        while process.poll() is None:
+            for line in log.read_text().splitlines():
+                if '"ready"' in line:
+                    return process, line.partition('"address": "')[2].partition('"')[0]
+            time.sleep(0.1)
+        raise AssertionError("authz ended before it was ready")
+
+    process, address = await asyncio.to_thread(run)
+    stack.callback(process.wait, 60)
+    stack.callback(process.terminate)
+    return address
