@@ -243,6 +243,6 @@ def _measure(last: Message, entries: Sequence[Entry], recorded: Recorded) -> Non
         metrics.BILLING_COST.labels(currency).inc(float(cost))
     metrics.BILLING_UNPRICED_TOKENS.inc(counted.unpriced_tokens)
     metrics.BILLING_BATCH_EVENTS.observe(len(entries))
-    oldest = min(entry.end_time for entry in entries).timestamp()
-    metrics.BILLING_LAG.observe(max(0.0, time.time() - oldest))
+    oldest_seconds = min(entry.end_microseconds for entry in entries) / 1e6
+    metrics.BILLING_LAG.observe(max(0.0, time.time() - oldest_seconds))
     metrics.BILLING_PENDING.set(last.metadata.num_pending or 0)
