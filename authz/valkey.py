@@ -84,30 +84,33 @@ class Valkey:
             raise ValkeyError(f"cannot connect: {problem!r}") from problem
 
 
+_Waiting = tuple["asyncio.Future[Any]", float]  # and when it is too late
+
+
 class _Connection(asyncio.Protocol):
     """Replies come in the order of the commands; a reply nobody waits for any more is dropped.
 
-    One timer watches over all that waits: a timeout for each call would cost as much as the call.
+    What comes while an answer is on its way goes out together after it: a write to a socket costs as much as a check's
+    own work. One timer watches over all that waits: a timeout for each call would cost as much as the call.
     """
 
     def __init__(self, call_seconds: float) -> None:
         self._call_seconds = call_seconds
         self._loop = asyncio.get_running_loop()
-        self._watched = False
+        self._watched = self._flushing = False
         self._reader = hiredis.Reader(protocolError=ValkeyError, replyError=hiredis.ReplyError)
-        self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()  # with when it is too late
-        self._outgoing: list[bytes] = []
+        self._sent: deque[_Waiting] = deque()
+        self._unsent: list[tuple[bytes, _Waiting]] = []
         self._transport: asyncio.Transport | None = None
         self.lost = False
 
     def send(self, command: tuple[str | bytes | int, ...]) -> "asyncio.Future[Any]":
         if self.lost:
             raise ValkeyError("the connection is lost")
-        if not self._outgoing:
-            self._loop.call_soon(self._flush)  # after every check that is ready in this turn has added its own
-        self._outgoing.append(hiredis.pack_command(command))
         reply = self._loop.create_future()
-        self._waiting.append((reply, self._loop.time() + self._call_seconds))
+        waiting = (reply, self._loop.time() + self._call_seconds)
+        self._unsent.append((hiredis.pack_command(command), waiting))
+        self._flush_soon()
         if not self._watched:
             self._watched = True
             self._loop.call_later(self._call_seconds, self._watch)
@@ -125,25 +128,27 @@ class _Connection(asyncio.Protocol):
         self._reader.feed(data)
         try:
             while (reply := self._reader.gets()) is not False:
-                future, _ = self._waiting.popleft()
+                future, _ = self._sent.popleft()
                 if not future.done():
                     future.set_result(reply)
         except (ValkeyError, IndexError) as problem:
             logger.warning("Valkey broke the protocol", extra={"problem": repr(problem)})
             self.end()
+        self._flush_soon()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
-        while self._waiting:
-            future, _ = self._waiting.popleft()
+        for future, _ in (*self._sent, *(waiting for _, waiting in self._unsent)):
             if not future.done():
                 future.set_exception(ValkeyError(f"the connection was lost: {exc!r}"))
                 future.exception()  # read: whoever waited may be gone
+        self._sent.clear()
+        self._unsent.clear()
 
     def _watch(self) -> None:
         """Gives up what waits for too long, and looks again when the next would."""
         now = self._loop.time()
-        for future, late in self._waiting:
+        for future, late in (*self._sent, *(waiting for _, waiting in self._unsent)):
             if late > now:
                 self._loop.call_at(late, self._watch)
                 return
@@ -151,7 +156,17 @@ class _Connection(asyncio.Protocol):
                 future.set_exception(ValkeyError("no answer in time"))
         self._watched = False
 
+    def _flush_soon(self) -> None:
+        """After every check that is ready in this turn has added its own."""
+        if self._unsent and not self._sent and not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
     def _flush(self) -> None:
-        if self._transport is not None and not self.lost:
-            self._transport.write(b"".join(self._outgoing))
-        self._outgoing.clear()
+        self._flushing = False
+        if self._transport is None or self.lost:
+            return
+        wanted = [(command, waiting) for command, waiting in self._unsent if not waiting[0].done()]
+        self._unsent.clear()
+        self._sent.extend(waiting for _, waiting in wanted)
+        self._transport.write(b"".join(command for command, _ in wanted))
