@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from billing import alerts, retention, roots, sampling, webhooks
 from billing.alerts import Alerts, Thresholds
 from billing.consumer import Consumer
+from billing.counters import connect_counters
 from billing.leading import Duty, lead
 from billing.orphans import Sweep
+from billing.reconcile import Reconciler, answer_requests
 from billing.roots import Roots, signing_key
 from billing.sampling import Sampling
 from billing.settings import BillingSettings
@@ -33,16 +35,20 @@ async def main(settings: BillingSettings, stop: asyncio.Event) -> None:
     async with (
         connect_bus(settings.nats_url, "billing") as bus,
         connect_settlement(settings.redis_url) as settlement,
+        connect_counters(settings.redis_url) as counters,
         connect_pool(
-            settings.postgres_url, least=0, most=settings.concurrent_batches + 2, command_seconds=_BATCH_SECONDS
+            settings.postgres_url, least=0, most=settings.concurrent_batches + 4, command_seconds=_BATCH_SECONDS
         ) as pool,
     ):
         await bus.ensure_streams()
         await bus.ensure_usage_consumer()
         await wait_for_schema(pool, SCHEMA_VERSION, seconds=settings.schema_seconds)
+        reconciler = Reconciler(bus, pool, counters)
+        await answer_requests(bus, reconciler)
         announce_ready("billing")
         async with asyncio.TaskGroup() as tasks:
             duties = _duties(settings, bus, pool, settlement)
+            duties.append(Duty("reconciling", settings.reconcile_seconds, reconciler.scheduled))
             leader = tasks.create_task(lead(settings.postgres_url, duties), name="billing lead")
             await Consumer(bus, Ledger(pool), settlement, settings).run(stop)
             leader.cancel()

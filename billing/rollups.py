@@ -82,7 +82,7 @@ _ADD_BALANCES = f"""
     RETURNING account, scope, model, period, tokens
 """  # noqa: S608  # our own text
 # round() of an exact half goes away from zero; below an odd half of an even number it goes down.
-_MILLIONTHS = """
+MILLIONTHS = """
     (CASE WHEN mod(cost * 2000000, 4) = 1 THEN floor(cost * 1000000) ELSE round(cost * 1000000) END)::bigint
 """
 _ADD_SPENDING = f"""
@@ -93,7 +93,7 @@ _ADD_SPENDING = f"""
         ON CONFLICT (account, scope, model, period, currency) DO UPDATE SET cost = spent.cost + excluded.cost
         RETURNING *
     )
-    SELECT account, scope, model, period, currency, {_MILLIONTHS} FROM spent
+    SELECT account, scope, model, period, currency, {MILLIONTHS} FROM spent
 """  # noqa: S608  # our own text
 _WANTED = f"""
     SELECT DISTINCT account, scope, asked AS model, period
@@ -105,7 +105,7 @@ _READ_BALANCES = f"""
     FROM balances JOIN ({_WANTED}) AS wanted USING (account, scope, model, period)
 """  # noqa: S608  # our own text
 _READ_SPENDING = f"""
-    SELECT account, scope, model, period, currency, {_MILLIONTHS}
+    SELECT account, scope, model, period, currency, {MILLIONTHS}
     FROM spending JOIN ({_WANTED}) AS wanted USING (account, scope, model, period)
 """  # noqa: S608  # our own text
 

@@ -39,4 +39,5 @@ class BillingSettings:
     alert_anomaly_factor: float = setting(5.0, doc="an hour that cost so many times the median hour is told of")
     alert_anomaly_floor: float = setting(1.0, doc="an hour that cost less, in its currency, is not")
     alert_lag_seconds: float = setting(60.0, doc="usage events that wait longer to be billed are told of")
+    reconcile_seconds: float = setting(300.0, doc="seconds between two comparisons of everything that counts")
     schema_seconds: float = setting(60.0, doc="seconds to wait at start for control to migrate the database")

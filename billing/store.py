@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Pool = asyncpg.Pool[asyncpg.Record]
     Connection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
 
-SCHEMA_VERSION = 9  # the oldest schema this module works with
+SCHEMA_VERSION = 11  # the oldest schema this module works with
 
 _PRICE_COLUMNS = (
     "version, model, effective_from, currency, input_per_million_tokens, cached_per_million_tokens,"

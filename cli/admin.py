@@ -56,9 +56,16 @@ class Admin:
         stub = model_service_pb2_grpc.ModelServiceStub(self._channel)
         self._call(stub.DeleteModel, model_pb2.DeleteModelRequest(name=name))
 
-    def call(self, stub: Callable[[grpc.Channel], Any], method: str, request: Message) -> Any:
+    def call(
+        self,
+        stub: Callable[[grpc.Channel], Any],
+        method: str,
+        request: Message,
+        *,
+        seconds: float = _TIMEOUT_SECONDS,
+    ) -> Any:
         """The answer to any call of the admin API."""
-        return self._call(getattr(stub(self._channel), method), request)
+        return self._call(getattr(stub(self._channel), method), request, seconds)
 
     def stream(self, stub: Callable[[grpc.Channel], Any], method: str, request: Message) -> Iterator[Any]:
         """The answers to a call that sends many."""
@@ -68,9 +75,9 @@ class Admin:
         except grpc.RpcError as problem:
             raise CommandError(_sentence(problem)) from problem
 
-    def _call(self, method: Callable[..., R], request: Message) -> R:
+    def _call(self, method: Callable[..., R], request: Message, seconds: float = _TIMEOUT_SECONDS) -> R:
         try:
-            return method(request, metadata=self._metadata, timeout=_TIMEOUT_SECONDS)
+            return method(request, metadata=self._metadata, timeout=seconds)
         except grpc.RpcError as problem:
             raise CommandError(_sentence(problem)) from problem
 

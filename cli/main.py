@@ -147,6 +147,30 @@ def explain(
 
 @app.command()
 @command
+def reconcile(
+    last: Annotated[bool, typer.Option("--last", help="Show the last run instead of making one.")] = False,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare stream, ledger, rollups, balances, spending and Valkey's counters. Exits with 1 on any difference."""
+    from cli import reconciling
+    from cli.admin import admin
+
+    with admin(state_of(state)) as api:
+        found = reconciling.report(api, last=last)
+    if as_json:
+        print_json(found)
+    else:
+        if found["differences"]:
+            rows = [[each[name] for name in reconciling.COLUMNS] for each in found["differences"]]
+            print_table(reconciling.COLUMNS, rows)
+        typer.echo(reconciling.sentence(found))
+    if not found["clean"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+@command
 def chat(
     message: Annotated[str | None, typer.Argument(help="Ask once; left out: a conversation.")] = None,
     model: Annotated[

@@ -25,6 +25,8 @@ BILLING_DEAD = Gauge("uplion_billing_dead_messages", "Messages in DEAD, which no
 BILLING_WEBHOOK = Counter("uplion_billing_webhook_requests", "Alerts told: delivered or failed", ["outcome"])
 BILLING_LEADER = Gauge("uplion_billing_leader", "1 in the billing process that does what one of them does for all")
 BILLING_DUTY_FAILURES = Counter("uplion_billing_duty_failures", "Failures of what the leader does", ["duty"])
+BILLING_DIFFERENCES = Gauge("uplion_billing_differences", "What did not agree in the last reconciliation", ["check"])
+BILLING_RECONCILED = Gauge("uplion_billing_reconciled_seconds", "Unix time of the last reconciliation")
 BILLING_BATCH_EVENTS = Histogram(
     "uplion_billing_batch_events", "Events in one transaction", buckets=(1, 5, 20, 100, 500, 1000, 2500, 5000)
 )

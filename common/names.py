@@ -15,6 +15,7 @@ STREAM_DECISIONS = "DECISIONS"  # what authz refused, or would have: for `uplion
 SUBJECT_INVALIDATE = "authz.invalidate"  # core NATS; payload b"key:<id>", b"account:<id>" or b"prices:"
 SUBJECT_RELEASE = "authz.release"  # core NATS; b"<account> <reservation>": the request ended, its slot is free
 SUBJECT_SINCE = "authz.since"  # core NATS, no payload: Valkey lost what it held; every authz adds what it knows
+SUBJECT_RECONCILE = "billing.reconcile"  # core NATS request; the answer is a billing.v1.Reconciliation, empty: failed
 SUBJECT_USED = "authz.used"  # core NATS; key ids separated by spaces: they were used in the last minute
 
 _MODEL_CHARACTERS = 256

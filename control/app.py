@@ -15,6 +15,7 @@ from uplion.control.v1.ledger_service_pb2_grpc import add_LedgerServiceServicer_
 from uplion.control.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 from uplion.control.v1.price_service_pb2_grpc import add_PriceServiceServicer_to_server
 from uplion.control.v1.project_service_pb2_grpc import add_ProjectServiceServicer_to_server
+from uplion.control.v1.reconciliation_service_pb2_grpc import add_ReconciliationServiceServicer_to_server
 from uplion.control.v1.request_service_pb2_grpc import add_RequestServiceServicer_to_server
 from uplion.control.v1.statement_service_pb2_grpc import add_StatementServiceServicer_to_server
 from uplion.control.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_server
@@ -43,6 +44,7 @@ from control.projects import ProjectService
 from control.proofs import Proofs
 from control.proving import LedgerService
 from control.reading import Reading
+from control.reconciling import ReconciliationService
 from control.schema import migrate
 from control.settings import ControlSettings
 from control.statements import StatementService
@@ -123,6 +125,7 @@ def _register(server: grpc.aio.Server, pool: "Pool", bus: Bus, catalog: Catalog,
     add_ModelServiceServicer_to_server(ModelService(catalog), server)
     add_PriceServiceServicer_to_server(PriceService(Books(pool), invalidations), server)
     add_ProjectServiceServicer_to_server(ProjectService(store, invalidations), server)
+    add_ReconciliationServiceServicer_to_server(ReconciliationService(pool, bus), server)
     add_RequestServiceServicer_to_server(RequestService(Ledger(pool), bus), server)
     add_StatementServiceServicer_to_server(StatementService(Reading(pool)), server)
     add_UsageServiceServicer_to_server(UsageService(Reading(pool)), server)

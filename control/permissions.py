@@ -71,6 +71,10 @@ NEEDS: dict[str, dict[str, Need]] = {
         "ListProjects": Need.READ,
         "UpdateProject": Need.WRITE,
     },
+    "ReconciliationService": {
+        "GetReconciliation": Need.OPERATE,  # of all accounts
+        "RunReconciliation": Need.OPERATE,
+    },
     "RequestService": {
         "GetRequest": Need.READ,
     },

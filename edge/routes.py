@@ -36,6 +36,7 @@ _NATIVE_CONTROL = (
     "/uplion.control.v1.ModelService/",
     "/uplion.control.v1.PriceService/",
     "/uplion.control.v1.ProjectService/",
+    "/uplion.control.v1.ReconciliationService/",
     "/uplion.control.v1.RequestService/",
     "/uplion.control.v1.StatementService/",
     "/uplion.control.v1.UsageService/",

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -19,7 +20,7 @@ import pytest
 
 from tests.chaos.books import differences, until_quiet
 from tests.chaos.crowd import Crowd
-from tests.e2e.platform import Platform, Up
+from tests.e2e.platform import UPLION, Platform, Up
 
 pytestmark = pytest.mark.chaos
 
@@ -122,7 +123,18 @@ async def _under_fire(platform: Platform, seed: int) -> list[str]:
     assert crowd.counts()["ok"] > 100
     await _serving(platform)
     await until_quiet(platform)
-    return await differences(platform, crowd.told, account, key_id)
+    found = await differences(platform, crowd.told, account, key_id)
+    return found + await _reconciled(platform)
+
+
+async def _reconciled(platform: Platform) -> list[str]:
+    """What `uplion reconcile` finds."""
+    command = (UPLION, "reconcile", "--json", "--state", str(platform.state))
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=600)
+    print(done.stdout, done.stderr)
+    report = json.loads(done.stdout)
+    assert (done.returncode == 0) == report["clean"]
+    return [f"reconcile: {difference}" for difference in report["differences"]]
 
 
 def test_everything_is_killed_and_every_token_counts_once(fortress: Platform, seed: int) -> None:
@@ -168,6 +180,7 @@ def test_postgres_down_for_a_minute_fails_no_request(fortress: Platform, seed: i
         print(f"lag gone {lag:.1f} s after Postgres was let back")
         assert lag < 60
         assert await differences(fortress, crowd.told, account, key_id) == []
+        assert await _reconciled(fortress) == []
 
     asyncio.run(scenario())
 
@@ -197,5 +210,6 @@ def test_nats_down_for_half_a_minute_is_quick_503s_and_no_token_is_lost(fortress
         assert crowd.told[-1].fate == "ok"
         await until_quiet(fortress)
         assert await differences(fortress, crowd.told, account, key_id) == []
+        assert await _reconciled(fortress) == []
 
     asyncio.run(scenario())

@@ -140,6 +140,14 @@ def test_200_streams_at_once_end_correctly_and_are_counted_once(platform: Platfo
     assert _settled(platform) - events_before == 200
 
 
+def test_everything_that_counts_agrees(platform: Platform) -> None:
+    until(lambda: _settled(platform))
+    report = platform.cli("reconcile")
+    assert report["clean"]
+    assert report["stream_events"] > 0
+    assert platform.cli("reconcile", "--last")["run_time"] >= report["run_time"]
+
+
 def _settled(platform: Platform) -> int:
     """How many events are in the stream once the ledger has them all; 0 while it has not."""
     events = _usage_events(platform)

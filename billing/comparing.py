@@ -1,0 +1,163 @@
+"""The ledger's sums against each other, in one snapshot: hours and rows, balances and hours, spending and hours."""
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from billing.rollups import LIFE, periods
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+
+_QUERY_SECONDS = 300.0  # over a large ledger
+_COUNTS = (
+    "requests",
+    "input_tokens",
+    "cached_tokens",
+    "cache_write_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "cost",
+)
+
+# A row's month is its ticket's, which may be the one before its end's.
+_HOURS = """
+    WITH ledger AS (
+        SELECT date_trunc('hour', end_time, 'UTC') AS hour, account, count(*) FILTER (WHERE last) AS requests,
+               sum(input_tokens) AS input_tokens, sum(cached_tokens) AS cached_tokens,
+               sum(cache_write_tokens) AS cache_write_tokens, sum(output_tokens) AS output_tokens,
+               sum(reasoning_tokens) AS reasoning_tokens, coalesce(sum(cost), 0) AS cost
+        FROM usage_events
+        WHERE end_time >= $1 AND month >= date_trunc('month', $1 AT TIME ZONE 'UTC') - interval '1 month'
+        GROUP BY 1, 2
+    ), hourly AS (
+        SELECT hour, account, sum(requests) AS requests, sum(input_tokens) AS input_tokens,
+               sum(cached_tokens) AS cached_tokens, sum(cache_write_tokens) AS cache_write_tokens,
+               sum(output_tokens) AS output_tokens, sum(reasoning_tokens) AS reasoning_tokens, sum(cost) AS cost
+        FROM usage_hourly WHERE hour >= $1 GROUP BY 1, 2
+    )
+    SELECT hour, account, to_jsonb(ledger) AS expected, to_jsonb(hourly) AS found
+    FROM ledger FULL JOIN hourly USING (hour, account)
+"""
+_OLDEST = """
+    SELECT CASE WHEN rows > hours THEN rows + interval '1 day' ELSE hours END FROM (
+        SELECT (SELECT min(hour) FROM usage_hourly) AS hours,
+               (SELECT date_trunc('hour', min(month) AT TIME ZONE 'UTC') FROM usage_events) AS rows
+    ) oldest
+"""
+_SCOPES = "('a'), ('k:' || key), (CASE WHEN project <> '' THEN 'p:' || project END)"
+_BALANCES = f"""
+    WITH hours AS (
+        SELECT account, scope, sum(input_tokens + output_tokens)::bigint AS tokens, sum(requests)::bigint AS requests
+        FROM usage_hourly, LATERAL (VALUES {_SCOPES}) scopes (scope)
+        WHERE scope IS NOT NULL AND hour >= $2 AND hour < $3 GROUP BY 1, 2
+    ), balance AS (
+        SELECT account, scope, sum(tokens) FILTER (WHERE model = '') AS tokens,
+               sum(requests) FILTER (WHERE model = '') AS requests,
+               coalesce(sum(tokens) FILTER (WHERE model <> ''), 0) AS tokens_of_models
+        FROM balances WHERE period = $1 GROUP BY 1, 2
+    )
+    SELECT account, scope, hours.tokens AS tokens, hours.requests AS requests, balance.tokens AS found_tokens,
+           balance.requests AS found_requests, balance.tokens_of_models
+    FROM hours FULL JOIN balance USING (account, scope)
+"""  # noqa: S608  # our own text
+_SPENDING = f"""
+    WITH hours AS (
+        SELECT account, scope, currency, sum(cost) AS cost
+        FROM usage_hourly, LATERAL (VALUES {_SCOPES}) scopes (scope)
+        WHERE scope IS NOT NULL AND currency <> '' AND hour >= $2 AND hour < $3 GROUP BY 1, 2, 3
+    ), spent AS (
+        SELECT account, scope, currency, sum(cost) FILTER (WHERE model = '') AS cost
+        FROM spending WHERE period = $1 GROUP BY 1, 2, 3
+    )
+    SELECT account, scope, currency, hours.cost AS cost, spent.cost AS found
+    FROM hours FULL JOIN spent USING (account, scope, currency)
+"""  # noqa: S608  # our own text
+
+
+class Difference(NamedTuple):
+    """Two that should say the same and do not."""
+
+    check: str
+    subject: str
+    expected: str
+    found: str
+
+
+class Period(NamedTuple):
+    """A period of balances and the hours it is made of."""
+
+    name: str
+    begin: datetime
+    end: datetime
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
+
+
+def compared_periods(now: datetime) -> list[Period]:
+    """Life, this month, today and yesterday; what is older no longer moves."""
+    day = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    month = day.replace(day=1)
+    days = [Period(periods(start)[2], start, start + timedelta(days=1)) for start in (day, day - timedelta(days=1))]
+    return [Period(LIFE, _EPOCH, _FOREVER), Period(periods(month)[1], month, _FOREVER), *days]
+
+
+async def oldest_hour(connection: "Connection") -> datetime:
+    """From then on the ledger still has every row."""
+    return await connection.fetchval(_OLDEST) or _EPOCH
+
+
+async def compare_sums(connection: "Connection", since: datetime, now: datetime) -> tuple[int, list[Difference]]:
+    """How many sums were compared, and what differs. To be called in one snapshot."""
+    rows = await connection.fetch(_HOURS, since, timeout=_QUERY_SECONDS)
+    found = list(_hours(rows))
+    count = len(rows)
+    for period in compared_periods(now):
+        rows = await connection.fetch(_BALANCES, *period, timeout=_QUERY_SECONDS)
+        found += _balances(period, rows)
+        spent = await connection.fetch(_SPENDING, *period, timeout=_QUERY_SECONDS)
+        found += [
+            Difference("spending", _subject(row, period.name, row["currency"]), _text(row["cost"]), _text(row["found"]))
+            for row in spent
+            if row["cost"] != row["found"] and (row["cost"] or row["found"])
+        ]
+        count += len(rows) + len(spent)
+    return count, found
+
+
+def _hours(rows: Sequence["asyncpg.Record"]) -> Iterable[Difference]:
+    for row in rows:
+        expected, found = _numbers(row["expected"]), _numbers(row["found"])
+        for name in _COUNTS:
+            if expected.get(name, 0) != found.get(name, 0):
+                subject = f"{row['account']} {row['hour']:%Y-%m-%dT%H} {name}"
+                yield Difference("hourly", subject, _text(expected.get(name, 0)), _text(found.get(name, 0)))
+
+
+def _balances(period: Period, rows: Sequence["asyncpg.Record"]) -> Iterable[Difference]:
+    for row in rows:
+        for name, expected, found in (
+            ("tokens", row["tokens"], row["found_tokens"]),
+            ("requests", row["requests"], row["found_requests"]),
+            ("tokens of all models", row["tokens"], row["tokens_of_models"]),
+        ):
+            if (expected or 0) != (found or 0):
+                yield Difference("balances", _subject(row, period.name, name), _text(expected), _text(found))
+
+
+def _subject(row: "asyncpg.Record", *words: str) -> str:
+    return " ".join((row["account"], row["scope"], *words))
+
+
+def _numbers(value: Any) -> dict[str, Any]:
+    return {} if value is None else json.loads(value, parse_float=Decimal)
+
+
+def _text(value: object) -> str:
+    return "0" if value is None else str(value)

@@ -1,0 +1,177 @@
+"""Valkey's counters beside the ledger's balances: what is used there, and what is still held."""
+
+import asyncio
+import re
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from billing.comparing import Difference
+from billing.rollups import MILLIONTHS, Balance
+from common import names
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+
+_SECONDS = 5.0
+_SETTLED_SECONDS = 15.0  # a batch is settled right after its commit; later than this it is a difference
+_POLL_SECONDS = 0.25
+_OVERDUE_SECONDS = 300.0  # behind the moment by which a request must have ended, its reservation should be gone
+_SCAN = 1_000
+_USED_KEY = re.compile(r"\{(?P<account>.*)\}:used:(?P<period>[^:]+)")
+_RESERVED_KEY = re.compile(r"\{(?P<account>.*)\}:reserved")
+_BALANCES = """
+    SELECT account, scope, model, period, tokens FROM balances
+    WHERE account = ANY($1::text[]) AND period = ANY($2::text[])
+"""
+_SPENDING = f"""
+    SELECT account, scope, model, period, currency, {MILLIONTHS} FROM spending
+    WHERE account = ANY($1::text[]) AND period = ANY($2::text[])
+"""  # noqa: S608  # our own text
+
+
+class Counter(NamedTuple):
+    """A field of a used hash; `currency` is '' where it counts tokens, else it counts millionths."""
+
+    balance: Balance
+    currency: str
+
+    @property
+    def key(self) -> str:
+        return names.used_key(self.balance.account, self.balance.period)
+
+    @property
+    def field(self) -> str:
+        _, scope, model, _ = self.balance
+        return names.cost_field(scope, model, self.currency) if self.currency else names.tokens_field(scope, model)
+
+
+class Counters:
+    """Reads Valkey. Made by `connect_counters`."""
+
+    def __init__(self, redis: "Redis") -> None:
+        self._redis = redis
+
+    async def used(self) -> dict[Counter, int]:
+        """Every total there is, but those that are being read from the ledger at this moment."""
+        found: dict[Counter, int] = {}
+        async for key in self._redis.scan_iter(match="*:used:*", count=_SCAN):
+            if match := _USED_KEY.fullmatch(key.decode()):
+                fields: Any = await self._redis.hgetall(key)
+                for field, value in fields.items():
+                    counter = _counter(match["account"], match["period"], field.decode())
+                    if counter is not None and int(value) >= 0:
+                        found[counter] = int(value)
+        return found
+
+    async def behind(self, totals: Mapping[Counter, int]) -> list[Difference]:
+        """Of those that a batch may just be settling: what stays below its total."""
+        deadline = time.monotonic() + _SETTLED_SECONDS
+        rest = dict(totals)
+        while True:
+            late: list[Difference] = []
+            for counter, total in list(rest.items()):
+                value = await self._redis.hget(counter.key, counter.field)
+                if value is None or int(value) < 0 or int(value) >= total:
+                    del rest[counter]
+                else:
+                    late.append(_difference(counter, total, int(value)))
+            if not rest or time.monotonic() > deadline:
+                return late
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def held(self) -> list[Difference]:
+        """Reservations whose request must have ended long ago, and sums of them that are not their sum."""
+        found: list[Difference] = []
+        async for key in self._redis.scan_iter(match="*:reserved", count=_SCAN):
+            if match := _RESERVED_KEY.fullmatch(key.decode()):
+                found += await self._held(match["account"])
+        return found
+
+    async def _held(self, account: str) -> list[Difference]:
+        late_ms = (time.time() - _OVERDUE_SECONDS) * 1000
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hgetall(names.reserved_key(account))
+            pipe.hgetall(names.reservation_amounts_key(account))
+            pipe.zcount(names.reservations_key(account), "-inf", late_ms)
+            reserved, amounts, overdue = await pipe.execute()
+        found = []
+        if overdue:
+            found.append(Difference("reservations", f"{account} overdue", "0", str(overdue)))
+        sums: dict[bytes, int] = defaultdict(int)
+        for packed in amounts.values():
+            fields: list[Any] = msgspec.msgpack.decode(packed, strict=False)[2]
+            for field, amount in zip(fields[::2], fields[1::2], strict=True):
+                sums[_bytes(field)] += int(amount)
+        for field in (reserved.keys() | sums.keys()) - {b"since"}:
+            if int(reserved.get(field, 0)) != sums.get(field, 0):
+                subject = f"{account} {field.decode()}"
+                found.append(
+                    Difference("reservations", subject, str(sums.get(field, 0)), str(int(reserved.get(field, 0))))
+                )
+        return found
+
+
+async def compare_counters(counters: Counters, connection: "Connection") -> tuple[int, list[Difference]]:
+    """How many were compared, and what differs.
+
+    A counter is raised after the ledger has committed, so one read before the ledger and higher than it is wrong; one
+    that is lower is given time.
+    """
+    used = await counters.used()
+    accounts = sorted({counter.balance.account for counter in used})
+    periods = sorted({counter.balance.period for counter in used})
+    ledger = {
+        Counter(Balance(*row[:4]), ""): row["tokens"] for row in await connection.fetch(_BALANCES, accounts, periods)
+    }
+    for row in await connection.fetch(_SPENDING, accounts, periods):
+        ledger[Counter(Balance(*row[:4]), row["currency"])] = row[5]
+    found = [
+        _difference(counter, ledger.get(counter, 0), value)
+        for counter, value in used.items()
+        if value > ledger.get(counter, 0)
+    ]
+    low = {counter: ledger[counter] for counter, value in used.items() if value < ledger.get(counter, 0)}
+    found += await counters.behind(low)
+    return len(used), found + await counters.held()
+
+
+def _counter(account: str, period: str, field: str) -> Counter | None:
+    kind, _, rest = field.partition("|")
+    if kind == "t":
+        scope, _, model = rest.partition("|")
+        return Counter(Balance(account, scope, model, period), "")
+    if kind == "c":
+        scope, _, rest = rest.partition("|")
+        model, _, currency = rest.rpartition("|")
+        return Counter(Balance(account, scope, model, period), currency)
+    return None
+
+
+def _difference(counter: Counter, expected: int, found: int) -> Difference:
+    return Difference("counters", f"{counter.key} {counter.field}", str(expected), str(found))
+
+
+def _bytes(field: str | bytes) -> bytes:
+    return field if isinstance(field, bytes) else field.encode()
+
+
+@asynccontextmanager
+async def connect_counters(redis_url: str) -> AsyncIterator[Counters]:
+    """Connects on first use; every call has a deadline."""
+    redis = Redis.from_url(
+        redis_url, socket_timeout=_SECONDS, socket_connect_timeout=_SECONDS, retry=Retry(NoBackoff(), 0)
+    )
+    try:
+        yield Counters(redis)
+    finally:
+        await redis.aclose()

@@ -1,0 +1,116 @@
+"""The stream as a witness: every event that billing acknowledged must be in the ledger, or among the dead."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from google.protobuf.message import DecodeError
+from nats.js import api
+from uplion.billing.v1.usage_event_pb2 import UsageEvent
+
+from billing.comparing import Difference
+from common import names
+from common.bus import Bus
+from common.pull import Message, Pull
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    Pool = asyncpg.Pool[asyncpg.Record]
+
+_BATCH = 2_000
+_SILENCE_SECONDS = 10.0  # a stream that sends nothing for so long is not there
+_IDLE_CONSUMER_SECONDS = 60.0
+# Each is one look into the key's index, a month at a time.
+_MISSING = """
+    SELECT request_id, attempt FROM unnest($1::text[], $2::integer[]) AS event (request_id, attempt)
+    WHERE NOT EXISTS (
+        SELECT FROM usage_events WHERE request_id = event.request_id AND attempt = event.attempt
+    )
+"""
+
+
+@dataclass(slots=True)
+class Testimony:
+    """What the stream says."""
+
+    events: int = 0  # looked up
+    sequence: int = 0  # up to which each event is in the ledger
+    pending: int = 0  # not acknowledged yet
+    differences: list[Difference] = field(default_factory=list)
+
+
+async def ask(bus: Bus, pool: "Pool", after: int, most: int | None) -> Testimony:
+    """Looks up the acknowledged events behind message `after`, at most so many. Raises what NATS and Postgres raise."""
+    stream = (await bus.js.stream_info(names.STREAM_USAGE)).state
+    consumer = await bus.js.consumer_info(names.STREAM_USAGE, names.CONSUMER_BILLING)
+    floor = consumer.ack_floor.stream_seq if consumer.ack_floor else 0
+    if after > stream.last_seq:  # another stream than the one that was asked last time
+        after = 0
+    said = Testimony(sequence=after, pending=(consumer.num_pending or 0) + (consumer.num_ack_pending or 0))
+    dead = await bus.js.stream_info(names.STREAM_DEAD, subjects_filter=names.dead_subject(names.STREAM_USAGE))
+    count = sum((dead.state.subjects or {}).values())
+    if count:
+        said.differences.append(Difference("dead", names.dead_subject(names.STREAM_USAGE), "0", str(count)))
+    first = max(after + 1, stream.first_seq or 1)
+    last = floor if most is None else min(floor, first + most - 1)
+    if first <= last:
+        await _look_up(bus, pool, first, last, said, dead=count > 0)
+    return said
+
+
+async def _look_up(bus: Bus, pool: "Pool", first: int, last: int, said: Testimony, *, dead: bool) -> None:
+    consumer = await bus.js.add_consumer(
+        names.STREAM_USAGE,
+        api.ConsumerConfig(
+            deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=first,
+            ack_policy=api.AckPolicy.NONE,
+            inactive_threshold=_IDLE_CONSUMER_SECONDS,
+        ),
+    )
+    buried = await _buried(bus) if dead else frozenset()
+    lost_at: int | None = None
+    sequence = first - 1
+    async with Pull(bus, names.STREAM_USAGE, consumer.name) as pull:
+        while sequence < last:
+            await pull.want(_BATCH)
+            messages = await pull.take(_BATCH, _SILENCE_SECONDS)
+            if not messages:
+                raise TimeoutError("the stream does not send its events")
+            numbered = [(message.metadata.sequence.stream, message) for message in messages]
+            sequence = numbered[-1][0]
+            batch = {key: number for number, message in numbered if number <= last and (key := _key(message))}
+            said.events += len(batch)
+            for row in await pool.fetch(_MISSING, *zip(*batch, strict=True)) if batch else ():
+                number = batch[row["request_id"], row["attempt"]]
+                if number not in buried:
+                    lost_at = min(number, lost_at or number)
+                    subject = names.attempt_id(row["request_id"], row["attempt"])
+                    said.differences.append(Difference("lost", subject, "in the ledger", f"message {number} of USAGE"))
+            await asyncio.sleep(0)
+    said.sequence = last if lost_at is None else lost_at - 1
+
+
+def _key(message: Message) -> tuple[str, int] | None:
+    """None for what is no event: billing has buried it."""
+    try:
+        event = UsageEvent.FromString(message.data)
+    except DecodeError:
+        return None
+    return (event.request_id, event.attempt) if event.request_id and 0 < event.attempt < 1 << 31 else None
+
+
+async def _buried(bus: Bus) -> frozenset[int]:
+    """The numbers, in USAGE, of what lies in DEAD."""
+    found: set[int] = set()
+    subject = names.dead_subject(names.STREAM_USAGE)
+    subscription = await bus.js.subscribe(subject, stream=names.STREAM_DEAD, ordered_consumer=True)
+    try:
+        info = await bus.js.stream_info(names.STREAM_DEAD, subjects_filter=subject)
+        for _ in range(sum((info.state.subjects or {}).values())):
+            message = await subscription.next_msg(_SILENCE_SECONDS)
+            found.add(int((message.headers or {}).get(names.HEADER_DEAD_SEQUENCE, "0")))
+    finally:
+        await subscription.unsubscribe()
+    return frozenset(found)

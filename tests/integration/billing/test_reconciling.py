@@ -1,0 +1,158 @@
+"""Everything that counts agrees, and whatever does not is found: one test for each thing that can be wrong."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import nats.errors
+import pytest
+from uplion.billing.v1.reconciliation_pb2 import Reconciliation
+
+from billing import counters as counters_module
+from billing.counters import connect_counters
+from billing.reconcile import Reconciler
+from common import names
+
+Tamper = Callable[[Any], Awaitable[object]]
+
+
+@pytest.fixture(autouse=True)
+def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With counters that a batch may just be raising: here none is."""
+    monkeypatch.setattr(counters_module, "_SETTLED_SECONDS", 1.0)
+
+
+@asynccontextmanager
+async def reconciler(books: Any) -> AsyncIterator[Reconciler]:
+    async with connect_counters(books.settings.redis_url) as counters:
+        yield Reconciler(books.bus, books.database, counters)
+
+
+async def ours(books: Any, *, whole: bool = True) -> tuple[Reconciliation, set[str]]:
+    """A run, and which checks of it failed; Valkey holds other tests' accounts too."""
+    async with reconciler(books) as reconciling:
+        report = await reconciling.run(whole=whole)
+    found = [
+        each
+        for each in report.differences
+        if books.account in each.subject or each.check not in ("counters", "reservations")
+    ]
+    return report, {each.check for each in found}
+
+
+async def billed(books: Any, count: int = 30) -> None:
+    events = [books.event(number) for number in range(count)]
+    await books.reserve(*events)
+    await books.publish(*events)
+    await books.bill()
+
+
+async def test_books_that_agree_are_clean_and_the_run_is_kept(books: Any) -> None:
+    await billed(books)
+    report, found = await ours(books)
+    assert found == set()
+    assert (report.stream_events, report.pending_events, report.whole) == (30, 0, True)
+    assert report.sums > 10
+    assert report.counters >= 4
+    kept = await books.database.fetchrow("SELECT * FROM reconciliations ORDER BY id DESC LIMIT 1")
+    assert kept["stream_sequence"] == report.stream_sequence
+    again, found = await ours(books, whole=False)
+    assert (again.stream_events, found) == (0, set())
+
+
+async def test_what_is_on_its_way_is_no_difference(books: Any) -> None:
+    await billed(books)
+    await books.publish(*[books.event(number) for number in range(30, 40)])
+    report, found = await ours(books)
+    assert (report.pending_events, report.stream_events, found) == (10, 30, set())
+
+
+async def _more_used(books: Any) -> None:
+    await books.redis.hincrby(names.used_key(books.account, "life"), names.tokens_field("a"), 1)
+
+
+async def _sum_of_reserved(books: Any) -> None:
+    await books.redis.hincrby(names.reserved_key(books.account), names.tokens_field("a"), 5)
+
+
+async def _overdue(books: Any) -> None:
+    await books.redis.zadd(names.reservations_key(books.account), {"forgotten": 1e12})
+    await books.redis.hset(names.reserved_key(books.account), "since", "x")
+
+
+def sql(text: str) -> Tamper:
+    async def tamper(books: Any) -> None:
+        await books.database.execute(text)
+
+    return tamper
+
+
+@pytest.mark.parametrize(
+    ("tamper", "checks"),
+    [
+        (sql("UPDATE usage_hourly SET output_tokens = output_tokens + 1 WHERE key = 'key0'"), {"hourly", "balances"}),
+        (sql("UPDATE usage_hourly SET requests = requests - 1 WHERE key = 'key1'"), {"hourly", "balances"}),
+        (sql("UPDATE balances SET tokens = tokens + 1 WHERE scope = 'k:key2' AND model = ''"), {"balances"}),
+        (sql("UPDATE balances SET tokens = tokens + 1 WHERE model <> '' AND period = 'life'"), {"balances"}),
+        (sql("DELETE FROM usage_events WHERE request_id LIKE '%-7'"), {"lost", "hourly"}),
+        (_more_used, {"counters"}),
+        (_sum_of_reserved, {"reservations"}),
+        (_overdue, {"reservations"}),
+    ],
+    ids=["hour", "requests", "balance", "model's balance", "lost row", "used", "reserved", "overdue"],
+)
+async def test_what_does_not_agree_is_found(books: Any, tamper: Tamper, checks: set[str]) -> None:
+    await billed(books)
+    await tamper(books)
+    _, found = await ours(books)
+    assert checks <= found
+    assert found <= checks | {"counters"}  # a balance that was moved is no longer what Valkey has
+
+
+async def test_a_lost_event_stays_a_difference(books: Any) -> None:
+    await billed(books)
+    await books.database.execute("DELETE FROM usage_events WHERE request_id LIKE '%-7'")
+    for _ in range(2):
+        _, found = await ours(books, whole=False)
+        assert "lost" in found
+
+
+async def test_money_that_does_not_agree_is_found(books: Any) -> None:
+    await books.database.execute(
+        "INSERT INTO prices (model, effective_from, currency, input_per_million_tokens, cached_per_million_tokens,"
+        " output_per_million_tokens, per_request) VALUES ('large', '2024-01-01', 'USD', 1, 1, 2, 0)"
+    )
+    await billed(books)
+    _, found = await ours(books)
+    assert found == set()
+    await books.database.execute("UPDATE spending SET cost = cost + 0.01 WHERE model = '' AND period = 'life'")
+    _, found = await ours(books)
+    assert "spending" in found
+
+
+async def test_what_lies_in_dead_is_one_difference_and_not_a_lost_event(books: Any) -> None:
+    await billed(books)
+    await books.publish(b"\xff\xff", books.event(99, account=""))
+    await books.bill()
+    _, found = await ours(books)
+    assert found == {"dead"}
+
+
+async def test_a_run_is_made_when_asked_for_and_says_when_it_cannot(books: Any) -> None:
+    await billed(books)
+    answer = None
+
+    async def answered() -> bool:
+        nonlocal answer
+        with suppress(nats.errors.NoRespondersError):
+            answer = await books.bus.nc.request(names.SUBJECT_RECONCILE, timeout=60)
+        return answer is not None
+
+    async with books.billing():
+        await books.until(answered)
+        assert answer is not None
+        assert Reconciliation.FromString(answer.data).stream_events == 30
+        await books.database.execute("ALTER TABLE usage_hourly RENAME TO gone")
+        answer = await books.bus.nc.request(names.SUBJECT_RECONCILE, timeout=60)
+        assert answer.data == b""
+        await books.database.execute("ALTER TABLE gone RENAME TO usage_hourly")
