@@ -15,6 +15,7 @@ import hiredis
 
 logger = logging.getLogger(__name__)
 _DEFAULT_PORT = 6379
+_WRITE_SECONDS = 0.001  # between two writes at least, so that a busy authz writes many commands at once
 
 
 class ValkeyError(Exception):
@@ -98,6 +99,7 @@ class _Connection(asyncio.Protocol):
         self._call_seconds = call_seconds
         self._loop = asyncio.get_running_loop()
         self._watched = self._flushing = False
+        self._flushed_at = 0.0
         self._reader = hiredis.Reader(protocolError=ValkeyError, replyError=hiredis.ReplyError)
         self._sent: deque[_Waiting] = deque()
         self._unsent: list[tuple[bytes, _Waiting]] = []
@@ -157,13 +159,18 @@ class _Connection(asyncio.Protocol):
         self._watched = False
 
     def _flush_soon(self) -> None:
-        """After every check that is ready in this turn has added its own."""
+        """After every check that is ready in this turn has added its own, or a little later."""
         if self._unsent and not self._sent and not self._flushing:
             self._flushing = True
-            self._loop.call_soon(self._flush)
+            wait = self._flushed_at + _WRITE_SECONDS - self._loop.time()
+            if wait <= 0:
+                self._loop.call_soon(self._flush)
+            else:
+                self._loop.call_later(wait, self._flush)
 
     def _flush(self) -> None:
         self._flushing = False
+        self._flushed_at = self._loop.time()
         if self._transport is None or self.lost:
             return
         wanted = [(command, waiting) for command, waiting in self._unsent if not waiting[0].done()]
