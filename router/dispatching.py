@@ -204,6 +204,10 @@ class Dispatcher:
         self._usage = usage
         self._settings = settings
 
+    def knows(self, model: str) -> bool:
+        """Whether there is such a model now."""
+        return model in self._models.table.routes
+
     async def run(self, job: Job, record: Record, seconds: float) -> AsyncGenerator[RunEvent, None]:
         """The job's events in order, from however many attempts; the last one carries `usage` of them all.
 

@@ -88,7 +88,10 @@ class Front:
                 event.ClearField("usage")
             self._usage.report(event)
         if record.owed:
-            self._usage.report(record.usage_event(error, last=True))
+            event = record.usage_event(error, last=True)
+            if not self._dispatcher.knows(event.model):
+                event.model = ""  # a client's invention must not fill the ledger's sums
+            self._usage.report(event)
         elif identity.reservation:
             attempt_id = names.attempt_id(identity.request_id, record.attempt)
             self._usage.remember(attempt_id, record.worker_id, partial(record.usage_event, error, last=True))

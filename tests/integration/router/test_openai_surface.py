@@ -159,7 +159,7 @@ async def test_a_refusal_is_an_openai_error_and_one_usage_event(
         found.append(billing.UsageEvent.FromString(message.data))
 
     if changes:
-        await world.bus.nc.subscribe("usage.no-such", cb=on_usage)
+        await world.bus.nc.subscribe("usage.none", cb=on_usage)  # no name that clients invent
         await world.bus.nc.flush()
     body = body.replace(b"MODEL", world.model.encode())
     answered, headers, data, kind = await world.client.post("CreateChatCompletion", body, **changes)

@@ -101,7 +101,9 @@ class UsageEvent(_message.Message):
     key: _builtins.str
     """The key's public id."""
     model: _builtins.str
-    """The model as the client called it; unset when the request named none."""
+    """The model as the client called it; unset when it named none that exists: what clients invent must not fill the
+    ledger's sums.
+    """
     model_served: _builtins.str
     """The model that answered; unset when none did."""
     model_revision: _builtins.int
