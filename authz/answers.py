@@ -131,11 +131,12 @@ def _left_headers(kind: str, left: Left) -> Iterator[tuple[str, str]]:
 
 
 def duration(seconds: float) -> str:
-    """As OpenAI writes it: `12ms`, `1.5s`, `6m0s`, and so on without hours."""
+    """As OpenAI writes it, which is how Go does: `12ms`, `1.5s`, `6m0s`, `18h43m0s`."""
     milliseconds = max(0, round(seconds * 1000))
     if milliseconds < 1000:
         return f"{milliseconds}ms"
     if milliseconds < 60_000:
         return f"{milliseconds / 1000:g}s"
     minutes, rest = divmod(milliseconds, 60_000)
-    return f"{minutes}m{rest / 1000:g}s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes}m{rest / 1000:g}s" if hours else f"{minutes}m{rest / 1000:g}s"

@@ -90,7 +90,8 @@ def verify(
                 f"months before {report.rows_from} were dropped: {report.dropped_links} links by their digests alone"
             )
         if report.unsigned_links:
-            typer.echo(f"{report.unsigned_links} links are younger than the newest root ({report.signed_until})")
+            signed = f"the newest root ({report.signed_until})" if report.signed_until else "any root"
+            typer.echo(f"{report.unsigned_links} links are younger than {signed}")
         if report.keys and not keys:
             typer.echo(f"signed by {', '.join(report.keys)}: compare it with the key you noted (uplion ledger key)")
     if report.problems:

@@ -90,7 +90,8 @@ def test_the_input_estimate_is_at_least_one(declared: str | None, size: int) -> 
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.012, "12ms"), (1, "1s"), (1.5, "1.5s"), (360, "6m0s"), (61.2, "1m1.2s")]
+    ("seconds", "text"),
+    [(0.012, "12ms"), (1, "1s"), (1.5, "1.5s"), (360, "6m0s"), (61.2, "1m1.2s"), (67_423, "18h43m43s")],
 )
 def test_durations_read_as_openai_writes_them(seconds: float, text: str) -> None:
     assert duration(seconds) == text
