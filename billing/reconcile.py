@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CHECKS = ("lost", "dead", "hourly", "balances", "spending", "counters", "reservations")
+CHECKS = ("lost", "double", "dead", "hourly", "balances", "spending", "counters", "reservations")
 _RECENT = timedelta(days=2)
 _EVENTS_AT_ONCE = 200_000  # of a scheduled run; the next one goes on
 _DIFFERENCES = 1_000

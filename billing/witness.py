@@ -1,9 +1,11 @@
-"""The stream as a witness: every event that billing acknowledged must be in the ledger, or among the dead."""
+"""The stream as a witness: every event that billing acknowledged must be in the ledger once, or among the dead."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import nats.errors
 from google.protobuf.message import DecodeError
 from nats.js import api
 from uplion.billing.v1.usage_event_pb2 import UsageEvent
@@ -22,11 +24,14 @@ _BATCH = 2_000
 _SILENCE_SECONDS = 10.0  # a stream that sends nothing for so long is not there
 _IDLE_CONSUMER_SECONDS = 60.0
 # Each is one look into the key's index, a month at a time.
-_MISSING = """
-    SELECT request_id, attempt FROM unnest($1::text[], $2::integer[]) AS event (request_id, attempt)
-    WHERE NOT EXISTS (
-        SELECT FROM usage_events WHERE request_id = event.request_id AND attempt = event.attempt
-    )
+_NOT_ONCE = """
+    SELECT request_id, attempt, rows
+    FROM unnest($1::text[], $2::integer[]) AS event (request_id, attempt),
+        LATERAL (
+            SELECT count(*) AS rows FROM usage_events
+            WHERE request_id = event.request_id AND attempt = event.attempt
+        ) ledger
+    WHERE rows <> 1
 """
 
 
@@ -69,10 +74,18 @@ async def _look_up(bus: Bus, pool: "Pool", first: int, last: int, said: Testimon
             inactive_threshold=_IDLE_CONSUMER_SECONDS,
         ),
     )
+    try:
+        await _read(bus, pool, consumer.name, first, last, said, dead=dead)
+    finally:
+        with suppress(nats.errors.Error, TimeoutError):
+            await bus.js.delete_consumer(names.STREAM_USAGE, consumer.name)
+
+
+async def _read(bus: Bus, pool: "Pool", consumer: str, first: int, last: int, said: Testimony, *, dead: bool) -> None:
     buried = await _buried(bus) if dead else frozenset()
-    lost_at: int | None = None
+    wrong_at: int | None = None
     sequence = first - 1
-    async with Pull(bus, names.STREAM_USAGE, consumer.name) as pull:
+    async with Pull(bus, names.STREAM_USAGE, consumer) as pull:
         while sequence < last:
             await pull.want(_BATCH)
             messages = await pull.take(_BATCH, _SILENCE_SECONDS)
@@ -82,14 +95,15 @@ async def _look_up(bus: Bus, pool: "Pool", first: int, last: int, said: Testimon
             sequence = numbered[-1][0]
             batch = {key: number for number, message in numbered if number <= last and (key := _key(message))}
             said.events += len(batch)
-            for row in await pool.fetch(_MISSING, *zip(*batch, strict=True)) if batch else ():
+            for row in await pool.fetch(_NOT_ONCE, *zip(*batch, strict=True)) if batch else ():
                 number = batch[row["request_id"], row["attempt"]]
-                if number not in buried:
-                    lost_at = min(number, lost_at or number)
-                    subject = names.attempt_id(row["request_id"], row["attempt"])
-                    said.differences.append(Difference("lost", subject, "in the ledger", f"message {number} of USAGE"))
+                if row["rows"] or number not in buried:
+                    wrong_at = min(number, wrong_at or number)
+                    check = "double" if row["rows"] else "lost"
+                    subject = f"{names.attempt_id(row['request_id'], row['attempt'])} (message {number} of USAGE)"
+                    said.differences.append(Difference(check, subject, "1 row", f"{row['rows']} rows"))
             await asyncio.sleep(0)
-    said.sequence = last if lost_at is None else lost_at - 1
+    said.sequence = last if wrong_at is None else wrong_at - 1
 
 
 def _key(message: Message) -> tuple[str, int] | None:

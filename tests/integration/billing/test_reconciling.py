@@ -80,6 +80,12 @@ async def _overdue(books: Any) -> None:
     await books.redis.hset(names.reserved_key(books.account), "since", "x")
 
 
+_TWICE = """
+    ALTER TABLE usage_events DROP CONSTRAINT usage_events_pkey;
+    INSERT INTO usage_events SELECT * FROM usage_events WHERE request_id LIKE '%-7'
+"""
+
+
 def sql(text: str) -> Tamper:
     async def tamper(books: Any) -> None:
         await books.database.execute(text)
@@ -95,11 +101,12 @@ def sql(text: str) -> Tamper:
         (sql("UPDATE balances SET tokens = tokens + 1 WHERE scope = 'k:key2' AND model = ''"), {"balances"}),
         (sql("UPDATE balances SET tokens = tokens + 1 WHERE model <> '' AND period = 'life'"), {"balances"}),
         (sql("DELETE FROM usage_events WHERE request_id LIKE '%-7'"), {"lost", "hourly"}),
+        (sql(_TWICE), {"double", "hourly"}),
         (_more_used, {"counters"}),
         (_sum_of_reserved, {"reservations"}),
         (_overdue, {"reservations"}),
     ],
-    ids=["hour", "requests", "balance", "model's balance", "lost row", "used", "reserved", "overdue"],
+    ids=["hour", "requests", "balance", "model's balance", "lost row", "double row", "used", "reserved", "overdue"],
 )
 async def test_what_does_not_agree_is_found(books: Any, tamper: Tamper, checks: set[str]) -> None:
     await billed(books)

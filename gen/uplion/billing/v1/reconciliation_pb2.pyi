@@ -91,7 +91,7 @@ class Difference(_message.Message):
     EXPECTED_FIELD_NUMBER: _builtins.int
     FOUND_FIELD_NUMBER: _builtins.int
     check: _builtins.str
-    """What was compared: "lost", "dead", "hourly", "balances", "spending", "counters" or "reservations"."""
+    """What was compared: "lost", "double", "dead", "hourly", "balances", "spending", "counters" or "reservations"."""
     subject: _builtins.str
     """Whose, or which."""
     expected: _builtins.str
