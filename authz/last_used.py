@@ -7,6 +7,7 @@ import nats.errors
 
 from common import names
 from common.bus import Bus
+from common.tasks import wanted
 
 logger = logging.getLogger(__name__)
 _EVERY_SECONDS = 60.0
@@ -27,7 +28,7 @@ class LastUsed:
     async def run(self) -> None:
         """Tells for ever, and a last time when it is cancelled."""
         try:
-            while True:
+            while wanted():
                 await asyncio.sleep(self._every_seconds)
                 await self._tell()
         finally:

@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from common.tasks import wanted
+
 logger = logging.getLogger(__name__)
 
 
@@ -101,7 +103,7 @@ async def follow_prices(
     store: PriceStore, table: PriceTable, changed: asyncio.Event, pricing: Pricing, ready: asyncio.Event
 ) -> None:
     """Keeps the table right until cancelled: reads when `changed`, and every so often; `ready` after the first time."""
-    while True:
+    while wanted():
         changed.clear()
         try:
             table.update(await store.prices(), time.time(), pricing.ahead)

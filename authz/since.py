@@ -27,6 +27,7 @@ from authz.scripts import Commands
 from authz.valkey import ValkeyError
 from common import names
 from common.bus import Bus
+from common.tasks import wanted
 
 logger = logging.getLogger(__name__)
 _WAIT_MS = 1500
@@ -112,7 +113,7 @@ class Since:
             await self._bus.nc.flush(timeout=5)
         ready.set()
         try:
-            while True:
+            while wanted():
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_SECONDS):
                         await self._wake.wait()

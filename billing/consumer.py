@@ -21,6 +21,7 @@ from billing.store import Recorded
 from common import metrics, names
 from common.bus import USAGE_ACK_WAIT_SECONDS, Bus
 from common.pull import Message, Pull
+from common.tasks import wanted
 from common.telemetry import span
 
 logger = logging.getLogger(__name__)
@@ -222,7 +223,7 @@ class Consumer:
 
     async def _keep(self) -> None:
         """Tells the server that all that was taken is still worked on, so that nobody else is given it meanwhile."""
-        while True:
+        while wanted():
             await asyncio.sleep(USAGE_ACK_WAIT_SECONDS / 3)
             try:
                 for messages in (*self._under_way, self._pull.waiting):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from common import metrics
+from common.tasks import wanted
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ async def lead(postgres_url: str, duties: Sequence[Duty]) -> None:
 
     For a moment after a connection broke two processes may lead: what duties write is made to bear that.
     """
-    while True:
+    while wanted():
         try:
             connection = await asyncpg.connect(postgres_url, timeout=_ANSWER_SECONDS, command_timeout=_ANSWER_SECONDS)
             try:
@@ -60,7 +61,7 @@ async def _led(connection: "asyncpg.Connection[asyncpg.Record]", duties: Sequenc
         tasks = [group.create_task(_repeat(duty), name=f"billing {duty.name}") for duty in duties]
         metrics.BILLING_LEADER.set(1)
         try:
-            while True:
+            while wanted():
                 await asyncio.sleep(_LOOK_SECONDS)
                 await connection.execute("SELECT 1")
         except _DATABASE_PROBLEMS as problem:
@@ -72,7 +73,7 @@ async def _led(connection: "asyncpg.Connection[asyncpg.Record]", duties: Sequenc
 
 
 async def _repeat(duty: Duty) -> None:
-    while True:
+    while wanted():
         try:
             await duty.action()
         except Exception as problem:  # a task boundary: one duty's failure is not the others'

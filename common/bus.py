@@ -17,6 +17,7 @@ from nats.js.errors import APIError, NotFoundError
 from nats.js.kv import KeyValue
 
 from common import decisions, names, telemetry
+from common.tasks import wanted
 from common.wire import Wire, new_client
 
 logger = logging.getLogger(__name__)
@@ -160,7 +161,7 @@ class Bus:
         """
         loop = asyncio.get_running_loop()
         seen: dict[str, float] = {}
-        while True:
+        while wanted():
             reconnects = self.reconnects
             try:
                 watcher = await (await self.js.key_value(bucket)).watchall(include_history=False)

@@ -25,6 +25,7 @@ from common.database import connect_pool
 from common.errors import UplionError
 from common.lifecycle import grpc_server
 from common.peppers import read as read_peppers
+from common.tasks import wanted
 from control.accounts import AccountService
 from control.alerts import AlertService
 from control.books import Books
@@ -103,7 +104,7 @@ async def main(settings: ControlSettings, stop: asyncio.Event) -> None:
 async def _keep(catalog: Catalog, bus: Bus) -> None:
     """Restores what a restarted broker forgot, within a moment of its return; for ever."""
     restored = bus.reconnects
-    while True:
+    while wanted():
         await asyncio.sleep(_RETRY_SECONDS)
         seen = bus.reconnects
         if seen == restored:

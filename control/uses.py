@@ -8,6 +8,7 @@ from nats.aio.subscription import Subscription
 
 from common import names
 from common.bus import Bus
+from common.tasks import wanted
 from control.keystore import KeyStore
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ _MOST = 10_000
 async def note_used(bus: Bus, store: KeyStore) -> None:
     """Runs until cancelled. Core NATS: what is lost is said again the next time the key is used."""
     subscription = await bus.nc.subscribe(names.SUBJECT_USED, queue=_QUEUE)
-    while True:
+    while wanted():
         used = await _gathered(subscription)
         if not used:
             continue

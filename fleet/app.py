@@ -11,6 +11,7 @@ import nats.errors
 from common import manifest, names
 from common.bus import Bus, Change, connect_bus
 from common.manifest import AIModel
+from common.tasks import wanted
 from fleet.pools import Phase, Pool, PoolReport, Workplace
 from fleet.settings import FleetSettings
 
@@ -81,7 +82,7 @@ class Fleet:
         """Tells KV `fleet` and the observer how the models fare, for ever."""
         told: dict[str, PoolReport] = {}
         reconnects = bus.reconnects
-        while True:
+        while wanted():
             self._changed.clear()
             now = self.reports()
             self._on_report(now)

@@ -16,6 +16,7 @@ from common.manifest import AIModel
 from common.outbox import Outbox
 from common.pull import Pull
 from common.replies import Replies
+from common.tasks import wanted
 from inference.engine import Engine
 from inference.engines import engine_for
 from inference.meter import Meter
@@ -157,7 +158,7 @@ async def _stopped_or_failed(engine: Engine, stop: asyncio.Event) -> Exception |
 
 async def _pull(pull: Pull, desk: Desk) -> None:
     """Takes tickets as long as there are free slots."""
-    while True:
+    while wanted():
         await pull.want(desk.free)
         message = await pull.next(_PULL_SECONDS)
         if message is not None:
@@ -165,7 +166,7 @@ async def _pull(pull: Pull, desk: Desk) -> None:
 
 
 async def _sweep(desk: Desk) -> None:
-    while True:
+    while wanted():
         await asyncio.sleep(_SWEEP_SECONDS)
         try:
             await desk.sweep()

@@ -13,6 +13,7 @@ from uplion.dispatch.v1.worker_state_pb2 import WorkerState
 from common import metrics, names
 from common.bus import Bus
 from common.manifest import AIModel
+from common.tasks import wanted
 from inference.engine import Capability, Engine
 from inference.tickets import Desk
 
@@ -72,7 +73,7 @@ class Presence:
 
     async def run(self, turned: asyncio.Event) -> None:
         """Announces for ever, and at once when `turned` is set; a broker that is away is tried again."""
-        while True:
+        while wanted():
             with suppress(TimeoutError):
                 async with asyncio.timeout(RENEW_SECONDS):
                     await turned.wait()

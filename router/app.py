@@ -10,6 +10,7 @@ from common.bus import Bus, connect_bus
 from common.lifecycle import grpc_server
 from common.outbox import Outbox
 from common.replies import Replies
+from common.tasks import wanted
 from router.admissions import Admissions
 from router.dispatching import Dispatcher
 from router.front import Front
@@ -78,7 +79,7 @@ async def main(settings: RouterSettings, stop: asyncio.Event) -> None:
 async def _mend(bus: Bus, tickets: Tickets) -> None:
     """After every reconnect, makes sure that the queue exists and holds what waits in it."""
     seen = bus.reconnects
-    while True:
+    while wanted():
         await asyncio.sleep(_MEND_SECONDS)
         if seen == (now := bus.reconnects):
             continue
