@@ -26,6 +26,8 @@ _CHECK_SECONDS = 5.0
 _PUBLISH_SECONDS = 5.0
 _OTLP = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _ISSUERS = "UPLION_AUTHZ_ISSUERS_FILE"
+# The caller's own settings of our services reach them, but for those that the stack itself must make.
+_SERVICE_SETTINGS = ("UPLION_AUTHZ_", "UPLION_ROUTER_", "UPLION_BILLING_", "UPLION_CONTROL_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,8 @@ class Wiring:
             grace_seconds=grace_seconds,
             spool_dir=self._state.spool,
         )
-        environment = settings.dump(authz) | settings.dump(router)
+        environment = {name: value for name, value in os.environ.items() if name.startswith(_SERVICE_SETTINGS)}
+        environment |= settings.dump(authz) | settings.dump(router)
         if index == 0:
             billing = BillingSettings(
                 postgres_url=urls.postgres,

@@ -55,13 +55,11 @@ async def differences(platform: Platform, told: Iterable[Told], account: str, ke
     redis = Redis.from_url(platform.facts["redis_url"])
     try:
         rows = await connection.fetch(
-            "SELECT request_id, attempt, status, last, input_tokens, output_tokens, reservation FROM usage_events"
-            " WHERE key = $1",
+            "SELECT request_id, attempt, status, last, input_tokens, output_tokens FROM usage_events WHERE key = $1",
             key,
         )
         found = _against_clients(rows, told)
         found += await _against_sums(connection, redis, account, key)
-        await _say_what_is_held(redis, account, {row["reservation"] for row in rows if row["last"]})
         return found
     finally:
         await connection.close()
@@ -121,9 +119,22 @@ async def _against_sums(connection: Any, redis: Any, account: str, key: str) -> 
     return found
 
 
-async def _say_what_is_held(redis: Any, account: str, settled: set[str]) -> None:
-    """A router killed between the admission and the ticket leaves a reservation that no event ever names, an authz that
-    tells Valkey late of what it admitted without it one that was settled before: they are given up when they expire.
+async def until_released(platform: Platform, account: str) -> int:
+    """Waits until every reservation is given back; how many never told their end, and were found by billing.
+
+    A router killed between the admission and the ticket leaves one that no event ever names, an authz that tells Valkey
+    late of what it admitted without it one that was settled before.
     """
-    held = {item.decode() for item in await redis.zrange(names.reservations_key(account), 0, -1)}
-    print(f"reservations that wait for their expiry: {len(held)}, settled ones among them: {len(held & settled)}")
+    redis = Redis.from_url(platform.facts["redis_url"])
+    try:
+        orphans = await redis.zcard(names.reservations_key(account))
+        deadline = time.monotonic() + _QUIET_SECONDS
+        while held := await redis.zcard(names.reservations_key(account)):
+            assert time.monotonic() < deadline, f"{held} reservations are still held"
+            await asyncio.sleep(0.5)
+        reserved = await redis.hgetall(names.reserved_key(account))
+        assert all(int(amount) == 0 for field, amount in reserved.items() if field != b"since"), reserved
+        print(f"{orphans} reservations never told their end, and were given back")
+        return int(orphans)
+    finally:
+        await redis.aclose()

@@ -18,7 +18,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from tests.chaos.books import differences, until_quiet
+from tests.chaos.books import differences, until_quiet, until_released
 from tests.chaos.crowd import Crowd
 from tests.e2e.platform import UPLION, Platform, Up
 
@@ -39,8 +39,14 @@ def seed() -> int:
 
 
 @pytest.fixture
-def fortress(start_platform: Up) -> Platform:
-    """A platform whose routers are two processes, one of them without billing, and whose model has two workers."""
+def fortress(start_platform: Up, monkeypatch: pytest.MonkeyPatch) -> Platform:
+    """A platform whose routers are two processes, one of them without billing, and whose model has two workers.
+
+    Requests end within a minute, so that it is soon known which reservations will never be told of.
+    """
+    monkeypatch.setenv("UPLION_AUTHZ_DEADLINE_SECONDS", "60")
+    monkeypatch.setenv("UPLION_BILLING_ORPHAN_SECONDS", "2")
+    monkeypatch.setenv("UPLION_BILLING_ORPHAN_GRACE_SECONDS", "20")
     return start_platform("-f", _MODEL, "--processes", "2")
 
 
@@ -126,6 +132,7 @@ async def _under_fire(platform: Platform, seed: int) -> list[str]:
     assert crowd.counts()["ok"] > 100
     await _serving(platform)
     await until_quiet(platform)
+    await until_released(platform, account)
     found = await differences(platform, crowd.told, account, key_id)
     return found + await _reconciled(platform)
 
@@ -182,6 +189,7 @@ def test_postgres_down_for_a_minute_fails_no_request(fortress: Platform, seed: i
         lag = time.monotonic() - back - 15.0  # until_quiet wants 15 s of quiet
         print(f"lag gone {lag:.1f} s after Postgres was let back")
         assert lag < 60
+        await until_released(fortress, account)
         assert await differences(fortress, crowd.told, account, key_id) == []
         assert await _reconciled(fortress) == []
 
@@ -212,6 +220,7 @@ def test_nats_down_for_half_a_minute_is_quick_503s_and_no_token_is_lost(fortress
         assert {told.fate for told in begun} == {"ok"}
         assert crowd.told[-1].fate == "ok"
         await until_quiet(fortress)
+        await until_released(fortress, account)
         assert await differences(fortress, crowd.told, account, key_id) == []
         assert await _reconciled(fortress) == []
 
