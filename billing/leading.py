@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from common import metrics
-from common.tasks import wanted
+from common.tasks import rest, wanted
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ async def lead(postgres_url: str, duties: Sequence[Duty]) -> None:
                 connection.terminate()  # the database drops the lock with the connection
         except _DATABASE_PROBLEMS as problem:
             logger.warning("no longer leading, or not yet", extra={"problem": repr(problem)})
-        await asyncio.sleep(_LOOK_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
+        await rest(_LOOK_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
 
 
 async def _led(connection: "asyncpg.Connection[asyncpg.Record]", duties: Sequence[Duty]) -> None:
@@ -79,4 +79,4 @@ async def _repeat(duty: Duty) -> None:
         except Exception as problem:  # a task boundary: one duty's failure is not the others'
             metrics.BILLING_DUTY_FAILURES.labels(duty.name).inc()
             logger.warning("duty failed, trying again later", extra={"duty": duty.name, "problem": repr(problem)})
-        await asyncio.sleep(duty.every_seconds)
+        await rest(duty.every_seconds)

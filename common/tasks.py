@@ -13,3 +13,9 @@ def wanted() -> bool:
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
     return True
+
+
+async def rest(seconds: float) -> None:
+    """The long sleep of such a loop after its work, which may have swallowed the cancellation: none if it did."""
+    wanted()
+    await asyncio.sleep(seconds)

@@ -44,6 +44,23 @@ async def test_one_leads_and_another_takes_over(books):
         await books.until(lambda: asyncio.sleep(0, sum(done.values()) > sum(before.values()) + 50))
 
 
+async def test_a_duty_that_swallows_its_end_delays_nobody(books):
+    """The NATS client loses a cancellation now and then: billing then slept on until the duty's next turn."""
+    begun = asyncio.Event()
+
+    async def swallow():
+        begun.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+    leader = asyncio.create_task(lead(books.settings.postgres_url, [Duty("swallow", 60, swallow)]))
+    async with asyncio.timeout(30):
+        await begun.wait()
+        leader.cancel()
+        await asyncio.wait({leader})
+    assert leader.cancelled()
+
+
 async def test_workers_are_counted_while_they_live(books):
     bucket = await books.bus.js.key_value(names.KV_WORKERS)
     model = f"model-{books.account}"

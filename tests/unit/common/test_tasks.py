@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from common.tasks import wanted
+from common.tasks import rest, wanted
 
 
 async def test_a_swallowed_cancellation_ends_the_loop_at_its_head() -> None:
@@ -26,6 +26,23 @@ async def test_a_swallowed_cancellation_ends_the_loop_at_its_head() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert rounds == 1
+
+
+async def test_a_swallowed_cancellation_lets_no_loop_rest() -> None:
+    begun = asyncio.Event()
+
+    async def loop() -> None:
+        begun.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        await rest(60)
+
+    task = asyncio.create_task(loop())
+    await begun.wait()
+    task.cancel()
+    async with asyncio.timeout(10):
+        await asyncio.wait({task})
+    assert task.cancelled()
 
 
 async def test_a_deadline_that_passed_before_is_no_cancellation() -> None:
