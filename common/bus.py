@@ -26,6 +26,7 @@ TASK_ACK_WAIT_SECONDS = 30.0
 WORKER_TTL_SECONDS = 10.0
 USAGE_ACK_WAIT_SECONDS = 20.0  # what a killed billing process held comes back after that time
 _API_SECONDS = 5.0
+_QUIET_SECONDS = 1.0
 _CLOSE_SECONDS = 5.0
 _DAY_SECONDS = 86_400.0
 _STREAM_NAME_IN_USE = 10058
@@ -143,15 +144,18 @@ class Bus:
 
         Raises nats.errors.Error or TimeoutError.
         """
-        entries: list[KeyValue.Entry] = []
         async with asyncio.timeout(_API_SECONDS):
-            watcher = await (await self.js.key_value(bucket)).watch(keys, ignore_deletes=True)
-            try:
-                while (entry := await watcher.updates(timeout=_API_SECONDS)) is not None:  # type: ignore[no-untyped-call]
-                    entries.append(entry)
-            finally:
-                await watcher.stop()  # type: ignore[no-untyped-call]
-        return entries
+            while True:
+                entries: list[KeyValue.Entry] = []
+                watcher = await (await self.js.key_value(bucket)).watch(keys, ignore_deletes=True)
+                try:
+                    while (entry := await watcher.updates(timeout=_QUIET_SECONDS)) is not None:  # type: ignore[no-untyped-call]
+                        entries.append(entry)
+                    return entries
+                except nats.errors.TimeoutError:  # its end was not told: see `watch`
+                    continue
+                finally:
+                    await watcher.stop()  # type: ignore[no-untyped-call]
 
     async def watch(self, bucket: str, *, ttl_seconds: float | None = None) -> AsyncIterator["Change | None"]:
         """What a bucket holds and how it changes, for ever; None says that all it held at first has been told.
@@ -177,7 +181,7 @@ class Bus:
                     quiet = False
                     try:
                         # Not its own timeout: in Python 3.11 wait_for loses a cancellation that meets an update.
-                        async with asyncio.timeout(1.0):
+                        async with asyncio.timeout(_QUIET_SECONDS):
                             entry = await watcher.updates(timeout=None)  # type: ignore[no-untyped-call]
                     except (TimeoutError, nats.errors.TimeoutError):
                         quiet = True
@@ -197,6 +201,10 @@ class Bus:
                             del seen[key]
                             yield Change(key, None, 0)
                         yield None
+                    elif not synced:
+                        # The end is told by the message after which none is pending. It never comes if that one
+                        # expires before it is delivered: begin anew.
+                        break
                     if ttl_seconds is not None:
                         limit = loop.time() - ttl_seconds
                         for key in [key for key, when in seen.items() if when < limit]:

@@ -1,7 +1,6 @@
 """The commands against a running stack, in one place since it takes seconds to start."""
 
 import json
-import signal
 import subprocess
 import sys
 import threading
@@ -240,7 +239,7 @@ def test_logs_are_followed(state: Path) -> None:
         followed.set()
         writing.join()
         guard.cancel()
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         process.wait(60)
         process.stdout.close()
 

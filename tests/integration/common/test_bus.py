@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from nats.js.kv import KeyValue
 
 from common import bus as bus_module
 from common import names
@@ -140,6 +141,39 @@ async def test_an_entry_nobody_renews_is_told_as_deleted(nats_url: str) -> None:
         async with asyncio.timeout(60):
             told = [change async for change in _until_deleted(changes, key)]
         assert [change.value for change in told] == [b"here", None]
+
+
+@pytest.fixture
+def lost_ends(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The first watcher is never told the end: so it goes when the last entry expires before it is delivered."""
+    updates = KeyValue.KeyWatcher.updates
+    lost: list[Any] = []
+
+    async def lossy(watcher: Any, timeout: float | None) -> Any:
+        entry = await updates(watcher, timeout)
+        if entry is None and not lost:
+            lost.append(watcher)
+            return await updates(watcher, timeout)
+        return entry
+
+    monkeypatch.setattr(KeyValue.KeyWatcher, "updates", lossy)
+    return lost
+
+
+async def test_a_watch_and_a_snapshot_begin_anew_if_the_end_is_not_told(nats_url: str, lost_ends: list[Any]) -> None:
+    async with connect_bus(nats_url, "test") as bus:
+        await bus.ensure_streams()
+        models = await bus.js.key_value(names.KV_MODELS)
+        key = f"k{uuid.uuid4().hex}"
+        await models.put(key, b"1")
+        assert [(entry.key, entry.value) for entry in await bus.snapshot(names.KV_MODELS, key)] == [(key, b"1")]
+        assert len(lost_ends) == 1
+        lost_ends.clear()
+        async with asyncio.timeout(60):
+            async for change in bus.watch(names.KV_MODELS):
+                if change is None:
+                    break
+        assert len(lost_ends) == 1
 
 
 async def _until_deleted(changes: Any, key: str) -> Any:
