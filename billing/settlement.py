@@ -14,8 +14,10 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from hashlib import sha1
 from importlib.resources import files
+from itertools import chain
 from typing import Any
 
+import msgspec
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -37,7 +39,8 @@ _KEYS_PER_SCAN = 1000
 _SECONDS = 5.0
 UNKNOWN_TOKENS = -1
 
-_Call = tuple[str, list[str], list[str]]  # account, used hashes, ARGV of settle.lua
+# Account, used hashes with their [field, total, ...], and [reservation, tokens, ...]: what a call of settle.lua does.
+_Call = tuple[str, dict[str, list[str]], list[str | int]]
 
 
 class Settlement:
@@ -83,7 +86,7 @@ class Settlement:
 
     async def _send(self, calls: list[_Call]) -> int:
         pipeline = self._redis.pipeline(transaction=False)
-        for account, used, arguments in calls:
+        for account, used, reservations in calls:
             pipeline.evalsha(
                 _SCRIPT_SHA,
                 3 + len(used),
@@ -91,7 +94,8 @@ class Settlement:
                 names.reservations_key(account),
                 names.reservation_amounts_key(account),
                 *used,
-                *arguments,
+                msgspec.msgpack.encode(list(used.values())),
+                msgspec.msgpack.encode(reservations),
             )
         results: list[Any] = await pipeline.execute()
         return sum(results)
@@ -110,8 +114,7 @@ def _calls(entries: Iterable[Entry], totals: Totals) -> Iterator[_Call]:
             reservations[entry.account][entry.reservation] = entry.input_tokens + entry.output_tokens
     for account in used.keys() | reservations.keys():
         for hashes in _slices(used[account]):
-            arguments = [text for pairs in hashes.values() for text in (str(len(pairs) // 2), *pairs)]
-            yield account, list(hashes), arguments
+            yield account, hashes, []
         yield from _givings_back(account, list(reservations[account].items()))
 
 
@@ -134,7 +137,7 @@ def _slices(used: dict[str, list[str]]) -> Iterator[dict[str, list[str]]]:
 def _givings_back(account: str, reservations: Sequence[tuple[str, int]]) -> Iterator[_Call]:
     for start in range(0, len(reservations), _RESERVATIONS_PER_CALL):
         part = reservations[start : start + _RESERVATIONS_PER_CALL]
-        yield account, [], [str(value) for pair in part for value in pair]
+        yield account, {}, list(chain.from_iterable(part))
 
 
 @asynccontextmanager
