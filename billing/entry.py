@@ -153,7 +153,8 @@ def _sane(field: str, seconds: int, now_seconds: float) -> int:
 
 def _seconds(duration: Duration) -> float:
     """Never negative: a clock may have been set back between two readings."""
-    return max(0.0, duration.seconds + duration.nanos / 1e9)
+    seconds = duration.seconds + duration.nanos / 1e9
+    return seconds if seconds > 0 else 0.0
 
 
 def _microseconds(duration: Duration) -> int:

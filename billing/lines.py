@@ -42,14 +42,15 @@ def line(entry: Entry, charge: Charge | None, action: Action) -> tuple[str, str]
     version, units, currency = charge or ("", "", "")
     end_text = f"{_second(end // _SECOND)}.{end % _SECOND:06}+00:00"
     chained = same.replace("\t", "\0") + (
-        f"{'' if compute is None else compute}\0{end_text}\0{last:d}\0{version}\0{units}\0{currency}\0{action.value}\0"
+        f"{'' if compute is None else compute}\0{end_text}\0{last:d}\0{version}\0{units}\0{currency}\0{action}\0"
     )
     compute_seconds = _NULL if compute is None else f"{compute // _SECOND}.{compute % _SECOND:06}"
-    price = f"{_NULL}\t{_NULL}\t{_NULL}"
     if charge:
         price = f"{version}\t{charge.units // _UNIT}.{charge.units % _UNIT:018}\t{currency}"
+    else:
+        price = f"{_NULL}\t{_NULL}\t{_NULL}"
     return chained, (
-        f"{same}{compute_seconds}\t{end_text}\t{last:d}\t{price}\t{action.value}\t{model}\t{lane}\t{error_reason}\t"
+        f"{same}{compute_seconds}\t{end_text}\t{last:d}\t{price}\t{action}\t{model}\t{lane}\t{error_reason}\t"
         f"{_NULL if queue is None else queue}\t{_NULL if first is None else first}\t"
         f"{_NULL if duration is None else duration}\t{reservation}"
     )

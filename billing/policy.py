@@ -6,29 +6,26 @@ JSON, what an account does differently from the defaults, in the same words; the
 
 import json
 from collections.abc import Mapping
-from enum import Enum
+from typing import Final, Literal
 
 from billing.entry import Entry
 
-
-class Action(Enum):
-    """What is charged; the value is the word of the ledger's `policy` column."""
-
-    BILL = ""  # all that was measured
-    INPUT_ONLY = "input_only"
-    WAIVE = "waived"
-
+# What is charged, as the ledger's `policy` column says it. Words, not an Enum: naming its members cost 1 us an event.
+Action = Literal["", "input_only", "waived"]
+BILL: Final = ""  # all that was measured
+INPUT_ONLY: Final = "input_only"
+WAIVE: Final = "waived"
 
 # How an attempt can end, and what that costs when the account says nothing else.
 DEFAULTS: Mapping[str, Action] = {
-    "cancelled": Action.BILL,  # the client left; the tokens until then were made for it
-    "worker_lost": Action.BILL,  # what the client was given of it
-    "timed_out": Action.BILL,
-    "guard_stopped": Action.BILL,
-    "failed": Action.WAIVE,  # our fault, or our upstream's
-    "zero_output": Action.WAIVE,  # a generation that completed and says that it generated nothing
+    "cancelled": BILL,  # the client left; the tokens until then were made for it
+    "worker_lost": BILL,  # what the client was given of it
+    "timed_out": BILL,
+    "guard_stopped": BILL,
+    "failed": WAIVE,  # our fault, or our upstream's
+    "zero_output": WAIVE,  # a generation that completed and says that it generated nothing
 }
-_ACTIONS = {"bill": Action.BILL, "input_only": Action.INPUT_ONLY, "waive": Action.WAIVE}
+_ACTIONS: Mapping[str, Action] = {"bill": BILL, "input_only": INPUT_ONLY, "waive": WAIVE}
 _GUARD_STOPPED = "content_filter"  # the finish reason
 _GENERATES_NOTHING = frozenset({"embedding"})
 
@@ -50,9 +47,9 @@ def abnormal_end(entry: Entry) -> str | None:
 def action(end: str | None, own: Mapping[str, Action]) -> Action:
     """What an end costs an account with policies of its own. What was refused costs nobody anything."""
     if end is None:
-        return Action.BILL
+        return BILL
     if end == "refused":
-        return Action.WAIVE
+        return WAIVE
     return own.get(end, DEFAULTS[end])
 
 

@@ -9,7 +9,7 @@ from decimal import Context, Decimal
 from typing import NamedTuple
 
 from billing.entry import EPOCH, Entry
-from billing.policy import Action
+from billing.policy import BILL, WAIVE, Action
 
 # Prices have 12 decimals and are per million tokens, so 18 decimals hold every cost exactly, and integers add fast.
 _UNIT_DECIMALS = 18
@@ -71,24 +71,22 @@ class _Rates:
         self.request = _integer(price.per_request) * _UNITS_PER_PRICE_UNIT
         self.compute = _integer(price.per_gpu_second)
 
-    def input_units(self, entry: Entry) -> int:
-        """Cached tokens and tokens written to a cache are parts of the input."""
-        cached_tokens = min(entry.cached_tokens, entry.input_tokens)
-        cache_write_tokens = min(entry.cache_write_tokens, entry.input_tokens - cached_tokens)
-        return (
-            (entry.input_tokens - cached_tokens - cache_write_tokens) * self.input
-            + cached_tokens * self.cached
-            + cache_write_tokens * self.cache_write
-        )
-
-    def other_units(self, entry: Entry) -> int:
-        """Output, of which reasoning is a part; the engine's time; and the request's own price when it completed."""
-        reasoning_tokens = min(entry.reasoning_tokens, entry.output_tokens)
-        units = (entry.output_tokens - reasoning_tokens) * self.output + reasoning_tokens * self.reasoning
-        if self.compute and entry.compute_microseconds:
-            units += entry.compute_microseconds * self.compute
-        if entry.status == "completed":
-            units += self.request
+    def units(self, entry: Entry, action: Action) -> int:
+        """What is billed of the entry. Conditional expressions, because a call of `min` takes four times as long."""
+        if action == WAIVE:
+            return 0
+        inputs, cached, cache_write = entry.input_tokens, entry.cached_tokens, entry.cache_write_tokens
+        cached = cached if cached < inputs else inputs  # a part of the input, as are those written to a cache
+        plain = inputs - cached
+        cache_write = cache_write if cache_write < plain else plain
+        units = (plain - cache_write) * self.input + cached * self.cached + cache_write * self.cache_write
+        if action == BILL:
+            outputs, reasoning = entry.output_tokens, entry.reasoning_tokens
+            reasoning = reasoning if reasoning < outputs else outputs
+            units += (outputs - reasoning) * self.output + reasoning * self.reasoning
+            units += (entry.compute_microseconds or 0) * self.compute
+            if entry.status == "completed":
+                units += self.request
         return units
 
 
@@ -103,15 +101,9 @@ class PriceList:
     def charge(self, entry: Entry, action: Action) -> Charge | None:
         """What the entry costs; None when its price or what it used is unknown: counted and flagged, not invented."""
         rates = self._rates(entry.model_served or entry.model, entry.end_microseconds)
-        unknown_use = entry.status == "completed" and not entry.measured and action is not Action.WAIVE
-        if rates is None or unknown_use:
+        if rates is None or (not entry.measured and entry.status == "completed" and action != WAIVE):
             return None
-        units = 0
-        if action is not Action.WAIVE:
-            units = rates.input_units(entry)
-        if action is Action.BILL:
-            units += rates.other_units(entry)
-        return Charge(rates.version, units, rates.currency)
+        return Charge(rates.version, rates.units(entry, action), rates.currency)
 
     def _rates(self, model: str, moment: int) -> _Rates | None:
         """The latest price in force at that moment; None when the model had none, which is not a price of 0."""

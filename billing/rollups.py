@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import asyncpg
 
 from billing.entry import EPOCH, Entry
-from billing.policy import Action
+from billing.policy import WAIVE, Action
 from billing.pricing import Charge, amount
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class Sums:
             entry.tier,
             currency,
             version,
-            action.value,
+            action,
             entry.model,
         ]
         group.requests += entry.last  # an attempt that another one follows is not another request
@@ -195,7 +195,7 @@ class Sums:
             whole.add(added)
             if currency:
                 units[currency] += added.units
-            elif policy != Action.WAIVE.value:
+            elif policy != WAIVE:
                 unpriced_tokens += added.input + added.output
         tokens = {
             "input": whole.input - whole.cached - whole.cache_write,

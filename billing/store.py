@@ -15,7 +15,7 @@ import asyncpg
 
 from billing import lines, policy
 from billing.entry import Entry
-from billing.policy import Action
+from billing.policy import BILL, Action
 from billing.pricing import Charge, Price, PriceList
 from billing.rollups import Counted, Sums, Totals, read_totals
 from billing.slicing import slices
@@ -117,7 +117,7 @@ class Ledger:
         rows: list[_Row] = []
         async for keys in slices(sorted(batch)):
             for key in keys:
-                entry, action = batch[key], actions.get(key, Action.BILL)
+                entry, action = batch[key], actions.get(key, BILL)
                 charge = prices.charge(entry, action)
                 rows.append(_Row(entry, charge, action, *lines.line(entry, charge, action)))
         return rows

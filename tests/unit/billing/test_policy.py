@@ -3,7 +3,7 @@
 import pytest
 
 from billing.entry import Entry
-from billing.policy import DEFAULTS, Action, abnormal_end, action, parse
+from billing.policy import BILL, DEFAULTS, INPUT_ONLY, WAIVE, abnormal_end, action, parse
 
 
 def ended(status="completed", output_tokens=5, finish_reason="", operation="chat", measured=True):
@@ -35,12 +35,12 @@ def test_every_end_has_its_name(entry, end):
 def test_an_account_may_differ_from_the_defaults_and_never_pays_for_what_was_refused():
     own = parse('{"failed": "bill", "cancelled": "input_only", "worker_lost": "waive"}')
     assert {end: action(end, own) for end in (None, "refused", *DEFAULTS)} == {
-        None: Action.BILL,
-        "refused": Action.WAIVE,
-        "cancelled": Action.INPUT_ONLY,
-        "worker_lost": Action.WAIVE,
-        "timed_out": Action.BILL,
-        "guard_stopped": Action.BILL,
-        "failed": Action.BILL,
-        "zero_output": Action.WAIVE,
+        None: BILL,
+        "refused": WAIVE,
+        "cancelled": INPUT_ONLY,
+        "worker_lost": WAIVE,
+        "timed_out": BILL,
+        "guard_stopped": BILL,
+        "failed": BILL,
+        "zero_output": WAIVE,
     }

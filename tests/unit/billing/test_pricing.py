@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
 
 from billing.entry import decode
-from billing.policy import Action
+from billing.policy import BILL, INPUT_ONLY, WAIVE
 from billing.pricing import Price, PriceList, amount
 
 MOMENT = datetime(2026, 11, 1, tzinfo=UTC)
@@ -35,7 +35,7 @@ def entry(*, status=1, end_time=MOMENT, model="m", micros=None, **tokens):
     return decode(event.SerializeToString(), MOMENT.timestamp() + 86_000)
 
 
-def charged(prices, made, action=Action.BILL):
+def charged(prices, made, action=BILL):
     return PriceList(prices).charge(made, action)
 
 
@@ -110,7 +110,7 @@ def test_the_requests_own_price_is_due_when_it_completed():
 def test_a_policy_takes_the_output_or_everything_from_the_cost():
     prices = [price(input="1", output="10", request="1", per_gpu_second=Decimal(1))]
     made = entry(input_tokens=1_000_000, output_tokens=1_000_000, micros=2_000_000)
-    costs = [amount(charged(prices, made, action).units) for action in (Action.BILL, Action.INPUT_ONLY, Action.WAIVE)]
+    costs = [amount(charged(prices, made, action).units) for action in (BILL, INPUT_ONLY, WAIVE)]
     assert costs == [14, 1, 0]
 
 

@@ -14,7 +14,7 @@ from uplion.control.v1.statement_pb2 import UsageClass
 from uplion.inference.v1.sampling_pb2 import TokenUsage
 
 from billing.entry import decode
-from billing.policy import Action
+from billing.policy import BILL, INPUT_ONLY, WAIVE
 from billing.pricing import Price, PriceList, amount
 from control.classes import added, charges, total
 from control.exports import COLUMNS, FOCUS_COLUMNS, JSON_END, write_csv, write_focus, write_json
@@ -54,8 +54,8 @@ def test_the_classes_costs_are_what_billing_charged(data):
     """For any attempts of one price and policy, summed as rollups are."""
     whole = st.integers(0, 10_000)
     prices = PriceList([Price(version=1, model="m", effective_from=HOUR, currency="EUR", **RATES)])
-    action = data.draw(st.sampled_from(Action))
-    row, completed = rollup(requests=0, policy=action.value), 0
+    action = data.draw(st.sampled_from((BILL, INPUT_ONLY, WAIVE)))
+    row, completed = rollup(requests=0, policy=action), 0
     for _ in range(data.draw(st.integers(1, 5))):
         input_tokens, output_tokens = data.draw(whole), data.draw(whole)
         cached = data.draw(st.integers(0, input_tokens))
@@ -82,7 +82,7 @@ def test_the_classes_costs_are_what_billing_charged(data):
     found = {part.usage_class: part for part in parts}
     request = found[UsageClass.USAGE_CLASS_REQUEST]
     assert request.quantity == row["requests"]
-    assert request.cost == (completed * Decimal("0.001") if action is Action.BILL else 0)
+    assert request.cost == (completed * Decimal("0.001") if action == BILL else 0)
     tokens = [part.quantity for part in parts if part.usage_class < UsageClass.USAGE_CLASS_COMPUTE]
     assert sum(tokens) == row["input_tokens"] + row["output_tokens"]
 
