@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ import uvloop
 from bench import processes
 from bench.load import Outcome, drive, request_bytes
 from bench.yardstick import echo_cpu_us
+from stack.ports import free_port
 
 MANIFEST = Path(__file__).with_name("synthetic.yaml")
 MODEL = "bench"  # answers at once: what the platform itself takes
@@ -31,7 +31,7 @@ def main() -> None:
         platform = subprocess.Popen(
             [
                 *(str(Path(sys.executable).with_name("uplion")), "up", "--json"),
-                *("--state", state, "--port", str(_free_port()), "-f", str(MANIFEST)),
+                *("--state", state, "--port", str(free_port()), "-f", str(MANIFEST)),
             ],
             stdout=subprocess.PIPE,
             text=True,
@@ -95,12 +95,6 @@ async def _measure(facts: dict[str, Any], start_seconds: float, echo_us: float) 
         f"| all | {total / requests * 1e6:,.0f} | {sum(value[0] for value in idle.values()):.0f} / "
         f"{sum(value[1] for value in idle.values()):.0f} |"
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.platform import REPOSITORY, Platform, Up, free_port, up
+from stack.ports import free_port
+from tests.e2e.platform import REPOSITORY, Platform, Up, up
 
 
 @pytest.fixture(scope="session")

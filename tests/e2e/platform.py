@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -103,12 +102,6 @@ def up(*arguments: str) -> Platform:
     if not line:
         raise AssertionError(f"uplion up failed ({process.wait(_PATIENCE_SECONDS)}): {process.stderr.read()}")
     return Platform(process, json.loads(line))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def alive(pid: int) -> bool:

@@ -9,7 +9,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.e2e.platform import REPOSITORY, SYNTHETIC, UPLION, Platform, Up, alive, free_port, processes_of, until
+from stack.ports import free_port
+from tests.e2e.platform import REPOSITORY, SYNTHETIC, UPLION, Platform, Up, alive, processes_of, until
 
 MODEL = str(REPOSITORY / "tests/e2e/synthetic.yaml")
 HELLO = [{"role": "user", "content": "Hello!"}]

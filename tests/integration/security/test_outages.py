@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 import statistics
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
+from stack.ports import free_port
 from tests.integration.edge.envoys import PATIENCE_SECONDS, EdgeProcess, edge_settings
 from tests.integration.security.platform import KEY_TTL_SECONDS, Platform, Services
 
@@ -22,9 +22,7 @@ class Door:
     """An Envoy that waits a quarter of a second for an authz of its own, at an address that stays."""
 
     def __init__(self, platform: Platform, folder: Any, cache: Any) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_port()}"
         self.platform, self.folder = platform, folder
         self.start()
         router = platform.others.ports["router"]
