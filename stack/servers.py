@@ -219,7 +219,7 @@ jetstream {{
             name=self.name,
             argv=[str(binaries.nats()), "--config", str(self._folder / "nats.conf")],
             log=self._log,
-            env={**base_environment(), "GOMEMLIMIT": "128MiB"},
+            env={**base_environment(), "GOMEMLIMIT": "1GiB"},
         )
 
     async def ready(self) -> bool:
