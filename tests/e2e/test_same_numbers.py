@@ -19,6 +19,7 @@ from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
 from common import names
 from common.bus import connect_bus
 from tests.e2e.platform import Platform, until
+from tests.usage_stream import all_acknowledged
 
 MODELS = ("same-euro", "same-dollar", "same-unpriced")
 TOKENS = ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
@@ -75,8 +76,7 @@ async def publish(platform: Platform, events: list[UsageEvent]) -> None:
 async def billed(platform: Platform) -> bool:
     """Whether billing is done with all that other tests have left."""
     async with connect_bus(platform.facts["nats_url"], "test") as bus:
-        info = await bus.js.consumer_info(names.STREAM_USAGE, names.CONSUMER_BILLING)
-        return not info.num_pending and not info.num_ack_pending
+        return await all_acknowledged(bus)
 
 
 def metric(platform: Platform) -> Counter[str]:

@@ -19,6 +19,7 @@ from billing.settings import BillingSettings
 from common import ledger, names
 from common.bus import Bus, connect_bus
 from control.schema import migrate
+from tests.usage_stream import all_acknowledged
 
 _WAIT_SECONDS = 60.0
 
@@ -103,15 +104,7 @@ class Books:
 
     async def until_done(self) -> None:
         """Waits until every published event is acknowledged."""
-
-        async def done() -> bool:
-            try:
-                info = await self.bus.js.consumer_info(names.STREAM_USAGE, names.CONSUMER_BILLING)
-            except NotFoundError:
-                return False
-            return info.num_pending == 0 and info.num_ack_pending == 0
-
-        await self.until(done)
+        await self.until(lambda: all_acknowledged(self.bus))
 
     async def check(self, *events: UsageEvent) -> None:
         """Ledger, rollups, balances, spending and hash chain hold exactly these events, each once."""

@@ -118,8 +118,9 @@ class FakeRouter:
 
     async def unsettled(self) -> int:
         """Tickets that the broker still holds for this model."""
-        info = await self.bus.js.consumer_info(names.STREAM_TASKS, names.task_consumer(self.model))
-        return int((info.num_pending or 0) + (info.num_ack_pending or 0))
+        subject = names.task_subject(self.model)
+        held = (await self.bus.js.stream_info(names.STREAM_TASKS, subjects_filter=subject)).state.subjects or {}
+        return sum(held.values())
 
     async def settled(self) -> None:
         """Waits until every ticket is acknowledged."""

@@ -1,0 +1,20 @@
+"""What tests ask of the USAGE stream."""
+
+from nats.js.errors import NotFoundError
+
+from common import names
+from common.bus import Bus
+
+
+async def all_acknowledged(bus: Bus) -> bool:
+    """Whether billing is done with every event that was published before.
+
+    The consumer's `num_pending` alone does not say so: the server acknowledges a message before it counts it there.
+    """
+    last = (await bus.js.stream_info(names.STREAM_USAGE)).state.last_seq
+    try:
+        info = await bus.js.consumer_info(names.STREAM_USAGE, names.CONSUMER_BILLING)
+    except NotFoundError:
+        return False
+    delivered = info.delivered.stream_seq if info.delivered else 0
+    return delivered >= last and not info.num_pending and not info.num_ack_pending
