@@ -178,13 +178,15 @@ class Bus:
             try:
                 while reconnects == self.reconnects:
                     entry = None
-                    quiet = False
                     try:
                         # Not its own timeout: in Python 3.11 wait_for loses a cancellation that meets an update.
                         async with asyncio.timeout(_QUIET_SECONDS):
                             entry = await watcher.updates(timeout=None)  # type: ignore[no-untyped-call]
                     except (TimeoutError, nats.errors.TimeoutError):
-                        quiet = True
+                        if not synced:
+                            # The end is told by the message after which none is pending. It never comes if that one
+                            # expires before it is delivered: begin anew.
+                            break
                     if entry is not None and entry.key is not None:
                         fresh.add(entry.key)
                         if entry.operation in ("DEL", "PURGE"):
@@ -195,16 +197,12 @@ class Bus:
                             yield Change(
                                 entry.key, entry.value or b"", entry.revision or 0, _unix_seconds(entry.created)
                             )
-                    elif not quiet and not synced:
+                    elif not synced:
                         synced = True
                         for key in [key for key in seen if key not in fresh]:
                             del seen[key]
                             yield Change(key, None, 0)
                         yield None
-                    elif not synced:
-                        # The end is told by the message after which none is pending. It never comes if that one
-                        # expires before it is delivered: begin anew.
-                        break
                     if ttl_seconds is not None:
                         limit = loop.time() - ttl_seconds
                         for key in [key for key, when in seen.items() if when < limit]:
