@@ -1,6 +1,7 @@
 """The commands against a running stack, in one place since it takes seconds to start."""
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -220,7 +221,13 @@ def test_status_shows_every_part(state: Path) -> None:
 
 def test_logs_are_followed(state: Path) -> None:
     command = [UPLION, "logs", "services", "-f", "-n", "0", "--state", str(state)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        # A suite that a shell started in the background passes on that SIGINT is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stdout is not None
     guard = threading.Timer(60, process.kill)
     guard.start()
@@ -239,7 +246,7 @@ def test_logs_are_followed(state: Path) -> None:
         followed.set()
         writing.join()
         guard.cancel()
-        process.terminate()
+        process.send_signal(signal.SIGINT)
         process.wait(60)
         process.stdout.close()
 
