@@ -7,7 +7,7 @@ def wanted() -> bool:
     """For the head of a loop that runs until it is cancelled: True, or CancelledError if somebody swallowed that.
 
     asyncio.wait_for of Python 3.11 does when a cancellation meets the result it waits for (python/cpython#86296), and
-    the clients of NATS, Redis and Postgres use it: a loop that merely goes on would never end.
+    the clients of NATS and Redis use it: a loop that merely goes on would never end.
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling():
