@@ -50,9 +50,8 @@ def _busy_worker(platform: Platform) -> int | None:
 
     async def ask() -> int | None:
         async with connect_bus(platform.facts["nats_url"], "test") as bus:
-            workers = await bus.js.key_value(names.KV_WORKERS)
-            for key in await workers.keys():
-                state = WorkerState.FromString((await workers.get(key)).value or b"")
+            for entry in await bus.snapshot(names.KV_WORKERS):
+                state = WorkerState.FromString(entry.value or b"")
                 if state.model == SYNTHETIC and state.slots_free < state.slots_total:
                     return state.pid
         return None

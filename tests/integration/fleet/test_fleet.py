@@ -5,12 +5,11 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nats.js.errors import KeyNotFoundError
 from uplion.dispatch.v1.worker_state_pb2 import WorkerState
 
 from common import names
@@ -64,16 +63,7 @@ class Fleet:
 
     async def states(self) -> list[WorkerState]:
         """What workers say of themselves in KV `workers`."""
-        bucket = await self.bus.js.key_value(names.KV_WORKERS)
-        try:
-            keys = await bucket.keys()
-        except Exception:  # an empty bucket is an error to this client
-            return []
-        found = []
-        for key in keys:
-            with suppress(KeyNotFoundError):  # it has ended meanwhile
-                found.append(WorkerState.FromString((await bucket.get(key)).value or b""))
-        return found
+        return [WorkerState.FromString(entry.value or b"") for entry in await self.bus.snapshot(names.KV_WORKERS)]
 
     def pids(self) -> list[int]:
         return [part.process.pid for part in self.place.parts if part.serving and part.process]

@@ -130,24 +130,11 @@ class FakeRouter:
 
     async def worker(self) -> WorkerState | None:
         """What the model's worker says of itself; None when there is none."""
-        bucket = await self.bus.js.key_value(names.KV_WORKERS)
-        for key in await _keys(bucket):
-            try:
-                state = WorkerState.FromString((await bucket.get(key)).value or b"")
-            except Exception:  # it went away between the two
-                continue
+        for entry in await self.bus.snapshot(names.KV_WORKERS):
+            state = WorkerState.FromString(entry.value or b"")
             if state.model == self.model:
                 return state
         return None
-
-
-async def _keys(bucket: Any) -> list[str]:
-    from nats.js.errors import NoKeysError
-
-    try:
-        return list(await bucket.keys())
-    except NoKeysError:
-        return []
 
 
 @dataclass
