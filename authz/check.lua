@@ -17,13 +17,14 @@
 -- Returns {'OK', output tokens granted to one choice, number of the rule that leaves it the least (0: none),
 --          unix ms, {remaining of each rule}, {ms until something leaves its window, or -1, of each rule},
 --          {number of a rule in shadow that would have refused, ms until the request would have passed or -1, ...}}
---      or {'NO', {remaining}, {ms}, {number of a refusing rule, ms until the request would pass or -1, ...}}
+--      or {'NO', {remaining}, {ms}, {number of a refusing rule, ms until the request may pass or -1: the budget is
+--          spent, ...}}
 --      or {'LOAD', number in used, ...}: these are not here; read them now and call again
 --      or {'FRESH'}: the account is not known to this Valkey
 
 local WINDOW = 61 -- buckets of one second; 60 s whole plus the one that has begun, so never over in any 60 s
 local PURGE = 32
-local SLOT_WAIT = 1000 -- ms: a place among so many at once may be free at any moment
+local END_WAIT = 1000 -- ms: a request that runs may end at any moment, and leave its place or a part of a budget
 
 local plan = cmsgpack.unpack(ARGV[1])
 local rates, reserved, useds, rules, price = plan[1], plan[2], plan[3], plan[4], plan[5]
@@ -139,17 +140,21 @@ for index = 1, #rules, 5 do
   elseif kind == 4 then
     left = amount - tonumber(held[counter + 1] or '0')
     fits = left >= 1
-    if not fits then wait = SLOT_WAIT end
+    if not fits then wait = END_WAIT end
   else
-    left = amount - used[rules[index + 2]] - tonumber(held[counter + 1] or '0')
+    local running = tonumber(held[counter + 1] or '0')
+    left = amount - used[rules[index + 2]] - running
+    local short -- by how much, in tokens or in the price's unit; not above 0: it fits
     if kind == 2 then
-      fits = left >= input + least
+      short = input + least - left
       most = math.floor((left - input) / choices)
     else
       local units = left * 1e6 - input * price[1] - price[3]
-      fits = units >= least * price[2]
+      short, running = least * price[2] - units, running * 1e6
       if price[2] > 0 then most = math.floor(units / (price[2] * choices)) end
     end
+    fits = short <= 0
+    if not fits and short <= running then wait = END_WAIT end
   end
   remaining[number], resets[number] = math.max(0, left), reset
   if not fits then

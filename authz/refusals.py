@@ -17,7 +17,7 @@ class Verdict(NamedTuple):
 
     rule: Rule
     balance: int  # what it has left, in the limit's own unit
-    wait_seconds: float | None  # until the request would pass; None: not by waiting
+    wait_seconds: float | None  # until the request may pass; None: not by waiting, the budget is spent
     clears_at: float | None  # unix time; None: never by itself, or nobody can say
 
 
@@ -26,11 +26,10 @@ class LimitError(UplionError):
 
     def __init__(self, verdict: Verdict, standing: Standing) -> None:
         rule, limit = verdict.rule, verdict.rule.limit
-        budget = _is_budget(limit)
         super().__init__(
-            Reason.INSUFFICIENT_QUOTA if budget else Reason.RATE_LIMIT_EXCEEDED,
+            Reason.INSUFFICIENT_QUOTA if verdict.wait_seconds is None else Reason.RATE_LIMIT_EXCEEDED,
             _message(verdict),
-            retry_after_seconds=None if budget else verdict.wait_seconds,
+            retry_after_seconds=verdict.wait_seconds,
             rule=rule.name,
             level=rule.level,
             measure=limit.measure,
@@ -49,12 +48,11 @@ def refusal(verdicts: Sequence[Verdict], standing: Standing = NOTHING) -> LimitE
 
 
 def verdict(rule: Rule, balance: int, wait_ms: int, day: Today, now: float) -> Verdict:
-    """From check.lua's answer: what the rule has left, and ms until the request would pass (-1: it cannot say)."""
-    limit = rule.limit
-    if _is_budget(limit):
-        return Verdict(rule, balance, None, day.ends(limit.period))
+    """From check.lua's answer: what the rule has left, and ms until the request may pass (-1: the budget is spent)."""
+    if wait_ms < 0:
+        return Verdict(rule, balance, None, day.ends(rule.limit.period))
     seconds = wait_ms / 1000
-    return Verdict(rule, balance, seconds, None if limit.measure == "concurrency" else now + seconds)
+    return Verdict(rule, balance, seconds, now + seconds if rule.limit.period == "minute" else None)
 
 
 def timestamp(moment: float | None) -> str:
@@ -64,14 +62,10 @@ def timestamp(moment: float | None) -> str:
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _is_budget(limit: Limit) -> bool:
-    return limit.measure == "cost" or (limit.measure == "tokens" and limit.period != "minute")
-
-
 def _lasts(verdict: Verdict) -> tuple[int, float]:
-    if _is_budget(verdict.rule.limit):
+    if verdict.wait_seconds is None:
         return 1, float("inf") if verdict.clears_at is None else verdict.clears_at
-    return 0, verdict.wait_seconds or 0.0
+    return 0, verdict.wait_seconds
 
 
 def _message(verdict: Verdict) -> str:
@@ -90,8 +84,12 @@ def _message(verdict: Verdict) -> str:
     if limit.period == "minute":
         few = "too few for this request"
         return f"The limit of {amount} a minute of {whose} has {left} left ({rule.name}), {few}. {again}"
-    clears = f" It starts again at {timestamp(verdict.clears_at)}." if verdict.clears_at is not None else ""
-    return f"The budget of {amount}{per} of {whose} has {left} left ({rule.name}), too little for this request.{clears}"
+    few = "too little for this request"
+    if again:
+        few += ", until requests that run now give back what they do not use"
+    elif verdict.clears_at is not None:
+        again = f"It starts again at {timestamp(verdict.clears_at)}."
+    return f"The budget of {amount}{per} of {whose} has {left} left ({rule.name}), {few}. {again}".rstrip()
 
 
 def _money(millionths: int, currency: str) -> str:

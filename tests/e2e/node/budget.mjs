@@ -6,8 +6,8 @@ const asked = { model: process.env.MODEL, messages: [{ role: "user", content: "H
 
 let last = null;
 for await (const chunk of await client.chat.completions.create({ ...asked, stream: true })) last = chunk;
-let refused = null;
-for (const deadline = Date.now() + 60_000; refused === null && Date.now() < deadline; ) {
+let refused = null; // until the answer is settled there is hope, so the SDK tries again; then the budget is spent
+for (const deadline = Date.now() + 60_000; refused?.code !== "insufficient_quota" && Date.now() < deadline; ) {
   try {
     await client.chat.completions.create(asked);
   } catch (error) {

@@ -91,7 +91,7 @@ async def test_a_thousand_at_once_with_room_for_a_hundred_admits_exactly_a_hundr
     assert sorted(answer.status for answer in answers) == [200] * 100 + [429] * 900
 
 
-async def test_a_small_rest_caps_the_answer_and_nothing_left_is_insufficient_quota(authz: Any) -> None:
+async def test_a_small_rest_caps_the_answer_and_a_budget_that_is_only_reserved_is_worth_a_retry(authz: Any) -> None:
     await authz.add_account(tokens(1000))
     key = await authz.add_key()
     first = await authz.check(key.text, size=300, facts={"max_tokens": 700})  # 100 in + 700 out
@@ -101,9 +101,9 @@ async def test_a_small_rest_caps_the_answer_and_nothing_left_is_insufficient_quo
     second = await authz.check(key.text, size=300, facts={"max_tokens": 700})
     assert second.limits == {"max_output_tokens": "100", "capped_by": "account/tokens/life"}
     third = await authz.check(key.text, size=300, facts={"max_tokens": 1})
-    assert (third.status, third.code) == (429, "insufficient_quota")
-    assert third.headers["x-should-retry"] == "false"
-    assert "retry-after" not in third.headers
+    assert (third.status, third.code) == (429, "rate_limit_exceeded")
+    assert (third.headers["x-should-retry"], third.headers["retry-after"]) == ("true", "1")
+    assert "until requests that run now give back" in third.error_text
 
 
 async def test_several_choices_share_the_rest(authz: Any) -> None:

@@ -61,7 +61,8 @@ async def test_settled_use_never_exceeds_a_budget_of_tokens_or_money(world: Harn
 async def test_a_limit_for_one_model_is_no_matter_to_others(world: Harness) -> None:
     record = world.record(requests(1, model="big"), tokens(110, model="big"))
     assert (await world.admit(record, model="big")).max_output_tokens == 10
-    assert (await refused(world, record, model="big")).facts["rule"] == "account/tokens/life/big"
+    assert (await refused(world, record, model="big")).facts["rule"] == "account/requests/minute/big"
+    assert (await refused(world, record, model="big", size=110)).facts["rule"] == "account/tokens/life/big"
     for _ in range(3):
         assert (await world.admit(record, model="small")).max_output_tokens is None
 
@@ -97,15 +98,30 @@ async def test_money_counts_only_what_is_priced_in_its_currency(world: Harness) 
     assert (await world.admit(record, model="unpriced", output=50)).max_output_tokens is None
     assert (await world.admit(record, model="dollars", output=50)).max_output_tokens == 10
     error = await refused(world, record, model="dollars")
-    assert error.reason is Reason.INSUFFICIENT_QUOTA
+    assert error.reason is Reason.RATE_LIMIT_EXCEEDED
     assert "0.00001 USD" in error.message
+
+
+async def test_a_budget_is_spent_only_when_what_runs_cannot_give_back_enough(world: Harness) -> None:
+    record = world.record(tokens(220))
+    running = [await world.admit(record), await world.admit(record)]
+    reserved = await refused(world, record)
+    assert (reserved.reason, reserved.retry_after_seconds) == (Reason.RATE_LIMIT_EXCEEDED, 1.0)
+    assert (reserved.facts["rule"], reserved.facts["remaining"]) == ("account/tokens/life", 0)
+    too_large = await refused(world, record, size=220)  # and a token of output
+    assert (too_large.reason, too_large.retry_after_seconds) == (Reason.INSUFFICIENT_QUOTA, None)
+    await settle(world, running[:1], {("a", "", "life"): 110})
+    assert (await refused(world, record, size=109)).reason is Reason.RATE_LIMIT_EXCEEDED
+    assert (await refused(world, record, size=110)).reason is Reason.INSUFFICIENT_QUOTA
+    await settle(world, running[1:], {("a", "", "life"): 119}, used=9)
+    await world.admit(record)
 
 
 async def test_a_day_begins_anew_and_a_month_and_a_life_do_not(world: Harness) -> None:
     world.now[0] = 1_795_305_595.0  # 2026-11-21, five seconds before midnight UTC
     record = world.record(tokens(220, "day"), tokens(550, "month"), tokens(1_000))
     yesterday = [await world.admit(record), await world.admit(record)]
-    error = await refused(world, record)
+    error = await refused(world, record, size=220)
     assert error.facts["rule"] == "account/tokens/day"
     assert error.facts["clears_at"] == "2026-11-22T00:00:00.000Z"
     world.now[0] += 10

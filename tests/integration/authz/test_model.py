@@ -22,6 +22,7 @@ from authz.limits import Grant
 from authz.refusals import LimitError
 from billing.rollups import Balance, Totals
 from billing.settlement import Settlement, connect_settlement
+from common.errors import Reason
 from common.limits import Limit, Rule
 from tests.integration.authz.harness import Harness, harness
 
@@ -91,7 +92,8 @@ class Model:
             return limit.measure == "requests"
         return limit.measure != "cost" or (price is not None and price[3] == limit.currency)
 
-    def left(self, rule: Rule) -> int:
+    def left(self, rule: Rule, *, running: bool = True) -> int:
+        """Without `running`: once all requests that run have ended, and used nothing."""
         limit, taken = rule.limit, 0
         for one in self.asked:
             if not self.concerns(rule, one.key, one.model, one.kind):
@@ -104,16 +106,16 @@ class Model:
             elif limit.measure == "concurrency":
                 taken += one.slot and one.settled is None
             elif one.settled is None:
-                taken += one.reserved if limit.measure == "tokens" else one.cost
+                taken += running * (one.reserved if limit.measure == "tokens" else one.cost)
             elif limit.period == "minute":
                 taken += min(one.settled, one.reserved)
             elif same_period:
                 taken += one.settled if limit.measure == "tokens" else one.settled_cost
         return limit.amount - taken
 
-    def fitting(self, rule: Rule, model: str, size: int, output: int, choices: int) -> int:
+    def fitting(self, rule: Rule, left: int, model: str, size: int, output: int, choices: int) -> int:
         """Output tokens of one choice that the rule has room for; -1: not even the request."""
-        limit, left = rule.limit, self.left(rule)
+        limit = rule.limit
         if limit.measure in ("requests", "concurrency"):
             return output if left >= 1 else -1
         for granted in range(output, 0 if output else -1, -1):
@@ -162,7 +164,9 @@ class Histories(RuleBasedStateMachine):
             size = 0
         wanted = output if kind is Kind.GENERATION else 0
         rules = [rule for rule in self.rules if self.model.concerns(rule, key, model, kind)]
-        fits = {id(rule): self.model.fitting(rule, model, size, wanted, choices) for rule in rules}
+        fits = {
+            id(rule): self.model.fitting(rule, self.model.left(rule), model, size, wanted, choices) for rule in rules
+        }
         refusing = {rule.name for rule in rules if fits[id(rule)] < 0 and not rule.limit.shadow}
         shadows = sorted(rule.name for rule in rules if fits[id(rule)] < 0 and rule.limit.shadow)
         mine = tuple(rule for rule in self.rules if rule.level == "account" or rule.subject in (key, KEYS[key]))
@@ -170,6 +174,16 @@ class Histories(RuleBasedStateMachine):
         answer = self.run(self.answer(record, model=model, size=size, output=output, choices=choices, kind=kind))
         if isinstance(answer, LimitError):
             assert answer.facts["rule"] in refusing
+            spent = {
+                rule.name
+                for rule in rules
+                if not rule.limit.shadow
+                and rule.limit.measure in ("tokens", "cost")
+                and rule.limit.period != "minute"
+                and self.model.fitting(rule, self.model.left(rule, running=False), model, size, wanted, choices) < 0
+            }
+            assert (answer.reason is Reason.INSUFFICIENT_QUOTA) == bool(spent)
+            assert not spent or answer.facts["rule"] in spent
             return
         assert not refusing
         assert sorted(str(each.facts["rule"]) for each in answer.shadows) == shadows
