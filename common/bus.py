@@ -28,8 +28,10 @@ USAGE_ACK_WAIT_SECONDS = 20.0  # what a killed billing process held comes back a
 _API_SECONDS = 5.0
 _QUIET_SECONDS = 1.0
 _CLOSE_SECONDS = 5.0
+_WATCHER_SECONDS = 1.0  # how long the server keeps a watcher that has ended; a bucket has room for a thousand
 _DAY_SECONDS = 86_400.0
 _STREAM_NAME_IN_USE = 10058
+_DELETED = ("DEL", "PURGE")
 
 
 class Bus:
@@ -147,11 +149,12 @@ class Bus:
         async with asyncio.timeout(_API_SECONDS):
             while True:
                 entries: list[KeyValue.Entry] = []
-                watcher = await (await self.js.key_value(bucket)).watch(keys, ignore_deletes=True)
+                watcher = await (await self.js.key_value(bucket)).watch(keys, inactive_threshold=_WATCHER_SECONDS)
                 try:
                     while (entry := await watcher.updates(timeout=_QUIET_SECONDS)) is not None:  # type: ignore[no-untyped-call]
                         entries.append(entry)
-                    return entries
+                    if entries or not await _told_too_early(watcher):
+                        return [entry for entry in entries if entry.operation not in _DELETED]
                 except nats.errors.TimeoutError:  # its end was not told: see `watch`
                     continue
                 finally:
@@ -168,7 +171,9 @@ class Bus:
         while wanted():
             reconnects = self.reconnects
             try:
-                watcher = await (await self.js.key_value(bucket)).watchall(include_history=False)
+                watcher = await (await self.js.key_value(bucket)).watchall(
+                    include_history=False, inactive_threshold=_WATCHER_SECONDS
+                )
             except (nats.errors.Error, TimeoutError) as problem:
                 logger.warning("bucket cannot be watched yet", extra={"bucket": bucket, "problem": repr(problem)})
                 await asyncio.sleep(0.5)
@@ -189,7 +194,7 @@ class Bus:
                             break
                     if entry is not None and entry.key is not None:
                         fresh.add(entry.key)
-                        if entry.operation in ("DEL", "PURGE"):
+                        if entry.operation in _DELETED:
                             seen.pop(entry.key, None)
                             yield Change(entry.key, None, entry.revision or 0)
                         else:
@@ -198,6 +203,8 @@ class Bus:
                                 entry.key, entry.value or b"", entry.revision or 0, _unix_seconds(entry.created)
                             )
                     elif not synced:
+                        if not fresh and await _told_too_early(watcher):
+                            break
                         synced = True
                         for key in [key for key in seen if key not in fresh]:
                             del seen[key]
@@ -211,6 +218,15 @@ class Bus:
             finally:
                 with suppress(nats.errors.Error, TimeoutError, asyncio.TimeoutError):
                     await watcher.stop()  # type: ignore[no-untyped-call]
+
+
+async def _told_too_early(watcher: KeyValue.KeyWatcher) -> bool:
+    """Whether "nothing there" overtook what is there: the client asks the server while messages are on their way."""
+    try:
+        delivered = (await watcher._sub.consumer_info()).delivered  # type: ignore[union-attr]
+    except (nats.errors.Error, TimeoutError):
+        return True
+    return delivered is None or delivered.consumer_seq > 0
 
 
 def _unix_seconds(created: object) -> float:

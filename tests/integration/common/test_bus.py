@@ -178,6 +178,50 @@ async def test_a_watch_and_a_snapshot_begin_anew_if_the_end_is_not_told(nats_url
         assert len(lost_ends) == 1
 
 
+@pytest.fixture
+def early_ends(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The first watcher is told the end first: so it goes when the server's "none is pending" overtakes the entries."""
+    updates = KeyValue.KeyWatcher.updates
+    told: list[Any] = []
+
+    async def early(watcher: Any, timeout: float | None) -> Any:
+        if not told:
+            told.append(watcher)
+            return None
+        return await updates(watcher, timeout)
+
+    monkeypatch.setattr(KeyValue.KeyWatcher, "updates", early)
+    return told
+
+
+async def test_a_watch_and_a_snapshot_do_not_believe_an_end_that_comes_first(
+    nats_url: str, early_ends: list[Any]
+) -> None:
+    async with connect_bus(nats_url, "test") as bus:
+        await bus.ensure_streams()
+        models = await bus.js.key_value(names.KV_MODELS)
+        key = f"k{uuid.uuid4().hex}"
+        await models.put(key, b"1")
+        assert [(entry.key, entry.value) for entry in await bus.snapshot(names.KV_MODELS, key)] == [(key, b"1")]
+        assert await bus.snapshot(names.KV_MODELS, "nobody") == []
+        early_ends.clear()
+        async with asyncio.timeout(60):
+            async for change in bus.watch(names.KV_MODELS):
+                assert change is not None, "the end came first"
+                if change.key == key:
+                    break
+        await models.delete(key)
+        assert await bus.snapshot(names.KV_MODELS, key) == []
+
+
+async def test_a_thousand_snapshots_leave_room_for_more(start_server: StartServer) -> None:
+    server = await asyncio.to_thread(start_server, "nats")
+    async with connect_bus(server.url, "test") as bus:
+        await bus.ensure_streams()
+        for _ in range(12):
+            await asyncio.gather(*(bus.snapshot(names.KV_MODELS) for _ in range(100)))
+
+
 async def _until_deleted(changes: Any, key: str) -> Any:
     async for change in changes:
         if change is not None and change.key == key:
