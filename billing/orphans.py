@@ -52,8 +52,8 @@ class Sweep:
     async def _passed(self, sequence: int) -> bool:
         """Whether everything up to there was settled: billing acknowledges only after that."""
         info = await self._bus.js.consumer_info(names.STREAM_USAGE, names.CONSUMER_BILLING)
-        if info.num_pending == 0 and info.num_ack_pending == 0:
-            return True
+        if info.num_ack_pending == 0:  # not num_pending: a message is acknowledged before it is counted there
+            return info.delivered is not None and info.delivered.stream_seq >= sequence
         return info.ack_floor is not None and info.ack_floor.stream_seq >= sequence
 
     async def _give_back(self, ended_ms: int) -> None:

@@ -44,6 +44,26 @@ async def test_what_nobody_tells_of_is_given_back_once_billing_has_passed_its_ti
     assert (await books.quota())["reserved:k"] == 1000
 
 
+async def test_an_event_that_is_not_yet_counted_as_pending_is_waited_for(books, settlement, monkeypatch):
+    """The server acknowledges a message to its publisher before it counts it there."""
+    consumer_info = books.bus.js.consumer_info
+
+    async def lagging(*args):
+        info = await consumer_info(*args)
+        info.num_pending = 0
+        return info
+
+    late = books.event(key="k")
+    await overdue(books, late)
+    await books.bus.ensure_usage_consumer()
+    await books.publish(late)
+    monkeypatch.setattr(books.bus.js, "consumer_info", lagging)
+    sweep = Sweep(books.bus, settlement, grace_seconds=30)
+    for _ in range(2):
+        await sweep.step()
+    assert (await books.quota())["reserved"] == 1000
+
+
 async def test_within_its_grace_nothing_is_an_orphan(books, settlement):
     event = books.event()
     await overdue(books, event)
