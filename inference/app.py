@@ -117,9 +117,9 @@ async def _serve(
             eternal = [
                 tasks.create_task(outbox.run(), name="send usage"),
                 tasks.create_task(meter.run(), name="meter"),
-                tasks.create_task(presence.run(outbox.turned), name="presence"),
                 tasks.create_task(_sweep(desk), name="ticket sweep"),
             ]
+            announcing = tasks.create_task(presence.run(outbox.turned), name="presence")
             pulling = tasks.create_task(_pull(pull, desk), name="ticket pull")
             announce_ready(f"inference {model.name}", address)
             problem = await _stopped_or_failed(engine, stop)
@@ -129,6 +129,8 @@ async def _serve(
             for message in await pull.finish():
                 await _quietly(desk.take(message))  # a draining desk gives every ticket back
             await desk.empty(settings.drain_grace_seconds)
+        announcing.cancel()
+        await asyncio.wait([announcing])  # what it is about to say must not come after
         await _quietly(presence.withdraw())
         await meter.flush(_FLUSH_SECONDS)
         for task in eternal:
