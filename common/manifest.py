@@ -105,7 +105,7 @@ def parse(text: str, source: str) -> list[AIModel]:
             models.append(from_object(_plain(node)))
         except msgspec.ValidationError as problem:
             problems.append(_located(str(problem), node, source))
-        except (yaml.YAMLError, RecursionError) as problem:
+        except (yaml.YAMLError, RecursionError, ValueError) as problem:  # ValueError: 0x_ or 2001-13-45
             problems.append(_marked(problem, source, node.start_mark.line + 1))
     names = [model.name for model in models]
     problems += [

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from common import manifest
@@ -86,6 +86,8 @@ def test_a_missing_file_says_so(tmp_path: Path) -> None:
         manifest.load(tmp_path / "none.yaml")
 
 
+@example("0x_")
+@example("2001-13-45")
 @given(st.text(alphabet=st.characters(codec="utf-8"), max_size=200))
 def test_no_text_makes_the_parser_fail_otherwise(text: str) -> None:
     try:
