@@ -25,15 +25,12 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
     return True
 
 
-def choose(names: Iterable[str], previous: Mapping[str, int]) -> dict[str, int]:
-    """A port for each name: the one it had before where that is still free, otherwise a free one."""
+def choose(names: Iterable[str], previous: Mapping[str, int], taken: int = 0) -> dict[str, int]:
+    """A port for each name: the one it had before where that is still free, otherwise a free one; never `taken`."""
     chosen: dict[str, int] = {}
     for name in names:
-        before = previous.get(name)
-        if before and before not in chosen.values() and is_free(before):
-            chosen[name] = before
-        else:
-            chosen[name] = free_port(taken=chosen.values())
+        before, others = previous.get(name), {taken, *chosen.values()}
+        chosen[name] = before if before and before not in others and is_free(before) else free_port(others)
     return chosen
 
 

@@ -91,17 +91,19 @@ class Proxy:
     async def drain(self, grace_seconds: float) -> None:
         """Takes no new connections, tells open ones to go, and waits for running requests within the grace."""
         admin = self._edge.envoy_admin_address
-        if (await http.request(admin, "POST", "/healthcheck/fail"))[0] != 200:
+        deadline = time.monotonic() + grace_seconds
+        if (await http.request(admin, "POST", "/healthcheck/fail", timeout_seconds=grace_seconds))[0] != 200:
             return
         await http.request(admin, "POST", "/drain_listeners?graceful&skip_exit")
         await http.request(admin, "POST", "/drain_listeners?skip_exit")
-        deadline = time.monotonic() + grace_seconds
-        while await self._active_requests() and time.monotonic() < deadline:  # noqa: ASYNC110 - Envoy is asked
+        while await self._active_requests() != 0 and time.monotonic() < deadline:  # noqa: ASYNC110 - Envoy is asked
             await asyncio.sleep(_PROBE_EVERY_SECONDS)
 
-    async def _active_requests(self) -> int:
+    async def _active_requests(self) -> int | None:
+        """None: it does not say."""
         path = "/stats?format=json&filter=^http\\..*\\.downstream_rq_active$"
         status, body = await http.request(self._edge.envoy_admin_address, "GET", path)
         if status != 200:
-            return 0
-        return sum(stat.get("value", 0) for stat in json.loads(body)["stats"] if "admin" not in stat.get("name", ""))
+            return None
+        found = json.loads(body)["stats"]
+        return int(sum(stat.get("value", 0) for stat in found if "admin" not in stat.get("name", "")))

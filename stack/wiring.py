@@ -61,7 +61,7 @@ class Wiring:
         names += [f"{service}-{index}" for service in ("authz", "router", "metrics") for index in self._indexes()]
         if chosen.port == 0:
             names.append("public")
-        self.ports = ports.choose(names, state.ports())
+        self.ports = ports.choose(names, state.ports(), chosen.port)
         state.write("ports.json", self.ports)
         self.public_address = f"{HOST}:{chosen.port or self.ports['public']}"
 

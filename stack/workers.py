@@ -43,7 +43,7 @@ class LocalWorkplace:
         async def launch(on_spawn: Callable[[Process], None]) -> None:
             manifest.parent.mkdir(exist_ok=True)
             manifest.write_bytes(model.to_json())
-            part.metrics_address = f"{HOST}:{free_port()}"
+            part.metrics_address = f"{HOST}:{free_port(self._wiring.ports.values())}"
             process = spawn(self._program(name, model, manifest, revision, part.metrics_address))
             on_spawn(process)
             try:

@@ -86,6 +86,7 @@ def test_ports_are_kept_where_they_are_free() -> None:
         second = ports.choose(["a", "b"], first)
     assert second["a"] != first["a"]
     assert second["b"] == first["b"]
+    assert ports.choose(["a", "b"], first, first["a"])["a"] != first["a"]
 
 
 def test_settings_survive_the_way_to_a_detached_supervisor(tmp_path: Path) -> None:
