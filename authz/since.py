@@ -32,7 +32,7 @@ from common.tasks import wanted
 logger = logging.getLogger(__name__)
 _WAIT_MS = 1500
 _LOOK_SECONDS = 0.5
-_ANYBODY_SECONDS = 0.2
+_ANYBODY_SECONDS = 1.0  # a server without listeners says so at once
 _IDS_PER_QUERY = 5000
 _LEDGER_TRIES = 3
 
