@@ -160,12 +160,12 @@ async def test_a_changed_row_breaks_the_chain(books, column):
 
 async def test_old_months_and_balances_are_forgotten_and_closed_months_take_no_more(books):
     now = datetime.now(UTC)
-    first_day = datetime.now(UTC).replace(day=1)
+    months = [oldest_month(now.timestamp(), age) for age in range(3)]
     events = []
-    for number, age in enumerate((0, 50, 420)):
+    for number, age in enumerate((0, 50, 460)):
         event = books.event(number)
         event.end_time.FromDatetime(now - timedelta(days=age))
-        event.ticket_time.FromDatetime(first_day - timedelta(days=30 * number))
+        event.ticket_time.FromDatetime(datetime.combine(months[number], datetime.min.time()))
         events.append(event)
     await record(books, *events)
     await forget(books.database, 1, time.time())  # the month before last is closed, and stays a month longer
@@ -176,9 +176,9 @@ async def test_old_months_and_balances_are_forgotten_and_closed_months_take_no_m
     for table in ("balances", "spending"):
         periods = await books.database.fetch(f"SELECT DISTINCT period FROM {table} WHERE length(period) <> 4")
         assert len(periods) <= 3
-        assert not [row for row in periods if row[0] == f"{now - timedelta(days=420):%Y-%m}"]
+        assert not [row for row in periods if row[0] == f"{now - timedelta(days=460):%Y-%m}"]
     closed = books.event(9)
-    closed.ticket_time.FromDatetime(first_day - timedelta(days=60))
+    closed.ticket_time.FromDatetime(datetime.combine(months[2], datetime.min.time()))
     await books.publish(closed)
     await books.bill(retention_months=1)
     assert await books.database.fetchval("SELECT count(*) FROM usage_events") == 2
