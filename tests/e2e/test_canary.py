@@ -1,6 +1,9 @@
 """S5: what clients say rests in no file, log, table, key of Valkey or message of NATS. (Spans: test_tracing.)"""
 
 import asyncio
+import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -35,6 +38,7 @@ async def valkey(url: str) -> str:
             b"set": redis.smembers,
             b"zset": lambda key: redis.zrange(key, 0, -1, withscores=True),
             b"list": lambda key: redis.lrange(key, 0, -1),
+            b"none": redis.get,  # its time was over meanwhile
         }
         return "\n".join([f"{key} {await read[await redis.type(key)](key)}" async for key in redis.scan_iter()])
 
@@ -86,9 +90,10 @@ def test_no_prompt_text_rests_anywhere(platform: Platform) -> None:
     for store, text in found.items():
         assert created["id"] in text, f"{store} was not read"
         assert CANARY not in text, store
-    hits = [
-        path
-        for path in platform.state.rglob("*")
-        if path.is_file() and not path.is_socket() and CANARY.encode() in path.read_bytes()
-    ]
+    hits = []
+    for folder, _, files in os.walk(platform.state):
+        for path in (Path(folder, file) for file in files):
+            with suppress(FileNotFoundError):  # of servers that run
+                if path.is_file() and CANARY.encode() in path.read_bytes():
+                    hits.append(path)
     assert hits == []

@@ -133,9 +133,8 @@ def test_a_revoked_key_stops_long_before_its_record_is_a_minute_old(platform: Pl
     assert httpx2.get(url, headers=headers, timeout=60).status_code == 200
     platform.cli("keys", "revoke", created["id"])
     limit = time.monotonic() + 30
-    while httpx2.get(url, headers=headers, timeout=60).status_code == 200:
+    while httpx2.get(url, headers=headers, timeout=60).status_code != 401:
         assert time.monotonic() < limit
-    assert httpx2.get(url, headers=headers, timeout=60).status_code == 401
 
 
 def test_smuggled_requests_are_refused(platform: Platform) -> None:

@@ -135,9 +135,13 @@ def test_200_streams_at_once_end_correctly_and_are_counted_once(platform: Platfo
     row = until(lambda: (found := _usage(platform, created["id"])) and found["requests"] == 200 and found)
     assert row["input_tokens"] == sum(prompt for _, prompt, _ in told)
     assert row["output_tokens"] == sum(completion for _, _, completion in told)
-    (count,) = _rows(platform, "SELECT count(*) AS n FROM usage_events WHERE key = $1", created["id"])
-    assert count["n"] == 200
-    assert _settled(platform) - events_before == 200
+    (count,) = _rows(
+        platform,
+        "SELECT count(*) AS n, count(*) FILTER (WHERE last) AS last FROM usage_events WHERE key = $1",
+        created["id"],
+    )
+    assert count["last"] == 200
+    assert _settled(platform) - events_before == count["n"]  # more if a busy machine was too slow for an offer
 
 
 def test_everything_that_counts_agrees(platform: Platform) -> None:

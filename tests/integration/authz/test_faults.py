@@ -40,7 +40,7 @@ async def test_valkey_killed_known_keys_have_a_share_strangers_503_and_it_recove
     start: Any, settings: AuthzSettings, own_valkey: Any
 ) -> None:
     valkey = own_valkey
-    async with start(settings, redis_url=valkey.url, outage_seconds=5.0) as authz:
+    async with start(settings, redis_url=valkey.url, outage_seconds=10.0) as authz:
         await authz.add_account()
         unlimited = await authz.add_key()
         authz.account += "-limited"

@@ -53,7 +53,8 @@ async def test_a_killed_process_loses_and_doubles_nothing(books, monkeypatch, po
     events = [books.event(number) for number in range(50)]
     await books.reserve(*events)
     await books.publish(*events)
-    await run_killed(books.settings, *POINTS[point])
+    whole = dataclasses.replace(books.settings, batch_events=50, batch_seconds=30.0, idle_seconds=30.0)
+    await run_killed(whole, *POINTS[point])
     committed = await books.database.fetchval("SELECT count(*) FROM usage_events")
     assert committed == (0 if point == "inside the transaction" else 50)
     await books.bill()
@@ -84,7 +85,7 @@ async def test_sigterm_under_load_ends_in_order_and_the_next_process_goes_on_at_
     finally:
         if process.returncode is None:
             process.kill()
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(19):
         await books.bill()
     await books.check(*events)
 

@@ -131,7 +131,8 @@ def test_models_are_applied_listed_and_deleted(state: Path, tmp_path: Path) -> N
     assert applied["name"] == "second"
     deadline = time.monotonic() + 90
     while True:
-        (second,) = [model for model in uplion(state, "models", "list") if model["name"] == "second"]
+        models = {model["name"]: model for model in uplion(state, "models", "list")}
+        second = models["second"]
         if second["phase"] == "ready" and second["workers"]:
             break
         assert time.monotonic() < deadline, second
@@ -212,8 +213,10 @@ def test_a_conversation_reads_its_lines_from_a_pipe(state: Path) -> None:
 
 
 def test_status_shows_every_part(state: Path) -> None:
-    found = uplion(state, "status")
-    parts = {part["name"]: part for part in found["parts"]}
+    deadline = time.monotonic() + 60
+    while "worker/second/0" in (parts := {part["name"]: part for part in uplion(state, "status")["parts"]}):
+        assert time.monotonic() < deadline  # it was deleted, and may take its time to end
+        time.sleep(0.1)
     assert set(parts) >= {"supervisor", "postgres", "valkey", "nats", "services", "envoy", "worker/first/0"}
     assert all(part["healthy"] and part["pid"] and part["memory_bytes"] > 1 << 20 for part in parts.values())
     assert runner.invoke(app, ["status", "--state", str(state)]).exit_code == 0
@@ -241,7 +244,7 @@ def test_logs_are_followed(state: Path) -> None:
     writing = threading.Thread(target=write)
     writing.start()
     try:
-        assert process.stdout.readline() == "a new line\n"
+        assert "a new line\n" in process.stdout  # the services may say something of their own before
     finally:
         followed.set()
         writing.join()

@@ -52,7 +52,7 @@ async def test_postgres_dies_and_comes_back(settings, start_control, start_serve
 async def test_a_query_that_hangs_ends_in_time(settings, start_control, monkeypatch):
     monkeypatch.setattr("control.app.QUERY_SECONDS", 0.5)
     async with start_control(settings) as control:
-        await control.call(control.accounts.CreateAccount, CreateAccountRequest(name="Team"))
+        await until_it_works(lambda: control.call(control.accounts.CreateAccount, CreateAccountRequest(name="Team")))
         holder = await asyncpg.connect(settings.postgres_url)
         try:
             async with holder.transaction():
@@ -62,7 +62,7 @@ async def test_a_query_that_hangs_ends_in_time(settings, start_control, monkeypa
                 assert refused.reason is Reason.UNAVAILABLE
         finally:
             await holder.close()
-        await control.call(control.accounts.ListAccounts, ListAccountsRequest())
+        await until_it_works(lambda: control.call(control.accounts.ListAccounts, ListAccountsRequest()))
 
 
 async def test_nats_dies_and_comes_back_without_what_lay_in_memory(settings, start_control, start_server):

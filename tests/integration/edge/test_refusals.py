@@ -270,7 +270,7 @@ def test_a_silent_stream_is_cut_after_its_idle_time(edge: Any, impatient: int) -
     began = time.monotonic()
     for _ in range(5):
         reply = edge.chat(port=impatient)
-        if reply.status != 503:  # a check that a busy machine answered too late for this edge
+        if reply.status not in (408, 503):  # a body or a check that a busy machine brought too late for this edge
             break
     assert time.monotonic() - began > 1.5
     over.set()

@@ -5,11 +5,12 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import nats.errors
 from uplion.dispatch.v1.worker_state_pb2 import WorkerState
 
 from common import names
@@ -72,11 +73,12 @@ class Fleet:
 async def until(condition: Callable[[], Any], seconds: float = 90.0) -> Any:
     async with asyncio.timeout(seconds):
         while True:
-            value = condition()
-            if asyncio.iscoroutine(value):
-                value = await value
-            if value:
-                return value
+            with suppress(nats.errors.Error, TimeoutError):  # the next try may do
+                value = condition()
+                if asyncio.iscoroutine(value):
+                    value = await value
+                if value:
+                    return value
             await asyncio.sleep(0.02)
 
 
@@ -106,7 +108,7 @@ async def test_a_model_comes_changes_crashes_and_goes(start_server: Callable[[st
     server = await asyncio.to_thread(start_server, "nats")
     async with running_fleet(server.url, tmp_path, a_model()) as fleet:
         await until(lambda: fleet.reports.get("m") == PoolReport(Phase.READY))
-        assert (await fleet.told("m"))["phase"] == "ready"
+        await until(lambda: _is(fleet, "m", "ready"))
         (first,) = fleet.pids()
 
         os.kill(first, signal.SIGKILL)  # a crash: it is started again
@@ -133,6 +135,10 @@ async def test_a_model_comes_changes_crashes_and_goes(start_server: Callable[[st
         await fleet.delete("m")
         await until(lambda: "m" not in fleet.reports)
         await until(lambda: _gone(fleet, "m"))
+
+
+async def _is(fleet: Fleet, name: str, phase: str) -> bool:
+    return (await fleet.told(name)).get("phase") == phase
 
 
 async def _gone(fleet: Fleet, name: str) -> bool:

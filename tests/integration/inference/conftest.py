@@ -17,6 +17,12 @@ sys.path.insert(0, str(Path(__file__).parent))  # no packages under tests
 from worker_fakes import WAIT_SECONDS, StartWorker, Worker, fake_router, manifest_file
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may take longer to open a run than a router has time to."""
+    monkeypatch.setattr("inference.tickets.OFFER_SECONDS", 20.0)
+
+
 @pytest.fixture
 async def start_worker_at(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Worker]]]:
     """Starts a worker of a fresh model at a NATS, with a spool or without; keywords are its manifest's spec."""

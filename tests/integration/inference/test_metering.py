@@ -42,7 +42,7 @@ async def process(manifest, nats_url, spool):
 async def test_usage_spooled_by_a_killed_worker_is_sent_by_the_next_one(start_server, tmp_path):
     server = await asyncio.to_thread(start_server, "nats")
     spool = tmp_path / "spool"
-    manifest = manifest_file(tmp_path, "spooling", synthetic={"outputTokens": 50, "tokensPerSecond": 100})
+    manifest = manifest_file(tmp_path, "spooling", synthetic={"outputTokens": 300, "tokensPerSecond": 100})
     async with fake_router(server.url, "spooling") as router:
         async with process(manifest, server.url, spool) as first:
             await until(router.worker)
@@ -52,7 +52,7 @@ async def test_usage_spooled_by_a_killed_worker_is_sent_by_the_next_one(start_se
             await server.kill()
             while (event := await call.read()) is not grpc.aio.EOF:
                 last = event
-            assert last.usage.output_tokens == 50, "the answer does not need the broker"
+            assert last.usage.output_tokens == 300, "the answer does not need the broker"
 
             async def spooled():
                 return any(path.stat().st_size for path in spool.glob("*.spool"))
@@ -64,7 +64,7 @@ async def test_usage_spooled_by_a_killed_worker_is_sent_by_the_next_one(start_se
             await until(lambda: asyncio.sleep(0, router.bus.nc.is_connected))
             await router.bus.ensure_streams()
             usage = await router.usage(request.ticket.request_id)
-            assert (usage.status, usage.usage.output_tokens) == (AttemptStatus.ATTEMPT_STATUS_COMPLETED, 50)
+            assert (usage.status, usage.usage.output_tokens) == (AttemptStatus.ATTEMPT_STATUS_COMPLETED, 300)
             assert usage.ticket_time == request.ticket.publish_time
 
             async def empty():
@@ -89,6 +89,10 @@ async def test_a_worker_whose_usage_is_refused_takes_no_tickets_until_it_is_not(
         state = await router.worker()
         return state is not None and state.unmetered
 
+    async def metered():
+        state = await router.worker()
+        return state is not None and not state.unmetered
+
     await limit(1)
     first, second = router.chat(max_output_tokens=2), router.chat(max_output_tokens=2)
     assert (await router.run(first))[-1].usage.output_tokens == 2
@@ -100,15 +104,16 @@ async def test_a_worker_whose_usage_is_refused_takes_no_tickets_until_it_is_not(
     offer, _ = await asyncio.wait_for(offering, SECONDS)
     async for _ in router.stub(offer).Run(second):
         pass
-    assert not await unmetered()
+    await until(metered)
     events = await router.usages([(request.ticket.request_id, 1) for request in (first, second)])
     assert [event.usage.output_tokens for event in events] == [2, 2]
 
 
-async def test_a_late_ticket_that_was_delivered_before_is_its_routers_to_judge(start_worker):
+async def test_a_late_ticket_that_was_delivered_before_is_its_routers_to_judge(start_worker, monkeypatch):
     """Its attempt may have been completed by a worker that died: an event of ours would say that nothing came of it."""
+    monkeypatch.setattr("inference.tickets.OFFER_SECONDS", 2.0)
     router = (await start_worker()).router
-    ticket = router.ticket(seconds=1.0)
+    ticket = router.ticket(seconds=2.8)
     await router.offer(ticket)  # nobody opens the run: it comes back, and by then its time is over
     again = router.offers[ticket.request_id] = asyncio.get_running_loop().create_future()
     _, message = await asyncio.wait_for(again, SECONDS)

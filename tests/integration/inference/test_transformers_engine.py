@@ -292,7 +292,7 @@ async def test_a_broken_engine_fails_its_requests_and_says_so(folder):
 
     async with started(folder) as engine, asyncio.timeout(WAIT_SECONDS):
         output = Output()
-        await engine.generate(Generation("b", Text("Hello"), Sampling(max_output_tokens=400)), output)
+        await engine.generate(Generation("b", Text("Hello"), Sampling(max_output_tokens=400, temperature=0.0)), output)
         await output.take()
         engine._manager.batch_processor._generation_step = broken
         with pytest.raises(UplionError) as caught:

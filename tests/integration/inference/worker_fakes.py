@@ -6,12 +6,13 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import grpc.aio
+import nats.errors
 from nats.aio.msg import Msg
 from uplion.billing.v1.usage_event_pb2 import UsageEvent
 from uplion.dispatch.v1.run_pb2 import ChatInput, RunEvent, RunRequest
@@ -125,15 +126,19 @@ class FakeRouter:
     async def settled(self) -> None:
         """Waits until every ticket is acknowledged."""
         async with asyncio.timeout(WAIT_SECONDS):
-            while await self.unsettled():
+            while True:
+                with suppress(nats.errors.Error, TimeoutError):  # the next try may do
+                    if not await self.unsettled():
+                        return
                 await asyncio.sleep(0.02)
 
     async def worker(self) -> WorkerState | None:
-        """What the model's worker says of itself; None when there is none."""
-        for entry in await self.bus.snapshot(names.KV_WORKERS):
-            state = WorkerState.FromString(entry.value or b"")
-            if state.model == self.model:
-                return state
+        """What the model's worker says of itself; None when there is none, or nobody answers in time."""
+        with suppress(nats.errors.Error, TimeoutError):
+            for entry in await self.bus.snapshot(names.KV_WORKERS):
+                state = WorkerState.FromString(entry.value or b"")
+                if state.model == self.model:
+                    return state
         return None
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import grpc.aio
+import nats.errors
 import pytest
 from google.api.httpbody_pb2 import HttpBody
 from uplion.billing.v1 import usage_event_pb2 as billing
@@ -228,7 +229,10 @@ class World:
     async def until_queued(self) -> None:
         """Waits until a ticket of this model is in its stream."""
         async with asyncio.timeout(_STEP_SECONDS):
-            while not (await self.bus.js.stream_info(STREAM_TASKS, subjects_filter=self.tickets)).state.subjects:
+            while True:
+                with suppress(nats.errors.Error, TimeoutError):  # the next try may do
+                    if (await self.bus.js.stream_info(STREAM_TASKS, subjects_filter=self.tickets)).state.subjects:
+                        return
                 await asyncio.sleep(0.01)
 
     @property

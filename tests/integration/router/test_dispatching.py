@@ -77,7 +77,7 @@ def dies_after_two_tokens(then: str = " again", *, ids: bool = True) -> Any:
 
 
 async def test_a_model_without_a_worker_is_loading(start_world: Any) -> None:
-    async with start_world(worker=False, model_loading_seconds=0.2) as world:
+    async with start_world(worker=False, model_loading_seconds=2.0) as world:
         status, headers, data, _ = await world.client.post("CreateChatCompletion", chat(world.model))
         assert (status, code(data)) == (503, "model_loading")
         assert int(headers["retry-after"]) > 0
@@ -260,8 +260,11 @@ async def test_a_deadline_that_a_worker_used_up_is_not_to_be_tried_again_unasked
     async with start_world(worker=False) as world:
         await world.start_worker(script=forever)
         body = chat(world.model)
-        status, headers, data, _ = await world.client.post("CreateChatCompletion", body, deadline_seconds=1.0)
-        assert (status, code(data)) == (504, "deadline_exceeded")
+        for seconds in (1.0, 4.0, 16.0):
+            status, headers, data, _ = await world.client.post("CreateChatCompletion", body, deadline_seconds=seconds)
+            assert (status, code(data)) == (504, "deadline_exceeded")
+            if headers["x-should-retry"] == "false":  # a busy machine may not begin within a short one
+                break
         assert headers["x-should-retry"] == "false"
 
 
@@ -527,7 +530,9 @@ async def last_usage(world: Any) -> Any:
 async def test_nats_away_is_a_quick_503_and_the_usage_event_comes_later(start_world: Any, start_server: Any) -> None:
     server = await asyncio.to_thread(start_server, "nats")
     async with start_world(url=server.url, publish_seconds=0.9) as world:
-        assert (await world.client.post("CreateChatCompletion", chat(world.model)))[0] == 200
+        async with asyncio.timeout(60):
+            while (await world.client.post("CreateChatCompletion", chat(world.model)))[0] != 200:
+                pass
         await server.kill()
         started = time.monotonic()
         status, headers, data, _ = await world.client.post("CreateChatCompletion", chat(world.model))

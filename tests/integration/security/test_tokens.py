@@ -14,6 +14,7 @@ from authz import issuers
 from authz.issuer_keys import FetchError, Pace, fetch_keys
 from authz.tokens import Tokens
 from common.errors import Reason, UplionError
+from stack.ports import free_port
 from tests.integration.security.forged_tokens import forged
 from tests.integration.security.issuer import Issuer, running_issuer
 
@@ -176,8 +177,8 @@ async def until(tokens: Tokens, text: str, outcome: Reason | None) -> None:
 
 
 async def test_an_issuer_that_goes_away_is_not_missed_and_a_new_key_waits_for_its_return() -> None:
-    with running_issuer() as issuer:
-        port = int(issuer.url.rpartition(":")[2])
+    port = free_port()
+    with running_issuer(port) as issuer:
         tokens = Tokens([trusting(issuer.url)], b"pepper", Pace(refresh=0.05, again=0.05, wait=0.1, fetch=20.0))
         running = asyncio.create_task(tokens.run())
         await until(tokens, issuer.token(), None)

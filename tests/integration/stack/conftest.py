@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ class RunningStack:
         """Of all parts, and of what they have started themselves."""
         family = [part["pid"] for part in self.run()["parts"] if part["pid"]]
         for pid in family:  # grows while it is walked: children of children, too
-            family += [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+            with suppress(OSError):  # it has ended meanwhile
+                family += [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
         return family
 
     def until(self, condition: Callable[[], Any], seconds: float = 60.0) -> None:

