@@ -28,7 +28,7 @@ USAGE_ACK_WAIT_SECONDS = 20.0  # what a killed billing process held comes back a
 _API_SECONDS = 5.0
 _QUIET_SECONDS = 1.0
 _CLOSE_SECONDS = 5.0
-_WATCHER_SECONDS = 1.0  # how long the server keeps a watcher that has ended; a bucket has room for a thousand
+_WATCHER_SECONDS = 10.0  # how long the server keeps a watcher that nobody hears any more
 _DAY_SECONDS = 86_400.0
 _STREAM_NAME_IN_USE = 10058
 _DELETED = ("DEL", "PURGE")
@@ -159,6 +159,8 @@ class Bus:
                     continue
                 finally:
                     await watcher.stop()  # type: ignore[no-untyped-call]
+                    with suppress(nats.errors.Error):  # else it stays for a while, and a bucket has room for a thousand
+                        await self.js.delete_consumer(f"KV_{bucket}", watcher._sub._consumer)  # type: ignore[union-attr]
 
     async def watch(self, bucket: str, *, ttl_seconds: float | None = None) -> AsyncIterator["Change | None"]:
         """What a bucket holds and how it changes, for ever; None says that all it held at first has been told.
