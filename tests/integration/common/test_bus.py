@@ -145,6 +145,16 @@ async def test_an_entry_nobody_renews_is_told_as_deleted(nats_url: str) -> None:
         assert [change.value for change in told] == [b"here", None]
 
 
+async def _read_back(bus: Bus) -> str:
+    """Puts an entry of a key of its own, and sees that a snapshot has it."""
+    await bus.ensure_streams()
+    models = await bus.js.key_value(names.KV_MODELS)
+    key = f"k{uuid.uuid4().hex}"
+    await models.put(key, b"1")
+    assert [(entry.key, entry.value) for entry in await bus.snapshot(names.KV_MODELS, key)] == [(key, b"1")]
+    return key
+
+
 @pytest.fixture
 def lost_ends(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The first watcher is never told the end: so it goes when the last entry expires before it is delivered."""
@@ -164,11 +174,7 @@ def lost_ends(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 async def test_a_watch_and_a_snapshot_begin_anew_if_the_end_is_not_told(nats_url: str, lost_ends: list[Any]) -> None:
     async with connect_bus(nats_url, "test") as bus:
-        await bus.ensure_streams()
-        models = await bus.js.key_value(names.KV_MODELS)
-        key = f"k{uuid.uuid4().hex}"
-        await models.put(key, b"1")
-        assert [(entry.key, entry.value) for entry in await bus.snapshot(names.KV_MODELS, key)] == [(key, b"1")]
+        await _read_back(bus)
         assert len(lost_ends) == 1
         lost_ends.clear()
         async with asyncio.timeout(60):
@@ -198,11 +204,7 @@ async def test_a_watch_and_a_snapshot_do_not_believe_an_end_that_comes_first(
     nats_url: str, early_ends: list[Any]
 ) -> None:
     async with connect_bus(nats_url, "test") as bus:
-        await bus.ensure_streams()
-        models = await bus.js.key_value(names.KV_MODELS)
-        key = f"k{uuid.uuid4().hex}"
-        await models.put(key, b"1")
-        assert [(entry.key, entry.value) for entry in await bus.snapshot(names.KV_MODELS, key)] == [(key, b"1")]
+        key = await _read_back(bus)
         assert await bus.snapshot(names.KV_MODELS, "nobody") == []
         early_ends.clear()
         async with asyncio.timeout(60):
@@ -210,7 +212,7 @@ async def test_a_watch_and_a_snapshot_do_not_believe_an_end_that_comes_first(
                 assert change is not None, "the end came first"
                 if change.key == key:
                     break
-        await models.delete(key)
+        await (await bus.js.key_value(names.KV_MODELS)).delete(key)
         assert await bus.snapshot(names.KV_MODELS, key) == []
 
 
