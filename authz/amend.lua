@@ -1,4 +1,4 @@
--- What changes an account's counters beside checks and settlements. (common/giving_back.lua goes in front.) Idempotent,
+-- What changes an account's counters beside checks and settlements. (storage/giving_back.lua goes in front.) Idempotent,
 -- but for windows.
 --
 -- KEYS: 1 reserved hash, 2 reservations zset, 3 reservation amounts hash

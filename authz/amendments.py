@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from authz.scripts import Commands, Script
-from authz.valkey import ValkeyError
 from common import names
+from storage.valkey import ValkeyError
 
 logger = logging.getLogger(__name__)
 _PER_CALL = 200  # a call blocks Valkey for about 2 us each

@@ -24,11 +24,11 @@ from authz.shares import Shares
 from authz.shelf import ValkeyShelf
 from authz.since import Since
 from authz.store import SCHEMA_VERSION, Store
-from authz.valkey import Valkey
-from common.bus import connect_bus
-from common.database import connect_pool, wait_for_schema
 from common.lifecycle import grpc_server
-from common.peppers import read as read_peppers
+from credentials.peppers import read as read_peppers
+from messaging.bus import connect_bus
+from storage.postgres import connect_pool, wait_for_schema
+from storage.valkey import Valkey
 
 if TYPE_CHECKING:
     from authz.tokens import Tokens

@@ -1,4 +1,4 @@
--- One check: does every rule that concerns this request have room for it? All or nothing. (common/giving_back.lua goes
+-- One check: does every rule that concerns this request have room for it? All or nothing. (storage/giving_back.lua goes
 -- in front.)
 --
 -- KEYS: 1 reserved hash, 2 reservations zset (id -> unix ms by which the request must have ended), 3 reservation amounts

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from common.credentials import HEADERS, MOST_TOKEN_CHARACTERS, NO_KEY, NOT_BEARER, SCHEME, TWO_KEYS, refused
+from credentials.headers import HEADERS, MOST_TOKEN_CHARACTERS, NO_KEY, NOT_BEARER, SCHEME, TWO_KEYS, refused
 
 __all__ = ["HEADERS", "credential", "refused"]
 

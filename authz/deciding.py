@@ -18,11 +18,11 @@ from authz.last_used import LastUsed
 from authz.limits import Grant, Limits
 from authz.permissions import check_door, check_use, tier
 from authz.standing import Standing
-from common.credentials import UNPROVED
 from common.errors import UplionError
 from common.identity import Identity
-from common.keys import TEST_KEY, ApiKey, MalformedKeyError, digest, parse
 from common.metrics import AUTHZ_SHADOW_REFUSALS
+from credentials.api_keys import TEST_KEY, ApiKey, MalformedKeyError, digest, parse
+from credentials.headers import UNPROVED
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from authz.asking import Question
 from authz.keys import KeyRecord
 from authz.refusals import LimitError, Verdict
 from common import names
-from common.bus import Bus
-from common.decisions import Decision, encode
 from common.errors import Reason, UplionError
 from common.metrics import AUTHZ_DECISIONS_DROPPED
+from messaging.bus import Bus
+from messaging.decisions import Decision, encode
 
 logger = logging.getLogger(__name__)
 _MOST_WAITING = 400

@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from common.errors import Reason, UplionError
-from common.limits import Rule
+from ledger.limits import Rule
 
 logger = logging.getLogger(__name__)
 _READS_AFTER_INVALIDATION = 3

@@ -6,8 +6,8 @@ import logging
 import nats.errors
 
 from common import names
-from common.bus import Bus
-from common.tasks import wanted
+from common.tasks import not_cancelled
+from messaging.bus import Bus
 
 logger = logging.getLogger(__name__)
 _EVERY_SECONDS = 60.0
@@ -28,7 +28,7 @@ class LastUsed:
     async def run(self) -> None:
         """Tells for ever, and a last time when it is cancelled."""
         try:
-            while wanted():
+            while not_cancelled():
                 await asyncio.sleep(self._every_seconds)
                 await self._tell()
         finally:

@@ -23,9 +23,9 @@ from authz.scripts import Commands, Script
 from authz.shares import Shares
 from authz.since import Since
 from authz.standing import NOTHING, Standing, standing
-from authz.valkey import ValkeyError
 from common.errors import Reason, UplionError
 from common.metrics import AUTHZ_LOCAL_GRANTS
+from storage.valkey import ValkeyError
 
 logger = logging.getLogger(__name__)
 _WARM_TRIES = 5

@@ -10,7 +10,7 @@ from authz.keys import KeyRecord
 from authz.periods import Today, life_seconds, today
 from authz.prices import FREE, PriceTable, Rates
 from common import names
-from common.limits import Limit, Rule
+from ledger.limits import Limit, Rule
 
 _MOST_KEYS = 20_000  # about 2 kB each; one that is not here costs 50 us
 _FIRST_KEYS = 3  # of KEYS: reserved, reservations, reservation amounts

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from common.tasks import wanted
+from common.tasks import not_cancelled
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ async def follow_prices(
     store: PriceStore, table: PriceTable, changed: asyncio.Event, pricing: Pricing, ready: asyncio.Event
 ) -> None:
     """Keeps the table right until cancelled: reads when `changed`, and every so often; `ready` after the first time."""
-    while wanted():
+    while not_cancelled():
         changed.clear()
         try:
             table.update(await store.prices(), time.time(), pricing.ahead)

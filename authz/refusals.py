@@ -7,7 +7,7 @@ from typing import NamedTuple
 from authz.periods import Today
 from authz.standing import NOTHING, Standing
 from common.errors import Reason, UplionError
-from common.limits import Rule
+from ledger.limits import Rule
 
 _WHOSE = {"account": "the account", "project": "the project", "key": "this key"}
 

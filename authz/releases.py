@@ -9,7 +9,7 @@ from nats.aio.msg import Msg
 
 from authz.amendments import Amendments
 from common import names
-from common.bus import Bus
+from messaging.bus import Bus
 
 _QUEUE = "authz"
 

@@ -6,8 +6,8 @@ import logging
 
 from authz.keys import KeyRing
 from common import names
-from common.bus import Bus
-from common.tasks import wanted
+from common.tasks import not_cancelled
+from messaging.bus import Bus
 
 logger = logging.getLogger(__name__)
 _LOOK_SECONDS = 1.0
@@ -22,7 +22,7 @@ async def follow(bus: Bus, keys: KeyRing, prices: asyncio.Event, ready: asyncio.
     await bus.nc.flush(timeout=5)
     ready.set()
     seen = bus.reconnects
-    while wanted():
+    while not_cancelled():
         message = None
         with contextlib.suppress(TimeoutError):
             message = await subscription.next_msg(timeout=_LOOK_SECONDS)

@@ -4,9 +4,9 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import Any, Protocol
 
-from authz.valkey import ScriptMissingError
+from storage.valkey import ScriptMissingError
 
-_GIVING_BACK = files("common").joinpath("giving_back.lua").read_text(encoding="utf-8")
+_GIVING_BACK = files("storage").joinpath("giving_back.lua").read_text(encoding="utf-8")
 
 
 class Commands(Protocol):

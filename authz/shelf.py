@@ -6,8 +6,8 @@ from typing import Any, Protocol
 import msgspec
 
 from authz.keys import Shelved
-from authz.valkey import ValkeyError
 from common import names
+from storage.valkey import ValkeyError
 
 logger = logging.getLogger(__name__)
 _decoder = msgspec.msgpack.Decoder(Shelved)

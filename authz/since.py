@@ -24,10 +24,10 @@ import nats.errors
 from authz.amendments import Amendments, Change
 from authz.outstanding import Outstanding
 from authz.scripts import Commands
-from authz.valkey import ValkeyError
 from common import names
-from common.bus import Bus
-from common.tasks import wanted
+from common.tasks import not_cancelled
+from messaging.bus import Bus
+from storage.valkey import ValkeyError
 
 logger = logging.getLogger(__name__)
 _WAIT_MS = 1500
@@ -113,7 +113,7 @@ class Since:
             await self._bus.nc.flush(timeout=5)
         ready.set()
         try:
-            while wanted():
+            while not_cancelled():
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_SECONDS):
                         await self._wake.wait()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from authz.periods import Today
-from common.limits import Rule
+from ledger.limits import Rule
 
 
 class Left(NamedTuple):

@@ -8,7 +8,7 @@ import msgspec
 
 from authz.keys import KeyRecord, owner
 from authz.prices import Price
-from common.limits import Level, Limit, Rule
+from ledger.limits import Level, Limit, Rule
 
 SCHEMA_VERSION = 4  # projects and limits (3), balances by scope, model and period (4)
 

@@ -23,8 +23,8 @@ from joserfc.util import urlsafe_b64decode
 from authz.claims import TokenClaims
 from authz.issuer_keys import IssuerKeys, Pace
 from authz.issuers import ALGORITHMS, Issuer
-from common.credentials import EXPIRED, MOST_TOKEN_CHARACTERS, UNPROVED, refused
 from common.errors import UplionError
+from credentials.headers import EXPIRED, MOST_TOKEN_CHARACTERS, UNPROVED, refused
 
 logger = logging.getLogger(__name__)
 

@@ -28,10 +28,11 @@ from envoy.service.auth.v3 import external_auth_pb2 as auth
 from authz.settings import AuthzSettings
 from bench import processes
 from bench.yardstick import echo_cpu_us
-from common import keys, names
-from common.limits import Limit
+from common import names
 from common.settings import dump
 from control.schema import migrate
+from credentials import api_keys
+from ledger.limits import Limit
 from stack import servers
 from stack.ports import free_port
 
@@ -246,10 +247,10 @@ async def _fill(url: str) -> dict[str, list[str]]:
         account = f"acc-{number // 100}"
         if number % 100 == 0:
             accounts.append((account, account, msgspec.json.encode(KINDS[kind][0]).decode()))
-        key = keys.generate()
+        key = api_keys.generate()
         texts[kind].append(key.text)
         limits = msgspec.json.encode(KINDS[kind][1]).decode()
-        rows.append((key.id, account, ["inference"], limits, keys.digest(key.secret, _PEPPER), "p1", "abcd"))
+        rows.append((key.id, account, ["inference"], limits, api_keys.digest(key.secret, _PEPPER), "p1", "abcd"))
     connection = await asyncpg.connect(url)
     try:
         await migrate(connection)

@@ -18,8 +18,8 @@ from nats.js.errors import NotFoundError
 
 from billing.rollups import LIFE, periods
 from common import metrics, names
-from common.bus import Bus
-from common.limits import Level, Limit, Rule
+from ledger.limits import Level, Limit, Rule
+from messaging.bus import Bus
 
 if TYPE_CHECKING:
     import asyncpg

@@ -18,9 +18,9 @@ from billing.settings import BillingSettings
 from billing.settlement import Settlement, connect_settlement
 from billing.store import SCHEMA_VERSION, Ledger
 from billing.webhooks import Webhook
-from common.bus import Bus, connect_bus
-from common.database import connect_pool, wait_for_schema
 from common.lifecycle import announce_ready
+from messaging.bus import Bus, connect_bus
+from storage.postgres import connect_pool, wait_for_schema
 
 if TYPE_CHECKING:
     import asyncpg

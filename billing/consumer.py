@@ -19,10 +19,10 @@ from billing.settings import BillingSettings
 from billing.slicing import slices
 from billing.store import Recorded
 from common import metrics, names
-from common.bus import USAGE_ACK_WAIT_SECONDS, Bus
-from common.pull import Message, Pull
-from common.tasks import wanted
+from common.tasks import not_cancelled
 from common.telemetry import span
+from messaging.bus import USAGE_ACK_WAIT_SECONDS, Bus
+from messaging.pull import Message, Pull
 
 logger = logging.getLogger(__name__)
 
@@ -223,7 +223,7 @@ class Consumer:
 
     async def _keep(self) -> None:
         """Tells the server that all that was taken is still worked on, so that nobody else is given it meanwhile."""
-        while wanted():
+        while not_cancelled():
             await asyncio.sleep(USAGE_ACK_WAIT_SECONDS / 3)
             try:
                 for messages in (*self._under_way, self._pull.waiting):

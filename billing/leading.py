@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from common import metrics
-from common.tasks import rest, wanted
+from common.tasks import not_cancelled, sleep_unless_cancelled
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ async def lead(postgres_url: str, duties: Sequence[Duty]) -> None:
 
     For a moment after a connection broke two processes may lead: what duties write is made to bear that.
     """
-    while wanted():
+    while not_cancelled():
         try:
             connection = await asyncpg.connect(postgres_url, timeout=_ANSWER_SECONDS, command_timeout=_ANSWER_SECONDS)
             try:
@@ -51,7 +51,7 @@ async def lead(postgres_url: str, duties: Sequence[Duty]) -> None:
                 connection.terminate()  # the database drops the lock with the connection
         except _DATABASE_PROBLEMS as problem:
             logger.warning("no longer leading, or not yet", extra={"problem": repr(problem)})
-        await rest(_LOOK_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
+        await sleep_unless_cancelled(_LOOK_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
 
 
 async def _led(connection: "asyncpg.Connection[asyncpg.Record]", duties: Sequence[Duty]) -> None:
@@ -61,7 +61,7 @@ async def _led(connection: "asyncpg.Connection[asyncpg.Record]", duties: Sequenc
         tasks = [group.create_task(_repeat(duty), name=f"billing {duty.name}") for duty in duties]
         metrics.BILLING_LEADER.set(1)
         try:
-            while wanted():
+            while not_cancelled():
                 await asyncio.sleep(_LOOK_SECONDS)
                 await connection.execute("SELECT 1")
         except _DATABASE_PROBLEMS as problem:
@@ -73,10 +73,10 @@ async def _led(connection: "asyncpg.Connection[asyncpg.Record]", duties: Sequenc
 
 
 async def _repeat(duty: Duty) -> None:
-    while wanted():
+    while not_cancelled():
         try:
             await duty.action()
         except Exception as problem:  # a task boundary: one duty's failure is not the others'
             metrics.BILLING_DUTY_FAILURES.labels(duty.name).inc()
             logger.warning("duty failed, trying again later", extra={"duty": duty.name, "problem": repr(problem)})
-        await rest(duty.every_seconds)
+        await sleep_unless_cancelled(duty.every_seconds)

@@ -9,11 +9,11 @@ from functools import lru_cache
 from billing.entry import EPOCH, Entry
 from billing.policy import Action
 from billing.pricing import Charge
-from common import ledger
+from ledger import hash_chain
 
 # In the order of a line: those that the chain covers, then the rest.
 COLUMNS = (
-    *ledger.COLUMNS,
+    *hash_chain.COLUMNS,
     "model",
     "lane",
     "error_reason",
@@ -29,7 +29,7 @@ _UNIT = 10**18  # what pricing calls units
 
 
 def line(entry: Entry, charge: Charge | None, action: Action) -> tuple[str, str]:
-    """What `ledger.row` makes of the row once it is in the ledger, to the byte; and the whole line but for its link."""
+    """What `hash_chain.row` makes of the row, to the byte, once it is in the ledger; and the line without its link."""
     # fmt: off
     (request_id, attempt, month, account, project, key, model, served, revision, provider, lane, tier, operation,
      status, finish_reason, error_reason, inputs, cached, cache_write, outputs, reasoning, compute, queue, first,

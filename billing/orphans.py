@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from billing.settlement import Settlement
 from common import names
-from common.bus import Bus
 from common.metrics import BILLING_ORPHANS
+from messaging.bus import Bus
 
 logger = logging.getLogger(__name__)
 _SHOWN = 5

@@ -20,7 +20,7 @@ from billing import witness
 from billing.comparing import compare_sums, oldest_hour
 from billing.counters import Counters, compare_counters
 from common import metrics, names
-from common.bus import Bus
+from messaging.bus import Bus
 
 if TYPE_CHECKING:
     import asyncpg

@@ -65,7 +65,7 @@ _ADD_HOURLY = """
         compute_seconds = hourly.compute_seconds + excluded.compute_seconds,
         cost = hourly.cost + excluded.cost
 """
-# Every balance that a row of `added` counts on; scopes as `common.limits.scope` writes them.
+# Every balance that a row of `added` counts on; scopes as `ledger.limits.scope` writes them.
 _BALANCES = f"""
     LATERAL (SELECT 'a' UNION ALL SELECT 'k:' || key UNION ALL SELECT 'p:' || project WHERE project <> '') AS s (scope),
     LATERAL (SELECT '{ALL_MODELS}' UNION ALL SELECT model WHERE model <> '{ALL_MODELS}') AS m (asked),
@@ -111,7 +111,7 @@ _READ_SPENDING = f"""
 
 
 class Balance(NamedTuple):
-    """What is counted on: a row of `balances`. `scope` as `common.limits.scope` writes it."""
+    """What is counted on: a row of `balances`. `scope` as `ledger.limits.scope` writes it."""
 
     account: str
     scope: str

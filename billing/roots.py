@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from common import roots
-from common.roots import FIRST_PREVIOUS, HEADS, Head
+from ledger import merkle
+from ledger.merkle import FIRST_PREVIOUS, HEADS, Head
 
 if TYPE_CHECKING:
     import asyncpg
@@ -41,7 +41,7 @@ class Roots:
         self._pool = pool
         self._key = key
         self._public_key = key.public_key().public_bytes_raw()
-        self._key_id = roots.key_id(self._public_key)
+        self._key_id = merkle.key_id(self._public_key)
 
     async def sign(self, now: datetime | None = None) -> list[date]:
         """Signs every day that is over and has no root yet; the days."""
@@ -69,7 +69,7 @@ class Roots:
     async def _sign(self, day: date, previous: bytes) -> bytes:
         rows = await self._pool.fetch(HEADS, _end(day), timeout=_QUERY_SECONDS)
         value = await asyncio.to_thread(_root, [Head(*row) for row in rows])
-        signature = self._key.sign(roots.message(day, len(rows), value, previous))
+        signature = self._key.sign(merkle.message(day, len(rows), value, previous))
         await self._pool.execute(
             "INSERT INTO ledger_roots (day, root, accounts, previous, signature, key_id)"
             " VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
@@ -85,7 +85,7 @@ class Roots:
 
 
 def _root(heads: Sequence[Head]) -> bytes:
-    return roots.root([roots.leaf(head) for head in heads])
+    return merkle.root([merkle.leaf(head) for head in heads])
 
 
 def _end(day: date) -> datetime:

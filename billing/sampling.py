@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from uplion.dispatch.v1.worker_state_pb2 import WorkerState
 
 from common import names
-from common.bus import Bus
+from messaging.bus import Bus
 
 if TYPE_CHECKING:
     import asyncpg

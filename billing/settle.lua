@@ -1,4 +1,4 @@
--- Settles a part of one account's batch: raises what was used, and gives back what was reserved. (common/giving_back.lua
+-- Settles a part of one account's batch: raises what was used, and gives back what was reserved. (storage/giving_back.lua
 -- goes in front.) Idempotent and free of order: totals only rise, and a reservation can be given back once.
 --
 -- KEYS: 1 reserved hash, 2 reservations zset, 3 reservation amounts hash, then used hashes

@@ -19,7 +19,7 @@ from billing.policy import BILL, Action
 from billing.pricing import Charge, Price, PriceList
 from billing.rollups import Counted, Sums, Totals, read_totals
 from billing.slicing import slices
-from common import ledger
+from ledger import hash_chain
 
 if TYPE_CHECKING:
     Pool = asyncpg.Pool[asyncpg.Record]
@@ -222,5 +222,5 @@ async def _add_links(connection: "Connection", heads: _Heads, rows: list[_Row]) 
     links = []
     for account, texts in chained.items():
         link, previous = heads[account]
-        links.append((account, link + 1, previous, ledger.digest(previous, texts), len(texts)))
+        links.append((account, link + 1, previous, hash_chain.digest(previous, texts), len(texts)))
     await connection.execute(_ADD_LINKS, *zip(*links, strict=True))

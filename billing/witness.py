@@ -12,8 +12,8 @@ from uplion.billing.v1.usage_event_pb2 import UsageEvent
 
 from billing.comparing import Difference
 from common import names
-from common.bus import Bus
-from common.pull import Message, Pull
+from messaging.bus import Bus
+from messaging.pull import Message, Pull
 
 if TYPE_CHECKING:
     import asyncpg

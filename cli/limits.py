@@ -9,7 +9,7 @@ from uplion.control.v1.limit_pb2 import Limit as LimitMessage
 from uplion.control.v1.limit_pb2 import LimitMeasure, LimitPeriod
 
 from cli.output import CommandError
-from common.limits import PERIODS, Limit
+from ledger.limits import PERIODS, Limit
 
 _SHADOW = "shadow:"
 _MICROS = 1_000_000

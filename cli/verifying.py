@@ -9,8 +9,8 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from common import ledger, roots
-from common.roots import Head
+from ledger import hash_chain, merkle
+from ledger.merkle import Head
 
 _MOST_PROBLEMS = 1_000
 _DAY = timedelta(days=1)
@@ -71,7 +71,7 @@ class _Verifier:
     def __init__(self, public_keys: Sequence[bytes]) -> None:
         self.report = Report()
         self._pinned = bool(public_keys)
-        self._keys = {roots.key_id(public_key): public_key for public_key in public_keys}
+        self._keys = {merkle.key_id(public_key): public_key for public_key in public_keys}
         self._link: _Link | None = None
         self._heads: dict[str, _Link] = {}  # the last link of each account so far
         # By day of recording, the last link of each account on it: what roots are made from.
@@ -110,7 +110,7 @@ class _Verifier:
         self.report.unsigned_links = max(0, self.report.links - sum(head.link for head in signed))
 
     def _take_ledger(self, line: dict[str, Any]) -> None:
-        if self._started or line["version"] != 1 or tuple(line["columns"]) != ledger.COLUMNS:
+        if self._started or line["version"] != 1 or tuple(line["columns"]) != hash_chain.COLUMNS:
             raise ValueError("not a version that this command knows")
         self._started = True
         self.report.account = line["account"]
@@ -121,7 +121,7 @@ class _Verifier:
     def _take_key(self, line: dict[str, Any]) -> None:
         public_key = bytes.fromhex(line["public_key"])
         if not self._pinned:
-            self._keys[roots.key_id(public_key)] = public_key
+            self._keys[merkle.key_id(public_key)] = public_key
 
     def _take_link(self, line: dict[str, Any]) -> None:
         self._close_link()
@@ -136,7 +136,7 @@ class _Verifier:
         if self.report.account is not None and link.account != self.report.account:
             self.report.problem(f"{link.name}: belongs to another account than the file")
         before = self._heads.get(link.account)
-        expected, previous = (before.number + 1, before.digest) if before else (1, ledger.FIRST_PREVIOUS)
+        expected, previous = (before.number + 1, before.digest) if before else (1, hash_chain.FIRST_PREVIOUS)
         if link.number != expected:
             self.report.problem(f"{link.name}: link {expected} should be here")
         elif link.previous != previous:
@@ -148,7 +148,7 @@ class _Verifier:
             self.report.problem(f"account {line['account']}, link {line['link']}: a row is not behind its link")
             return
         values = [str(value) for value in line["values"]]
-        if len(values) != len(ledger.COLUMNS) or any("\0" in value for value in values):
+        if len(values) != len(hash_chain.COLUMNS) or any("\0" in value for value in values):
             self.report.problem(f"{link.name}: a row has not the columns of a row")
         link.texts.append("".join(f"{value}\0" for value in values))
 
@@ -163,7 +163,7 @@ class _Verifier:
             self.report.dropped_links += 1
         elif len(link.texts) != link.rows:
             self.report.problem(f"{link.name}: {link.rows} rows were chained, {len(link.texts)} are here")
-        elif ledger.digest(link.previous, link.texts) != link.digest:
+        elif hash_chain.digest(link.previous, link.texts) != link.digest:
             self.report.problem(f"{link.name}: the rows are not those that were chained")
         self.report.accounts += link.account not in self._heads
         self._heads[link.account] = link
@@ -194,7 +194,7 @@ class _Verifier:
             return
         if line["key"] not in self.report.keys:
             self.report.keys.append(line["key"])
-        signed = roots.message(day, int(line["accounts"]), value, bytes.fromhex(line["previous"]))
+        signed = merkle.message(day, int(line["accounts"]), value, bytes.fromhex(line["previous"]))
         try:
             Ed25519PublicKey.from_public_bytes(public_key).verify(bytes.fromhex(line["signature"]), signed)
         except InvalidSignature:
@@ -207,7 +207,7 @@ class _Verifier:
                 if account not in self._current or head.link > self._current[account].link:
                     self._current[account] = head
         heads = [self._current[account] for account in sorted(self._current)]
-        if len(heads) != accounts or roots.root([roots.leaf(head) for head in heads]) != value:
+        if len(heads) != accounts or merkle.root([merkle.leaf(head) for head in heads]) != value:
             self.report.problem(f"root of {day}: is not that of the chains here")
 
     def _check_proof(self, day: date, value: bytes, account: str, proof: dict[str, Any]) -> None:
@@ -215,6 +215,6 @@ class _Verifier:
         steps = [(str(side), bytes.fromhex(other)) for side, other in proof["path"]]
         if self._digests.get(head.link) != head.digest.hex():
             self.report.problem(f"root of {day}: link {head.link} is not the one that was signed")
-        elif roots.follow(roots.leaf(head), steps) != value:
+        elif merkle.follow(merkle.leaf(head), steps) != value:
             self.report.problem(f"root of {day}: does not hold the account's link {head.link}")
         self._proven = head

@@ -109,12 +109,12 @@ def reservations_key(account: str) -> str:
 
 
 def reservation_amounts_key(account: str) -> str:
-    """Hash: reservation id -> what to give back, as common/giving_back.lua says."""
+    """Hash: reservation id -> what to give back, as storage/giving_back.lua says."""
     return f"{{{account}}}:reservation:amounts"
 
 
 def rate_key(account: str, unit: str, scope: str, model: str = "") -> str:
-    """Hash: the sliding window of requests ("n") or tokens ("t") in buckets of a second; `scope` is common.limits'."""
+    """Hash: the sliding window of requests ("n") or tokens ("t") in buckets of a second; `scope` is ledger.limits'."""
     return f"{{{account}}}:rate:{unit}|{scope}|{model}"
 
 

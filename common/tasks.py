@@ -3,7 +3,7 @@
 import asyncio
 
 
-def wanted() -> bool:
+def not_cancelled() -> bool:
     """For the head of a loop that runs until it is cancelled: True, or CancelledError if somebody swallowed that.
 
     asyncio.wait_for of Python 3.11 does when a cancellation meets the result it waits for (python/cpython#86296), and
@@ -15,7 +15,7 @@ def wanted() -> bool:
     return True
 
 
-async def rest(seconds: float) -> None:
+async def sleep_unless_cancelled(seconds: float) -> None:
     """The long sleep of such a loop after its work, which may have swallowed the cancellation: none if it did."""
-    wanted()
+    not_cancelled()
     await asyncio.sleep(seconds)

@@ -20,12 +20,9 @@ from uplion.control.v1.request_service_pb2_grpc import add_RequestServiceService
 from uplion.control.v1.statement_service_pb2_grpc import add_StatementServiceServicer_to_server
 from uplion.control.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_server
 
-from common.bus import Bus, connect_bus
-from common.database import connect_pool
 from common.errors import UplionError
 from common.lifecycle import grpc_server
-from common.peppers import read as read_peppers
-from common.tasks import wanted
+from common.tasks import not_cancelled
 from control.accounts import AccountService
 from control.alerts import AlertService
 from control.books import Books
@@ -52,6 +49,9 @@ from control.statements import StatementService
 from control.store import Store
 from control.usage import UsageService
 from control.uses import note_used
+from credentials.peppers import read as read_peppers
+from messaging.bus import Bus, connect_bus
+from storage.postgres import connect_pool
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -104,7 +104,7 @@ async def main(settings: ControlSettings, stop: asyncio.Event) -> None:
 async def _keep(catalog: Catalog, bus: Bus) -> None:
     """Restores what a restarted broker forgot, within a moment of its return; for ever."""
     restored = bus.reconnects
-    while wanted():
+    while not_cancelled():
         await asyncio.sleep(_RETRY_SECONDS)
         seen = bus.reconnects
         if seen == restored:

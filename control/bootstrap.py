@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import keys, names
+from common import names
 from control.accounts import ACCOUNT_DEFAULT
+from credentials import api_keys
 
 if TYPE_CHECKING:
     import asyncpg
@@ -45,7 +46,7 @@ async def bootstrap(
                 if await _works(connection, text, scope, peppers)
                 else await _make(connection, name, scope, peppers=peppers, environment=environment)
             )
-        content = {**texts, **{f"{name}_id": keys.parse(text).id for name, text in texts.items()}}
+        content = {**texts, **{f"{name}_id": api_keys.parse(text).id for name, text in texts.items()}}
         if content != known:
             _write(file, content)
             logger.info("first keys written", extra={"file": str(file)})
@@ -55,8 +56,8 @@ async def _works(
     connection: "asyncpg.Connection[asyncpg.Record]", text: str, scope: str, peppers: Mapping[str, bytes]
 ) -> bool:
     try:
-        key = keys.parse(text)
-    except keys.MalformedKeyError:
+        key = api_keys.parse(text)
+    except api_keys.MalformedKeyError:
         return False
     row = await connection.fetchrow(
         "SELECT digest, pepper_id FROM keys WHERE id = $1 AND state = 'active' AND $2 = ANY (scopes)"
@@ -66,7 +67,7 @@ async def _works(
     )
     if row is None or row["pepper_id"] not in peppers:
         return False
-    return hmac.compare_digest(row["digest"], keys.digest(key.secret, peppers[row["pepper_id"]]))
+    return hmac.compare_digest(row["digest"], api_keys.digest(key.secret, peppers[row["pepper_id"]]))
 
 
 async def _make(
@@ -78,7 +79,7 @@ async def _make(
     environment: str,
 ) -> str:
     pepper_id, pepper = next(iter(peppers.items()))
-    key = keys.generate(environment)
+    key = api_keys.generate(environment)
     await connection.execute(
         "INSERT INTO keys (id, account, name, scopes, digest, pepper_id, last_four)"
         " VALUES ($1, $2, $3, $4, $5, $6, $7)",
@@ -86,7 +87,7 @@ async def _make(
         ACCOUNT_DEFAULT,
         f"first {name.replace('_', ' ')}",
         [scope],
-        keys.digest(key.secret, pepper),
+        api_keys.digest(key.secret, pepper),
         pepper_id,
         key.secret[-4:],
     )

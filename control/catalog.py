@@ -13,8 +13,8 @@ from google.protobuf.message import DecodeError
 from uplion.dispatch.v1.worker_state_pb2 import WorkerState
 
 from common import manifest, names
-from common.bus import Bus
 from common.errors import Reason, UplionError
+from messaging.bus import Bus
 
 logger = logging.getLogger(__name__)
 

@@ -12,12 +12,13 @@ from uplion.billing.v1.usage_event_pb2 import AttemptStatus
 from uplion.control.v1 import request_pb2, request_service_pb2_grpc
 from uplion.inference.v1.sampling_pb2 import FinishReason, TokenUsage
 
-from common import decisions, names
-from common.bus import Bus
-from common.decisions import Decision
+from common import names
 from common.errors import Reason, UplionError
 from control import requests
 from control.ledger import Ledger
+from messaging import decisions
+from messaging.bus import Bus
+from messaging.decisions import Decision
 
 if TYPE_CHECKING:
     import asyncpg

@@ -5,7 +5,7 @@ import logging
 import nats.errors
 
 from common import names
-from common.bus import Bus
+from messaging.bus import Bus
 
 logger = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ from google.protobuf.duration_pb2 import Duration
 from uplion.control.v1 import key_pb2, key_service_pb2_grpc
 from uplion.control.v1.key_pb2 import Key
 
-from common import keys
 from control import attributes, limits, requests
 from control.accounts import ACCOUNT_DEFAULT, NAME_CHARACTERS
 from control.invalidation import Invalidations
 from control.keystore import KeyStore, NewKey, Secret
 from control.updates import changed
+from credentials import api_keys
 
 if TYPE_CHECKING:
     import asyncpg
@@ -54,7 +54,7 @@ class KeyService(key_service_pb2_grpc.KeyServiceServicer):
             networks=attributes.networks(request.networks),
             expire_time=attributes.expire_time(request.expire_time) if request.HasField("expire_time") else None,
         )
-        made = keys.generate(self._environment)
+        made = api_keys.generate(self._environment)
         row = await self._store.create(self._secret(made), wanted, requests.request_id(request.request_id))
         return key_pb2.CreateKeyResponse(key=_key(row), secret=made.text)
 
@@ -92,7 +92,7 @@ class KeyService(key_service_pb2_grpc.KeyServiceServicer):
     async def RotateKey(  # noqa: N802  # the contract's name
         self, request: key_pb2.RotateKeyRequest, context: "Context"
     ) -> key_pb2.RotateKeyResponse:
-        made = keys.generate(self._environment)
+        made = api_keys.generate(self._environment)
         new, old = await self._store.rotate(
             requests.identifier(request.id),
             requests.caller(context).within,
@@ -119,8 +119,8 @@ class KeyService(key_service_pb2_grpc.KeyServiceServicer):
         await self._invalidations.key(identifier)
         return key_pb2.DeleteKeyResponse()
 
-    def _secret(self, made: keys.ApiKey) -> Secret:
-        return Secret(made.id, keys.digest(made.secret, self._pepper), self._pepper_id, made.secret[-4:])
+    def _secret(self, made: api_keys.ApiKey) -> Secret:
+        return Secret(made.id, api_keys.digest(made.secret, self._pepper), self._pepper_id, made.secret[-4:])
 
 
 def _changes(request: key_pb2.UpdateKeyRequest) -> dict[str, object]:

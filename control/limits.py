@@ -1,4 +1,4 @@
-"""Limits on their way between the contract and the database; what a limit may be is common.limits' to say."""
+"""Limits on their way between the contract and the database; what a limit may be is ledger.limits' to say."""
 
 from collections.abc import Iterable
 
@@ -6,8 +6,8 @@ import msgspec
 from uplion.control.v1 import limit_pb2
 from uplion.control.v1.limit_pb2 import LimitMeasure, LimitPeriod
 
-from common.limits import Limit, Measure, Period
 from control import requests
+from ledger.limits import Limit, Measure, Period
 
 _MOST = 50
 _MODEL_CHARACTERS = 253

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 
-from common import ledger, roots
-from common.roots import Head
 from control.database import Database
+from ledger import hash_chain, merkle
+from ledger.merkle import Head
 
 if TYPE_CHECKING:
     import asyncpg
@@ -24,7 +24,7 @@ _LINKS = (
     ' ORDER BY account COLLATE "C", link'
 )
 _ROWS = (
-    f"SELECT {', '.join(ledger.COLUMNS)}, link FROM usage_events"  # noqa: S608  # our own names
+    f"SELECT {', '.join(hash_chain.COLUMNS)}, link FROM usage_events"  # noqa: S608  # our own names
     " WHERE link IS NOT NULL AND ($1::text IS NULL OR account = $1)"
     ' ORDER BY account COLLATE "C", link, request_id COLLATE "C", attempt'
 )
@@ -66,7 +66,7 @@ async def _head(connection: "Connection", account: str | None) -> list[dict[str,
         "type": "ledger",
         "version": 1,
         "account": account,
-        "columns": ledger.COLUMNS,
+        "columns": hash_chain.COLUMNS,
         "rows_from": str(oldest or datetime.now(UTC).date()) if dropped else None,
         "write_time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -106,7 +106,7 @@ async def _chain(connection: "Connection", account: str | None) -> AsyncIterator
 
 
 def _row(row: "Record") -> dict[str, Any]:
-    text = ledger.row(*(row[name] for name in ledger.COLUMNS))
+    text = hash_chain.row(*(row[name] for name in hash_chain.COLUMNS))
     return {"type": "row", "account": row["account"], "link": row["link"], "values": text.split("\0")[:-1]}
 
 
@@ -127,7 +127,7 @@ async def _roots(connection: "Connection", account: str | None) -> list[dict[str
         newest = number + 1 == len(rows) or rows[number + 1]["day"].month != row["day"].month
         if account is not None and newest:
             end = datetime.combine(row["day"] + timedelta(days=1), time(), UTC)
-            heads = await connection.fetch(roots.HEADS, end, timeout=_EXPORT_SECONDS)
+            heads = await connection.fetch(merkle.HEADS, end, timeout=_EXPORT_SECONDS)
             line["proof"] = await asyncio.to_thread(_proof, [Head(*head) for head in heads], account)
         lines.append(line)
     return lines
@@ -138,7 +138,7 @@ def _proof(heads: Sequence[Head], account: str) -> dict[str, Any] | None:
     index = next((index for index, head in enumerate(heads) if head.account == account), None)
     if index is None:
         return None
-    steps = roots.path([roots.leaf(head) for head in heads], index)
+    steps = merkle.path([merkle.leaf(head) for head in heads], index)
     return {
         "link": heads[index].link,
         "digest": heads[index].digest.hex(),

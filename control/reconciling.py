@@ -10,8 +10,8 @@ from uplion.control.v1 import reconciliation_service_pb2 as messages
 from uplion.control.v1.reconciliation_service_pb2_grpc import ReconciliationServiceServicer
 
 from common import names
-from common.bus import Bus
 from common.errors import Reason, UplionError
+from messaging.bus import Bus
 
 if TYPE_CHECKING:
     import asyncpg

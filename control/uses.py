@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from nats.aio.subscription import Subscription
 
 from common import names
-from common.bus import Bus
-from common.tasks import wanted
+from common.tasks import not_cancelled
 from control.keystore import KeyStore
+from messaging.bus import Bus
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ _MOST = 10_000
 async def note_used(bus: Bus, store: KeyStore) -> None:
     """Runs until cancelled. Core NATS: what is lost is said again the next time the key is used."""
     subscription = await bus.nc.subscribe(names.SUBJECT_USED, queue=_QUEUE)
-    while wanted():
+    while not_cancelled():
         used = await _gathered(subscription)
         if not used:
             continue

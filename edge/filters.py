@@ -34,7 +34,8 @@ from envoy_data_plane.envoy.type.matcher.v3 import ListStringMatcher, RegexMatch
 from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
 from envoy_data_plane.google.protobuf import Any
 
-from common import credentials, names
+from common import names
+from credentials import headers
 from edge import clusters, scripts
 from edge.building import seconds
 from edge.limiting import request_rates
@@ -47,7 +48,7 @@ METADATA_NAMESPACE = "uplion.request"  # authz reads it; the names below are its
 BODY_FACTS = ("model", "max_tokens", "max_completion_tokens", "n", "service_tier")
 
 # What authz needs to decide. A short list halves a check's parse and keeps a client's cookies away from it.
-_AUTHZ_HEADERS = (*credentials.HEADERS, "content-type", "content-length", names.HEADER_REQUEST_ID, names.HEADER_CLIENT)
+_AUTHZ_HEADERS = (*headers.HEADERS, "content-type", "content-length", names.HEADER_REQUEST_ID, names.HEADER_CLIENT)
 _PROTOBUF_OVERHEAD_BYTES = 4096
 
 

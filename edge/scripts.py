@@ -3,8 +3,8 @@
 import json
 from importlib.resources import files
 
-from common import credentials
 from common.errors import Reason, UplionError, openai_body
+from credentials import headers
 from edge import replies
 from edge.settings import EdgeSettings
 
@@ -33,8 +33,8 @@ def front(settings: EdgeSettings) -> str:
     tables = {
         "ERRORS": _errors(),
         "REFUSALS": _refusals(),
-        "CREDENTIAL_HEADERS": "{" + ", ".join(_text(name) for name in credentials.HEADERS) + "}",
-        "MOST_TOKEN_CHARACTERS": str(credentials.MOST_TOKEN_CHARACTERS),
+        "CREDENTIAL_HEADERS": "{" + ", ".join(_text(name) for name in headers.HEADERS) + "}",
+        "MOST_TOKEN_CHARACTERS": str(headers.MOST_TOKEN_CHARACTERS),
         "TOKENS": "true" if settings.tokens else "false",
     }
     return _script("front.lua", tables)
@@ -68,7 +68,7 @@ def _errors() -> str:
 
 def _refusals() -> str:
     """By what is wrong with a credential: what authz would answer, to HTTP and to gRPC."""
-    rows = [f"{name} = {_refusal(credentials.refused(getattr(credentials, name)))}" for name in _REFUSALS]
+    rows = [f"{name} = {_refusal(headers.refused(getattr(headers, name)))}" for name in _REFUSALS]
     return "{" + ", ".join(rows) + "}"
 
 

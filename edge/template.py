@@ -21,7 +21,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 _SOURCES = (
     "edge/*.py",
     "edge/*.lua",
-    "common/credentials.py",
+    "credentials/headers.py",
     "common/errors.py",
     "common/names.py",
     "gen/uplion/openai/v1/*_pb2.py",

@@ -9,11 +9,11 @@ import msgspec
 import nats.errors
 
 from common import manifest, names
-from common.bus import Bus, Change, connect_bus
 from common.manifest import AIModel
-from common.tasks import wanted
+from common.tasks import not_cancelled
 from fleet.pools import Phase, Pool, PoolReport, Workplace
 from fleet.settings import FleetSettings
+from messaging.bus import Bus, Change, connect_bus
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class Fleet:
         """Tells KV `fleet` and the observer how the models fare, for ever."""
         told: dict[str, PoolReport] = {}
         reconnects = bus.reconnects
-        while wanted():
+        while not_cancelled():
             self._changed.clear()
             now = self.reports()
             self._on_report(now)

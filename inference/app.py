@@ -10,13 +10,9 @@ import nats.errors
 from uplion.dispatch.v1.worker_service_pb2_grpc import add_WorkerServiceServicer_to_server
 
 from common import manifest, names
-from common.bus import Bus, connect_bus
 from common.lifecycle import announce_ready, grpc_server
 from common.manifest import AIModel
-from common.outbox import Outbox
-from common.pull import Pull
-from common.replies import Replies
-from common.tasks import wanted
+from common.tasks import not_cancelled
 from inference.engine import Engine
 from inference.engines import engine_for
 from inference.meter import Meter
@@ -25,6 +21,10 @@ from inference.service import RunService
 from inference.settings import InferenceSettings
 from inference.tickets import Desk
 from inference.usage import UsageRecorder
+from messaging.bus import Bus, connect_bus
+from messaging.inbox import Inbox
+from messaging.outbox import Outbox
+from messaging.pull import Pull
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +50,12 @@ async def main(settings: InferenceSettings, stop: asyncio.Event) -> None:
             gc.enable()
             async with (
                 connect_bus(settings.nats_url, "inference") as bus,
-                Replies.open(bus.nc) as replies,
+                Inbox.open(bus.nc) as inbox,
                 Outbox.open(
-                    bus.nc, replies, settings.spool_dir, spool_bytes=settings.spool_bytes, capacity=_EVENTS_IN_MEMORY
+                    bus.nc, inbox, settings.spool_dir, spool_bytes=settings.spool_bytes, capacity=_EVENTS_IN_MEMORY
                 ) as outbox,
             ):
-                await _serve(settings, model, engine, bus, replies, outbox, stop)
+                await _serve(settings, model, engine, bus, inbox, outbox, stop)
     finally:
         gc.enable()
         await engine.close()
@@ -85,7 +85,7 @@ async def _serve(
     model: AIModel,
     engine: Engine,
     bus: Bus,
-    replies: Replies,
+    inbox: Inbox,
     outbox: Outbox,
     stop: asyncio.Event,
 ) -> None:
@@ -94,7 +94,7 @@ async def _serve(
     usage = UsageRecorder(model=model.name, revision=settings.revision, provider=engine.provider)
     worker_id = uuid.uuid4().hex
     slots = model.spec.maxProcessNum
-    desk = Desk(bus.nc, replies, usage, lambda: outbox.blocked, worker_id=worker_id, slots=slots)
+    desk = Desk(bus.nc, inbox, usage, lambda: outbox.blocked, worker_id=worker_id, slots=slots)
     service = RunService(engine, desk, usage)
     async with asyncio.TaskGroup() as tasks:
         async with (
@@ -108,7 +108,7 @@ async def _serve(
             ) as bound,
         ):
             address = settings.advertise or bound
-            meter = Meter(bus.nc, replies, outbox, lambda: pull.want(desk.free))
+            meter = Meter(bus.nc, inbox, outbox, lambda: pull.want(desk.free))
             desk.open(address, meter)
             presence = Presence(
                 bus, model, engine, desk, worker_id=worker_id, address=address, revision=settings.revision
@@ -160,7 +160,7 @@ async def _stopped_or_failed(engine: Engine, stop: asyncio.Event) -> Exception |
 
 async def _pull(pull: Pull, desk: Desk) -> None:
     """Takes tickets as long as there are free slots."""
-    while wanted():
+    while not_cancelled():
         await pull.want(desk.free)
         message = await pull.next(_PULL_SECONDS)
         if message is not None:
@@ -168,7 +168,7 @@ async def _pull(pull: Pull, desk: Desk) -> None:
 
 
 async def _sweep(desk: Desk) -> None:
-    while wanted():
+    while not_cancelled():
         await asyncio.sleep(_SWEEP_SECONDS)
         try:
             await desk.sweep()

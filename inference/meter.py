@@ -12,10 +12,10 @@ import nats.errors
 from nats.aio.client import Client
 from uplion.billing.v1.usage_event_pb2 import UsageEvent
 
-from common import wire
-from common.outbox import Outbox
-from common.pull import Message
-from common.replies import Replies
+from messaging import nats_protocol
+from messaging.inbox import Inbox
+from messaging.outbox import Outbox
+from messaging.pull import Message
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +41,10 @@ class Meter:
     """Settles tickets. `run` is its one task; `put` may be called from anywhere on the loop, and never waits."""
 
     def __init__(
-        self, client: Client, replies: Replies, outbox: Outbox, on_progress: Callable[[], Awaitable[None]]
+        self, client: Client, inbox: Inbox, outbox: Outbox, on_progress: Callable[[], Awaitable[None]]
     ) -> None:
         self._client = client
-        self._replies = replies
+        self._inbox = inbox
         self._outbox = outbox
         self._on_progress = on_progress  # called after each round: slots may be free again
         self._unsettled = 0
@@ -81,7 +81,7 @@ class Meter:
         now_seconds = time.monotonic()
         for settlement in [late for late in self._acknowledging if late.due_seconds <= now_seconds]:
             self._acknowledging.discard(settlement)
-            self._replies.forget(settlement.reply_subject)
+            self._inbox.forget(settlement.reply_subject)
             if settlement.tries < _ACK_TRIES:
                 self._is_safe(settlement)
             else:
@@ -99,9 +99,9 @@ class Meter:
         settlement.tries += 1
         settlement.due_seconds = time.monotonic() + _ANSWER_SECONDS
         self._acknowledging.add(settlement)
-        settlement.reply_subject = self._replies.expect(partial(self._acknowledged, settlement))
+        settlement.reply_subject = self._inbox.expect(partial(self._acknowledged, settlement))
         try:
-            wire.send(self._client, settlement.ticket_reply, ACK, settlement.reply_subject, now=False)
+            nats_protocol.send(self._client, settlement.ticket_reply, ACK, settlement.reply_subject, now=False)
         except (nats.errors.Error, OSError) as problem:  # away, or its buffer is full: the next round tries again
             logger.warning("NATS took nothing", extra={"problem": repr(problem)})
 

@@ -11,11 +11,11 @@ from uplion.dispatch.v1.worker_state_pb2 import Capability as CapabilityMessage
 from uplion.dispatch.v1.worker_state_pb2 import WorkerState
 
 from common import metrics, names
-from common.bus import Bus
 from common.manifest import AIModel
-from common.tasks import wanted
+from common.tasks import not_cancelled
 from inference.engine import Capability, Engine
 from inference.tickets import Desk
+from messaging.bus import Bus
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Presence:
 
     async def run(self, turned: asyncio.Event) -> None:
         """Announces for ever, and at once when `turned` is set; a broker that is away is tried again."""
-        while wanted():
+        while not_cancelled():
             with suppress(TimeoutError):
                 async with asyncio.timeout(RENEW_SECONDS):
                     await turned.wait()

@@ -15,12 +15,13 @@ from nats.aio.client import Client
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
 from uplion.dispatch.v1.ticket_pb2 import Offer, Ticket
 
-from common import metrics, names, telemetry, wire
+from common import metrics, names, telemetry
 from common.errors import Reason
-from common.pull import Message
-from common.replies import Replies
 from inference.meter import Meter, Settlement
 from inference.usage import UsageRecorder
+from messaging import nats_protocol
+from messaging.inbox import Inbox
+from messaging.pull import Message
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class Desk:
     def __init__(
         self,
         client: Client,
-        replies: Replies,
+        inbox: Inbox,
         usage: UsageRecorder,
         blocked: Callable[[], bool],
         *,
@@ -75,7 +76,7 @@ class Desk:
     ) -> None:
         self._client = client
         self.blocked = blocked  # whether usage cannot be stored
-        self._replies = replies
+        self._inbox = inbox
         self._usage = usage
         self._worker_id = worker_id
         self._slots = slots
@@ -149,7 +150,7 @@ class Desk:
         held = self._held.get(names.attempt_id(request_id, attempt))
         if held is None or held.stage is not Stage.OFFERED:
             return None
-        self._replies.forget(held.offer_subject)
+        self._inbox.forget(held.offer_subject)
         held.stage, held.since_seconds = Stage.RUNNING, time.monotonic()
         self._newest[request_id] = max(attempt, self._newest.get(request_id, 0))
         self._newest.move_to_end(request_id)
@@ -196,7 +197,7 @@ class Desk:
             self._empty.set()
 
     def _offer(self, held: Held) -> None:
-        held.offer_subject = self._replies.expect(partial(self._answered, held))
+        held.offer_subject = self._inbox.expect(partial(self._answered, held))
         offer = Offer(
             request_id=held.ticket.request_id,
             attempt=held.ticket.attempt,
@@ -204,7 +205,7 @@ class Desk:
             address=self._address,
         )
         headers = {telemetry.TRACEPARENT: held.traceparent} if held.traceparent else None
-        wire.send(
+        nats_protocol.send(
             self._client, held.ticket.reply_subject, offer.SerializeToString(), held.offer_subject, headers=headers
         )
 
@@ -221,7 +222,7 @@ class Desk:
 
     async def _take_back(self, held: Held) -> None:
         """The router neither opened the run nor refused: let another worker try, a few times."""
-        self._replies.forget(held.offer_subject)
+        self._inbox.forget(held.offer_subject)
         if held.message.metadata.num_delivered >= _MAX_OFFERS:
             event = self._usage.never_ran(held.ticket, AttemptStatus.ATTEMPT_STATUS_FAILED, Reason.UNAVAILABLE)
             self.settle(held, event)

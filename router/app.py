@@ -6,11 +6,11 @@ import logging
 import grpc.aio
 import nats.errors
 
-from common.bus import Bus, connect_bus
 from common.lifecycle import grpc_server
-from common.outbox import Outbox
-from common.replies import Replies
-from common.tasks import wanted
+from common.tasks import not_cancelled
+from messaging.bus import Bus, connect_bus
+from messaging.inbox import Inbox
+from messaging.outbox import Outbox
 from router.admissions import Admissions
 from router.dispatching import Dispatcher
 from router.front import Front
@@ -35,9 +35,9 @@ async def main(settings: RouterSettings, stop: asyncio.Event) -> None:
     async with (
         connect_bus(settings.nats_url, "router") as bus,
         Workers.open(settings.worker_keepalive_seconds) as workers,
-        Replies.open(bus.nc) as replies,
+        Inbox.open(bus.nc) as inbox,
         Outbox.open(
-            bus.nc, replies, settings.spool_dir, spool_bytes=settings.spool_bytes, capacity=settings.usage_pending
+            bus.nc, inbox, settings.spool_dir, spool_bytes=settings.spool_bytes, capacity=settings.usage_pending
         ) as outbox,
     ):
         await bus.ensure_streams()
@@ -79,7 +79,7 @@ async def main(settings: RouterSettings, stop: asyncio.Event) -> None:
 async def _mend(bus: Bus, tickets: Tickets) -> None:
     """After every reconnect, makes sure that the queue exists and holds what waits in it."""
     seen = bus.reconnects
-    while wanted():
+    while not_cancelled():
         await asyncio.sleep(_MEND_SECONDS)
         if seen == (now := bus.reconnects):
             continue

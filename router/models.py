@@ -13,8 +13,8 @@ from google.protobuf.message import DecodeError
 from uplion.dispatch.v1.worker_state_pb2 import CAPABILITY_RESUME, WorkerState
 
 from common import manifest, names
-from common.bus import WORKER_TTL_SECONDS, Change
 from common.errors import Reason, UplionError
+from messaging.bus import WORKER_TTL_SECONDS, Change
 from router.jobs import Operation
 
 logger = logging.getLogger(__name__)

@@ -5,8 +5,9 @@ import logging
 import nats.errors
 from nats.aio.client import Client
 
-from common import names, wire
+from common import names
 from common.identity import Identity
+from messaging import nats_protocol
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ class Releases:
         if not identity.holds_slot:
             return
         try:
-            wire.send(
+            nats_protocol.send(
                 self._client, names.SUBJECT_RELEASE, f"{identity.account} {identity.reservation}".encode(), now=False
             )
         except nats.errors.Error as problem:

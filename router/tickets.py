@@ -19,8 +19,9 @@ from nats.aio.client import Client
 from nats.js import api
 from uplion.dispatch.v1.ticket_pb2 import Caller, Offer, Ticket
 
-from common import names, telemetry, wire
+from common import names, telemetry
 from common.errors import Reason, UplionError
+from messaging import nats_protocol
 from router.jobs import Job
 from router.models import Models
 from router.records import Record
@@ -98,11 +99,11 @@ class Tickets:
         """Takes offers while the block runs."""
         tickets = cls(client, models, settings, on_stray)
         subscription = await client.subscribe(f"{tickets._prefix}.>", pending_msgs_limit=-1, pending_bytes_limit=-1)
-        wire.of(client).divert(subscription, tickets._arrived)
+        nats_protocol.of(client).divert(subscription, tickets._arrived)
         try:
             yield tickets
         finally:
-            wire.of(client).restore(subscription)
+            nats_protocol.of(client).restore(subscription)
             with suppress(nats.errors.Error):
                 await subscription.unsubscribe()
 
@@ -142,7 +143,7 @@ class Tickets:
         headers[api.Header.MSG_ID] = names.attempt_id(ticket.request_id, ticket.attempt)
         headers[api.Header.EXPECTED_STREAM] = names.STREAM_TASKS
         try:
-            wire.send(
+            nats_protocol.send(
                 self._client,
                 names.task_subject(ticket.model, ticket.lane),
                 ticket.SerializeToString(),
@@ -204,7 +205,7 @@ class Tickets:
                 if waiting is not None:
                     self._acknowledge(waiting, payload)
             elif not self._accept(waiting, payload, reply.decode()) and reply:
-                wire.send(self._client, reply.decode(), b"")
+                nats_protocol.send(self._client, reply.decode(), b"")
         except (nats.errors.Error, ConnectionError) as problem:
             logger.warning("an offer could not be refused", extra={"problem": repr(problem)})
         except Exception:  # a message-consumer boundary: one bad message must not end the subscription

@@ -11,8 +11,8 @@ from typing import NamedTuple
 from uplion.billing.v1.usage_event_pb2 import UsageEvent
 
 from common import telemetry
-from common.bus import TASK_ACK_WAIT_SECONDS, WORKER_TTL_SECONDS
-from common.outbox import Outbox
+from messaging.bus import TASK_ACK_WAIT_SECONDS, WORKER_TTL_SECONDS
+from messaging.outbox import Outbox
 
 logger = logging.getLogger(__name__)
 

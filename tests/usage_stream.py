@@ -3,7 +3,7 @@
 import nats.errors
 
 from common import names
-from common.bus import Bus
+from messaging.bus import Bus
 
 
 async def all_acknowledged(bus: Bus) -> bool:

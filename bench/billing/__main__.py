@@ -18,8 +18,8 @@ from bench import processes
 from bench.billing.servers import POSTGRES_SETTINGS, Machine, machine
 from bench.billing.stream import Filled, Shape, fill
 from common import names
-from common.bus import Bus, connect_bus
 from control.schema import migrate
+from messaging.bus import Bus, connect_bus
 
 _PREFILL = """
     INSERT INTO usage_events (request_id, attempt, month, account, project, key, model, model_served, model_revision,

@@ -9,7 +9,7 @@ from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
 from uplion.inference.v1.sampling_pb2 import FinishReason
 
 from common import names
-from common.bus import Bus
+from messaging.bus import Bus
 
 _ACKNOWLEDGED_EVERY = 2000  # the stream's own queue is bounded
 

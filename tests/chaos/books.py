@@ -10,8 +10,9 @@ import asyncpg
 import nats.errors
 from redis.asyncio import Redis
 
-from common import limits, names
-from common.bus import connect_bus
+from common import names
+from ledger import limits
+from messaging.bus import connect_bus
 from tests.chaos.crowd import Told
 from tests.e2e.platform import Platform
 

@@ -11,7 +11,7 @@ import openai
 from nats.js.errors import NotFoundError
 from redis.asyncio import Redis
 
-from common.bus import connect_bus
+from messaging.bus import connect_bus
 from tests.e2e.platform import DEMO, Platform, until
 
 CANARY = "xyzzy-canary-7351"

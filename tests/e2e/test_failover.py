@@ -13,7 +13,7 @@ import nats.errors
 from uplion.dispatch.v1.worker_state_pb2 import WorkerState
 
 from common import names
-from common.bus import connect_bus
+from messaging.bus import connect_bus
 from tests.e2e.platform import REPOSITORY, SYNTHETIC, Platform, Up, until
 
 _TOKENS = 1500  # 30 s, and workers say every 3 s whether they are busy

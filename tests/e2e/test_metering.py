@@ -8,7 +8,7 @@ import httpx2
 import openai
 
 from common import names
-from common.bus import connect_bus
+from messaging.bus import connect_bus
 from tests.e2e.platform import DEMO, SYNTHETIC, Platform, until
 
 HELLO = [{"role": "user", "content": "Hello!"}]

@@ -17,7 +17,7 @@ import asyncpg
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
 
 from common import names
-from common.bus import connect_bus
+from messaging.bus import connect_bus
 from tests.e2e.platform import Platform, until
 from tests.usage_stream import all_acknowledged
 

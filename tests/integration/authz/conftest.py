@@ -17,9 +17,10 @@ from envoy.service.auth.v3 import external_auth_pb2 as auth
 
 from authz.app import main
 from authz.settings import AuthzSettings
-from common import keys, lifecycle, names
-from common.limits import Limit
+from common import lifecycle, names
 from control.schema import migrate
+from credentials import api_keys
+from ledger.limits import Limit
 from tests.integration.authz.rules import as_json
 
 PEPPER = b"test pepper"
@@ -130,15 +131,15 @@ class Authz:
         )
         return project
 
-    async def add_key(self, *limits: Limit, expires_in: float | None = None, **columns: Any) -> keys.ApiKey:
+    async def add_key(self, *limits: Limit, expires_in: float | None = None, **columns: Any) -> api_keys.ApiKey:
         """`columns` as the table has them: scopes, project, models, tiers, networks, and what else there is."""
-        key = keys.generate()
+        key = api_keys.generate()
         row = {
             "id": key.id,
             "account": self.account,
             "scopes": ["inference"],
             "limits": as_json(limits),
-            "digest": keys.digest(key.secret, PEPPER),
+            "digest": api_keys.digest(key.secret, PEPPER),
             "pepper_id": "p1",
             "last_four": "abcd",
             **columns,

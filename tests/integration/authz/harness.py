@@ -17,8 +17,8 @@ from authz.plans import Plans
 from authz.prices import Price, PriceTable
 from authz.shares import Shares
 from authz.since import Since
-from authz.valkey import Valkey
-from common.limits import Limit, Rule
+from ledger.limits import Limit, Rule
+from storage.valkey import Valkey
 
 
 @dataclass

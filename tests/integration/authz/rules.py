@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from common.limits import Limit
+from ledger.limits import Limit
 
 
 def as_json(limits: tuple[Limit, ...]) -> str:

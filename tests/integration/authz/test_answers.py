@@ -12,9 +12,9 @@ from google.rpc.status_pb2 import Status
 
 from authz.last_used import LastUsed
 from common import names
-from common.bus import Bus, connect_bus
-from common.decisions import Decision, decode
 from common.metrics import AUTHZ_SHADOW_REFUSALS
+from messaging.bus import Bus, connect_bus
+from messaging.decisions import Decision, decode
 from tests.integration.authz.rules import at_once, cost, requests, tokens
 
 NATIVE = "/uplion.inference.v1.InferenceService/Chat"

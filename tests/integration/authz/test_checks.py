@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from authz.settings import AuthzSettings
-from common import keys
+from credentials import api_keys
 from tests.integration.authz.rules import requests, tokens
 
 Announce = Callable[[str], Awaitable[None]]
@@ -52,8 +52,8 @@ async def test_each_way_to_show_a_key_works(authz: Any, name: str, prefix: str) 
 async def test_wrong_secrets_unknown_ids_and_the_public_test_key_are_401(authz: Any) -> None:
     await authz.add_account()
     key = await authz.add_key()
-    wrong_secret = keys.ApiKey("live", key.id, "A" * 43).text
-    for text in (wrong_secret, keys.generate().text, keys.TEST_KEY, "", "nonsense"):
+    wrong_secret = api_keys.ApiKey("live", key.id, "A" * 43).text
+    for text in (wrong_secret, api_keys.generate().text, api_keys.TEST_KEY, "", "nonsense"):
         answer = await authz.check(text)
         assert (answer.status, answer.code) == (401, "invalid_api_key"), text
         assert answer.headers["x-should-retry"] == "false"

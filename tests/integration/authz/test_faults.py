@@ -13,10 +13,10 @@ import pytest
 from redis.asyncio import Redis
 
 from authz.settings import AuthzSettings
-from authz.valkey import Valkey, ValkeyError
 from common import names
 from common.settings import dump
 from control.schema import migrate
+from storage.valkey import Valkey, ValkeyError
 from tests.integration.authz.rules import at_once, requests, tokens
 
 

@@ -23,7 +23,7 @@ from authz.refusals import LimitError
 from billing.rollups import Balance, Totals
 from billing.settlement import Settlement, connect_settlement
 from common.errors import Reason
-from common.limits import Limit, Rule
+from ledger.limits import Limit, Rule
 from tests.integration.authz.harness import Harness, harness
 
 EXAMPLES = 200

@@ -21,8 +21,8 @@ from authz.settings import AuthzSettings
 from billing.app import main as billing
 from billing.settings import BillingSettings
 from common import names
-from common.bus import connect_bus
 from common.settings import dump
+from messaging.bus import connect_bus
 from tests.integration.authz.rules import requests, tokens
 
 pytestmark = pytest.mark.chaos

@@ -16,9 +16,10 @@ from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
 
 from billing.app import main
 from billing.settings import BillingSettings
-from common import ledger, names
-from common.bus import Bus, connect_bus
+from common import names
 from control.schema import migrate
+from ledger import hash_chain
+from messaging.bus import Bus, connect_bus
 from tests.usage_stream import all_acknowledged
 
 _WAIT_SECONDS = 60.0
@@ -129,7 +130,7 @@ class Books:
 
     async def check_chain(self, account: str = "%") -> None:
         """Every row is in its account's chain, and every digest is right; of one account, or of all."""
-        names = ", ".join(ledger.COLUMNS)
+        names = ", ".join(hash_chain.COLUMNS)
         rows = await self.database.fetch(
             f"SELECT account, link, {names} FROM usage_events WHERE account LIKE $1"
             ' ORDER BY account, link, request_id COLLATE "C", attempt',
@@ -137,14 +138,14 @@ class Books:
         )
         links: dict[tuple[str, int], list[str]] = {}
         for row in rows:
-            links.setdefault((row[0], row[1]), []).append(ledger.row(*row[2:]))
+            links.setdefault((row[0], row[1]), []).append(hash_chain.row(*row[2:]))
         heads: dict[str, tuple[int, bytes]] = {}
         chained = "SELECT * FROM ledger_chain WHERE account LIKE $1 ORDER BY account, link"
         for link in await self.database.fetch(chained, account):
-            number, previous = heads.get(link["account"], (0, ledger.FIRST_PREVIOUS))
+            number, previous = heads.get(link["account"], (0, hash_chain.FIRST_PREVIOUS))
             assert (link["link"], link["previous"]) == (number + 1, previous)
             texts = links.pop((link["account"], link["link"]))
-            assert (link["rows"], link["digest"]) == (len(texts), ledger.digest(previous, texts))
+            assert (link["rows"], link["digest"]) == (len(texts), hash_chain.digest(previous, texts))
             heads[link["account"]] = link["link"], link["digest"]
         assert not links
         heads_query = "SELECT account, link, digest FROM ledger_heads WHERE link > 0 AND account LIKE $1"

@@ -7,14 +7,14 @@ import sys
 
 import pytest
 
-from common import bus as bus_module
 from common.settings import dump
+from messaging import bus as bus_module
 
 # A real billing process that dies, as by kill -9, the first time it comes to this point.
 KILLED = """
 import os, runpy, signal, sys
-import common.bus
-common.bus.USAGE_ACK_WAIT_SECONDS = 1.0
+import messaging.bus
+messaging.bus.USAGE_ACK_WAIT_SECONDS = 1.0
 import {module}
 
 def die(*args, **kwargs):

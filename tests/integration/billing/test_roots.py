@@ -12,8 +12,8 @@ from billing.entry import decode
 from billing.roots import Roots, signing_key
 from billing.store import Ledger
 from cli.verifying import verify
-from common import roots
 from control.proofs import Proofs, write
+from ledger import merkle
 
 SECRET = "a secret of the tests, long enough to be one"
 TODAY = datetime.now(UTC).date()
@@ -66,7 +66,7 @@ async def test_an_export_verifies_whole_or_of_one_account(signed):
     assert whole.problems == []
     assert (whole.accounts, whole.links, whole.rows, whole.roots) == (3, 14, 42, 3)
     assert (whole.unsigned_links, whole.signed_until) == (3, str(TODAY - timedelta(days=1)))
-    assert whole.keys == [roots.key_id(public_key())]
+    assert whole.keys == [merkle.key_id(public_key())]
     one = check(await export(signed, "acc-b"), public_key())
     assert (one.problems, one.links, one.rows, one.unsigned_links) == ([], 4, 12, 1)
     assert '"acc-a"' not in json.dumps(await export(signed, "acc-b"))
@@ -101,7 +101,7 @@ def swap(kind, one, other):
 
 def rewrite_the_last_link(lines):
     """As somebody would who knows how chains are made: row, count, digest and all that follows are consistent."""
-    from common import ledger
+    from ledger import hash_chain
 
     links = [line for line in lines_of(lines, "link") if line["account"] == "acc-b"]
     previous = bytes(32)
@@ -110,7 +110,7 @@ def rewrite_the_last_link(lines):
         if link["link"] == 1:
             rows[0]["values"][13] = "1"
         link["previous"] = previous.hex()
-        previous = ledger.digest(previous, ["".join(f"{value}\0" for value in row["values"]) for row in rows])
+        previous = hash_chain.digest(previous, ["".join(f"{value}\0" for value in row["values"]) for row in rows])
         link["digest"] = previous.hex()
 
 
@@ -127,10 +127,10 @@ def forge(lines):
     previous = bytes(32)
     for line in lines_of(lines, "root"):
         value = bytes.fromhex(line["root"])
-        signed_text = roots.message(date.fromisoformat(line["day"]), line["accounts"], value, previous)
-        line |= {"key": roots.key_id(key), "signature": stranger.sign(signed_text).hex(), "previous": previous.hex()}
+        signed_text = merkle.message(date.fromisoformat(line["day"]), line["accounts"], value, previous)
+        line |= {"key": merkle.key_id(key), "signature": stranger.sign(signed_text).hex(), "previous": previous.hex()}
         previous = value
-    lines.insert(1, {"type": "key", "id": roots.key_id(key), "public_key": key.hex()})
+    lines.insert(1, {"type": "key", "id": merkle.key_id(key), "public_key": key.hex()})
 
 
 def set_field(kind, index, **fields):

@@ -16,11 +16,11 @@ from uplion.control.v1.project_service_pb2_grpc import ProjectServiceStub
 from uplion.control.v1.usage_service_pb2_grpc import UsageServiceStub
 
 import common.lifecycle
-from common.bus import Bus, connect_bus
 from common.errors import UplionError, from_rpc_error
 from common.names import HEADER_ACCOUNT, HEADER_KEY, HEADER_SCOPES, SCOPE_ADMIN
 from control.app import main
 from control.settings import ControlSettings
+from messaging.bus import Bus, connect_bus
 
 Metadata = tuple[tuple[str, str], ...]
 PEPPERS = ("2:pepper of the tests", "1:pepper of the past")

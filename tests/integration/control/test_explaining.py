@@ -9,10 +9,10 @@ from uplion.control.v1.request_pb2 import GetRequestRequest
 from uplion.control.v1.request_service_pb2_grpc import RequestServiceStub
 from uplion.inference.v1.sampling_pb2 import FinishReason
 
-from common import decisions
-from common.decisions import Decision
 from common.errors import Reason
 from common.names import HEADER_ACCOUNT, HEADER_KEY, HEADER_SCOPES, decision_subject
+from messaging import decisions
+from messaging.decisions import Decision
 
 NOW = datetime(2026, 11, 21, 3, 0, 0, 250_000, UTC)
 MIDNIGHT = datetime(2026, 11, 22, tzinfo=UTC)

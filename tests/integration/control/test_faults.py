@@ -11,8 +11,8 @@ from uplion.control.v1.account_pb2 import CreateAccountRequest, ListAccountsRequ
 from uplion.control.v1.model_pb2 import ApplyModelRequest, ListModelsRequest
 
 from common import names
-from common.bus import connect_bus
 from common.errors import Reason
+from messaging.bus import connect_bus
 
 MANIFEST = Struct()
 MANIFEST.update(

@@ -8,8 +8,9 @@ from uplion.control.v1.account_pb2 import CreateAccountRequest, ResourceState
 from uplion.control.v1.key_pb2 import CreateKeyRequest, ListKeysRequest, RevokeKeyRequest
 from uplion.control.v1.limit_pb2 import Limit, LimitMeasure, LimitPeriod
 
-from common import keys, names
+from common import names
 from common.errors import Reason
+from credentials import api_keys
 
 BUDGET = Limit(measure=LimitMeasure.LIMIT_MEASURE_TOKENS, period=LimitPeriod.LIMIT_PERIOD_LIFE, amount=1 << 50)
 
@@ -26,11 +27,11 @@ async def new_key(control, account, **fields):
 async def test_a_created_key_is_well_formed_and_its_digest_is_stored_with_the_peppers_id(control, database, settings):
     account = await new_account(control)
     made = await new_key(control, account, name=" laptop ", limits=[BUDGET])
-    parsed = keys.parse(made.secret)
+    parsed = api_keys.parse(made.secret)
     row = await database.fetchrow("SELECT * FROM keys WHERE id = $1", made.key.id)
     assert parsed.id == made.key.id
     pepper_id, _, pepper = settings.peppers[0].partition(":")
-    assert row["digest"] == keys.digest(parsed.secret, pepper.encode())
+    assert row["digest"] == api_keys.digest(parsed.secret, pepper.encode())
     assert row["pepper_id"] == made.key.pepper_id == pepper_id
     assert json.loads(row["limits"]) == [{"measure": "tokens", "period": "life", "amount": 1 << 50}]
     assert (made.key.name, list(made.key.scopes), made.key.last_four) == ("laptop", ["inference"], parsed.secret[-4:])
@@ -43,7 +44,7 @@ async def test_the_secret_is_in_no_table_and_in_no_later_answer(control, databas
     """K6: a dump of the database opens no door."""
     account = await new_account(control)
     made = await new_key(control, account)
-    secret = keys.parse(made.secret).secret
+    secret = api_keys.parse(made.secret).secret
     listed = await control.call(control.keys.ListKeys, ListKeysRequest(account=account))
     revoked = await control.call(control.keys.RevokeKey, RevokeKeyRequest(id=made.key.id))
     dump = ""

@@ -17,8 +17,9 @@ from uplion.control.v1.key_pb2 import (
 )
 from uplion.control.v1.limit_pb2 import Limit, LimitMeasure
 
-from common import keys, names
+from common import names
 from common.errors import Reason
+from credentials import api_keys
 
 SUSPENDED = ResourceState.RESOURCE_STATE_SUSPENDED
 MAY = {
@@ -76,7 +77,7 @@ async def test_a_rotated_key_overlaps_with_one_that_may_do_the_same(control, key
     made = await control.call(control.keys.RotateKey, RotateKeyRequest(id=key.id, overlap=Duration(seconds=3600)))
     assert (await heard.next_msg(30)).data == f"key:{key.id}".encode()
     await heard.unsubscribe()
-    assert keys.parse(made.secret).id == made.key.id != key.id
+    assert api_keys.parse(made.secret).id == made.key.id != key.id
     assert may(made.key) == MAY
     assert (made.key.account, made.key.name, made.key.expire_time) == (key.account, "n", key.expire_time)
     assert made.replaced.successor == made.key.id

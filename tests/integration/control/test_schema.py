@@ -8,9 +8,9 @@ import stat
 import asyncpg
 import pytest
 
-from common import keys
 from control.bootstrap import bootstrap
 from control.schema import Migration, SchemaError, migrate, migrations
+from credentials import api_keys
 
 PEPPER = b"pepper"
 PEPPERS = {"1": PEPPER}
@@ -103,7 +103,7 @@ async def test_the_first_keys_are_written_once_and_work(connection, tmp_path):
     assert set(first) == {"api_key", "admin_key", "api_key_id", "admin_key_id"}
     for name, scope in (("api_key", "inference"), ("admin_key", "admin")):
         row = await connection.fetchrow("SELECT * FROM keys WHERE id = $1", first[f"{name}_id"])
-        assert row["digest"] == keys.digest(keys.parse(first[name]).secret, PEPPER)
+        assert row["digest"] == api_keys.digest(api_keys.parse(first[name]).secret, PEPPER)
         assert (row["account"], row["scopes"]) == ("default", [scope])
     assert await start(connection, file) == first
     assert await connection.fetchval("SELECT count(*) FROM keys") == 2

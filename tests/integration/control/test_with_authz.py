@@ -10,7 +10,7 @@ from uplion.control.v1.key_pb2 import CreateKeyRequest, RevokeKeyRequest, Rotate
 from uplion.control.v1.project_pb2 import CreateProjectRequest, UpdateProjectRequest
 
 from authz.settings import AuthzSettings
-from common import keys
+from credentials import api_keys
 from tests.integration.authz.conftest import running
 
 OLD, NEW = "1:pepper of the past", "2:pepper of the tests"
@@ -92,13 +92,16 @@ async def test_every_change_of_a_key_its_project_and_its_account_reaches_authz(c
 
 async def test_the_public_test_key_is_refused_even_if_somebody_stored_it(control, authz_settings, settings, database):
     made = await control.call(control.keys.CreateKey, CreateKeyRequest(account=await _account(control)))
-    known = keys.parse(keys.TEST_KEY)
+    known = api_keys.parse(api_keys.TEST_KEY)
     pepper = settings.peppers[0].partition(":")[2].encode()
     await database.execute(
-        "UPDATE keys SET id = $2, digest = $3 WHERE id = $1", made.key.id, known.id, keys.digest(known.secret, pepper)
+        "UPDATE keys SET id = $2, digest = $3 WHERE id = $1",
+        made.key.id,
+        known.id,
+        api_keys.digest(known.secret, pepper),
     )
     async with running(authz_settings, database) as authz:
-        assert (await authz.check(keys.TEST_KEY)).status == 401
+        assert (await authz.check(api_keys.TEST_KEY)).status == 401
 
 
 async def _account(control):

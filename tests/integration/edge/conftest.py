@@ -14,8 +14,8 @@ from envoy.service.auth.v3 import external_auth_pb2 as auth
 from google.api.httpbody_pb2 import HttpBody
 from google.protobuf.json_format import MessageToDict
 
-from common.credentials import HEADERS as CREDENTIALS
-from common.keys import TEST_KEY
+from credentials.api_keys import TEST_KEY
+from credentials.headers import HEADERS as CREDENTIALS
 from tests.integration.edge.envoys import PATIENCE_SECONDS, EdgeProcess, Reply, edge_settings, raw, request
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import envoy as envoy_wheel
 
-from common.credentials import HEADERS as CREDENTIALS
-from common.keys import TEST_KEY
+from credentials.api_keys import TEST_KEY
+from credentials.headers import HEADERS as CREDENTIALS
 from edge.settings import EdgeSettings
 
 PATIENCE_SECONDS = 60.0  # a wait that only a failure makes this long

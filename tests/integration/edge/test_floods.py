@@ -14,7 +14,7 @@ from google.rpc.status_pb2 import Status
 from authz.answers import denied
 from authz.credentials import credential, refused
 from common.errors import STATUS_DETAILS_METADATA, UplionError
-from common.keys import TEST_KEY, MalformedKeyError, generate, parse
+from credentials.api_keys import TEST_KEY, MalformedKeyError, generate, parse
 
 NATIVE = "/uplion.inference.v1.InferenceService/Chat"
 BAD: list[dict[str, str]] = [

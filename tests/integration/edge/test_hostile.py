@@ -12,7 +12,7 @@ import h2.events
 import pytest
 
 from common import names
-from common.keys import TEST_KEY
+from credentials.api_keys import TEST_KEY
 
 CHAT = b'{"model":"m"}'
 KEY = f"authorization: Bearer {TEST_KEY}\r\n".encode()

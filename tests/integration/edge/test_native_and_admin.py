@@ -7,7 +7,7 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 from uplion.control.v1 import key_pb2, key_service_pb2, usage_pb2
 
-from common.keys import TEST_KEY
+from credentials.api_keys import TEST_KEY
 
 NATIVE = "/uplion.inference.v1.InferenceService/"
 

@@ -15,7 +15,7 @@ import h2.events
 import pytest
 from google.api.httpbody_pb2 import HttpBody
 
-from common.keys import TEST_KEY
+from credentials.api_keys import TEST_KEY
 
 IDENTITY = ("account", "key", "reservation", "tier", "limits")
 

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from envoy.service.auth.v3 import external_auth_pb2 as auth
 
-from common.keys import TEST_KEY
+from credentials.api_keys import TEST_KEY
 
 CHAT = b'{"model":"m"}'
 KEY = f"authorization: Bearer {TEST_KEY}\r\n".encode()

@@ -13,9 +13,9 @@ from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from authz.settings import AuthzSettings
-from common import keys
 from common.settings import dump
 from control.schema import migrate
+from credentials import api_keys
 
 CHAT = b'{"model":"m","max_tokens":5}'
 NATIVE = "/uplion.inference.v1.InferenceService/Chat"
@@ -39,13 +39,13 @@ def real(
         await connection.execute("INSERT INTO accounts (id, name) VALUES ('edge-test', 'x')")
         texts = []
         for limits in ("[]", '[{"measure": "requests", "period": "minute", "amount": 2}]'):
-            key = keys.generate()
+            key = api_keys.generate()
             await connection.execute(
                 "INSERT INTO keys (id, account, scopes, limits, digest, pepper_id, last_four)"
                 " VALUES ($1, 'edge-test', '{inference}', $2, $3, 'p1', 'abcd')",
                 key.id,
                 limits,
-                keys.digest(key.secret, b"test pepper"),
+                api_keys.digest(key.secret, b"test pepper"),
             )
             texts.append(key.text)
         await connection.close()

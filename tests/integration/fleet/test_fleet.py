@@ -14,11 +14,11 @@ import nats.errors
 from uplion.dispatch.v1.worker_state_pb2 import WorkerState
 
 from common import names
-from common.bus import Bus, connect_bus
 from common.manifest import AIModel, from_object
 from fleet import app
 from fleet.pools import Phase, PoolReport
 from fleet.settings import FleetSettings
+from messaging.bus import Bus, connect_bus
 from stack.readiness import readiness
 from stack.settings import StackSettings
 from stack.state import State

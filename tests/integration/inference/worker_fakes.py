@@ -21,7 +21,7 @@ from uplion.dispatch.v1.worker_service_pb2_grpc import WorkerServiceStub
 from uplion.dispatch.v1.worker_state_pb2 import WorkerState
 
 from common import manifest, names
-from common.bus import Bus, connect_bus
+from messaging.bus import Bus, connect_bus
 
 WAIT_SECONDS = 60.0
 _NARROW = [("grpc.http2.bdp_probe", 0)]  # a reader that is slow holds 64 KiB, not megabytes

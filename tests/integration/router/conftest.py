@@ -16,10 +16,10 @@ from uplion.billing.v1 import usage_event_pb2 as billing
 from uplion.dispatch.v1 import run_pb2, ticket_pb2, worker_service_pb2_grpc, worker_state_pb2
 from uplion.inference.v1 import sampling_pb2
 
-from common.bus import Bus, connect_bus
 from common.identity import Identity
 from common.names import HEADER_REQUEST_ID, KV_MODELS, KV_WORKERS, STREAM_TASKS, token
-from common.pull import Pull
+from messaging.bus import Bus, connect_bus
+from messaging.pull import Pull
 from router.app import main
 from router.settings import RouterSettings
 

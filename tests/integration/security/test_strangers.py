@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 from redis import Redis
 
-from common import keys
+from credentials import api_keys
 from tests.integration.edge.envoys import EdgeProcess, edge_settings
 from tests.integration.security.platform import PEPPER, Platform
 
@@ -22,12 +22,12 @@ STRANGER, GUEST = "203.0.113.7", "198.51.100.1"
 
 
 def wrong_checksum() -> str:
-    text = keys.generate().text
+    text = api_keys.generate().text
     return text[:-1] + ("A" if text[-1] != "A" else "B")
 
 
 def malformed(noise: random.Random) -> str:
-    text = keys.generate().text
+    text = api_keys.generate().text
     place = noise.randrange(len(text))
     return noise.choice(
         [text[:place], text + "x", text.replace("_", "-"), text[:place] + "." + text[place:], "sk-" + text]
@@ -96,7 +96,7 @@ async def test_k4_a_flood_asks_the_database_for_well_formed_keys_alone(platform:
             assert set(await flood(behind_proxy, wrong)) == {401}
             assert set(await flood(behind_proxy, [malformed(noise) for _ in range(800)])) == {401}
         await connection.close()
-        assert set(await flood(behind_proxy, [keys.generate().text for _ in range(400)])) == {401}
+        assert set(await flood(behind_proxy, [api_keys.generate().text for _ in range(400)])) == {401}
     assert len(good) > 5
     assert {status for status, _ in good} == {200}
     assert platform.alive()
@@ -114,7 +114,7 @@ async def test_k4_a_hundred_thousand_made_up_keys(platform: Platform, behind_pro
     key = platform.keys["api_key"]
     async with good_traffic(behind_proxy, key) as quiet:
         await asyncio.sleep(10)
-    texts = [(wrong_checksum, keys.generate, lambda: malformed(noise))[number % 3]() for number in range(100_000)]
+    texts = [(wrong_checksum, api_keys.generate, lambda: malformed(noise))[number % 3]() for number in range(100_000)]
     made = [text if isinstance(text, str) else text.text for text in texts]
     before = resident_megabytes(platform.authz.process.pid)
     began = time.monotonic()
@@ -140,7 +140,7 @@ async def test_k6_no_usable_secret_is_in_the_database_in_valkey_or_in_a_log(plat
     assert platform.ask("GET", "/v1/models", key=shown[0]).status == 200
     assert platform.ask("GET", "/v1/models", key=shown[0][:-1]).status == 401
     platform.ask("GET", f"/v1/models/{shown[0]}", key=wrong_checksum())
-    secrets = [PEPPER, *(keys.parse(text).secret for text in used)]
+    secrets = [PEPPER, *(api_keys.parse(text).secret for text in used)]
     places = {"logs": platform.logs(), "database": await _dump(platform.database_url), "valkey": _held(redis_url)}
     for place, text in places.items():
         assert text

@@ -8,7 +8,7 @@ from authz.answers import admitted
 from authz.deciding import Admission
 from authz.standing import Left, Standing
 from common.identity import Identity
-from common.limits import Limit, Rule
+from ledger.limits import Limit, Rule
 
 words = st.text(max_size=300)
 counts = st.integers(0, 1 << 53)

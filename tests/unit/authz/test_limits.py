@@ -14,9 +14,9 @@ from authz.plans import Plans
 from authz.prices import PriceTable
 from authz.shares import Shares
 from authz.since import Since
-from authz.valkey import ValkeyError
 from common.errors import Reason, UplionError
-from common.limits import Limit, Rule
+from ledger.limits import Limit, Rule
+from storage.valkey import ValkeyError
 
 REQUESTS = Rule("account", "a1", Limit("requests", "minute", 100))
 TOKENS = Rule("account", "a1", Limit("tokens", "life", 1000))

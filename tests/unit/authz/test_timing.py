@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from authz.deciding import Decider
 from authz.keys import KeyRecord
-from common import keys
 from common.errors import UplionError
+from credentials import api_keys
 
 PEPPER = b"pepper"
 SAMPLES = 10_000
@@ -35,7 +35,7 @@ def equal(found: list[tuple[float, float]]) -> bool:
 
 def differences(decider: Decider, *cases: tuple[str, KeyRecord | None]) -> list[tuple[float, float]]:
     """Of each round, in CPU time and the cases by turns; ends with the first that shows none."""
-    parsed = [(keys.parse(text), text, record) for text, record in cases]
+    parsed = [(api_keys.parse(text), text, record) for text, record in cases]
     found: list[tuple[float, float]] = []
     while len(found) < ROUNDS and not equal(found):
         taken: list[list[int]] = [[], []]
@@ -51,8 +51,8 @@ def differences(decider: Decider, *cases: tuple[str, KeyRecord | None]) -> list[
 
 def test_an_unknown_id_takes_as_long_as_a_wrong_secret() -> None:
     decider = Decider(*cast(Any, (None, None, {"1": PEPPER}, None, None)))
-    key = keys.generate()
-    record = KeyRecord(key.id, "a", keys.digest(key.secret, PEPPER), "1", frozenset({"inference"}), active=True)
-    wrong = keys.ApiKey("live", key.id, keys.generate().secret).text
-    found = differences(decider, (wrong, record), (keys.generate().text, None))
+    key = api_keys.generate()
+    record = KeyRecord(key.id, "a", api_keys.digest(key.secret, PEPPER), "1", frozenset({"inference"}), active=True)
+    wrong = api_keys.ApiKey("live", key.id, api_keys.generate().secret).text
+    found = differences(decider, (wrong, record), (api_keys.generate().text, None))
     assert equal(found), found

@@ -4,7 +4,7 @@ import pytest
 
 from cli import limits
 from cli.output import CommandError
-from common.limits import Limit
+from ledger.limits import Limit
 
 
 @pytest.mark.parametrize(

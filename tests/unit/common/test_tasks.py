@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from common.tasks import rest, wanted
+from common.tasks import not_cancelled, sleep_unless_cancelled
 
 
 async def test_a_swallowed_cancellation_ends_the_loop_at_its_head() -> None:
@@ -14,7 +14,7 @@ async def test_a_swallowed_cancellation_ends_the_loop_at_its_head() -> None:
 
     async def loop() -> None:
         nonlocal rounds
-        while wanted():
+        while not_cancelled():
             rounds += 1
             begun.set()
             with suppress(asyncio.CancelledError):  # as asyncio.wait_for of Python 3.11 does in a race
@@ -35,7 +35,7 @@ async def test_a_swallowed_cancellation_lets_no_loop_rest() -> None:
         begun.set()
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(60)
-        await rest(60)
+        await sleep_unless_cancelled(60)
 
     task = asyncio.create_task(loop())
     await begun.wait()
@@ -49,4 +49,4 @@ async def test_a_deadline_that_passed_before_is_no_cancellation() -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(0):
             await asyncio.sleep(60)
-    assert wanted()
+    assert not_cancelled()

@@ -6,8 +6,8 @@ import pytest
 from uplion.control.v1.limit_pb2 import Limit, LimitMeasure, LimitPeriod
 
 from common.errors import Reason, UplionError
-from common.limits import PERIODS
 from control import limits
+from ledger.limits import PERIODS
 
 REQUESTS = LimitMeasure.LIMIT_MEASURE_REQUESTS
 TOKENS = LimitMeasure.LIMIT_MEASURE_TOKENS

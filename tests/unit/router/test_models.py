@@ -10,9 +10,9 @@ from uplion.dispatch.v1.worker_state_pb2 import (
     WorkerState,
 )
 
-from common.bus import Change
 from common.errors import Reason, UplionError
 from common.names import KV_MODELS
+from messaging.bus import Change
 from router.jobs import Operation
 from router.models import Models
 

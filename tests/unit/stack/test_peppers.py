@@ -2,8 +2,8 @@
 
 import pytest
 
-from common.peppers import read
 from common.settings import SettingsError
+from credentials.peppers import read
 from stack import peppers
 from stack.errors import StackError
 from stack.state import State

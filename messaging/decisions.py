@@ -19,7 +19,7 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
     project: str = ""
     key: str = ""
     model: str = ""
-    rule: str = ""  # common.limits.Rule.name; empty: not a limit but the key, its model, network or scope
+    rule: str = ""  # ledger.limits.Rule.name; empty: not a limit but the key, its model, network or scope
     level: str = ""
     measure: str = ""
     period: str = ""

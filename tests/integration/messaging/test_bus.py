@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from nats.js.kv import KeyValue
 
-from common import bus as bus_module
 from common import names
-from common.bus import Bus, Change, connect_bus
-from common.pull import Pull
+from messaging import bus as bus_module
+from messaging.bus import Bus, Change, connect_bus
+from messaging.pull import Pull
 
 StartServer = Callable[[str], Any]
 

@@ -23,10 +23,11 @@ from nats.aio.client import Client
 from nats.js.api import Header
 from uplion.billing.v1.usage_event_pb2 import UsageEvent
 
-from common import metrics, names, telemetry, wire
-from common.pull import Message
-from common.replies import Replies
-from common.spool import Segment, Spool
+from common import metrics, names, telemetry
+from messaging import nats_protocol
+from messaging.inbox import Inbox
+from messaging.pull import Message
+from messaging.spool import Segment, Spool
 
 logger = logging.getLogger(__name__)
 
@@ -70,12 +71,10 @@ class _Sent(NamedTuple):
 class Outbox:
     """Takes events at any time, and never waits. Made by `open`; `run` is its one task."""
 
-    def __init__(
-        self, client: Client, replies: Replies, spool: Spool | None, high_water_bytes: int, capacity: int
-    ) -> None:
+    def __init__(self, client: Client, inbox: Inbox, spool: Spool | None, high_water_bytes: int, capacity: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._client = client
-        self._replies = replies
+        self._inbox = inbox
         self._spool = spool
         self._high_water_bytes = high_water_bytes
         self._capacity = capacity
@@ -98,14 +97,14 @@ class Outbox:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, client: Client, replies: Replies, folder: Path | None, *, spool_bytes: int, capacity: int
+        cls, client: Client, inbox: Inbox, folder: Path | None, *, spool_bytes: int, capacity: int
     ) -> AsyncIterator["Outbox"]:
         """What is not safe at the end of the block goes into the spool.
 
         Without a folder there is no spool: then events wait in memory. At most `capacity` do so in any case.
         """
         spool = None if folder is None else await asyncio.to_thread(Spool, folder, spool_bytes)
-        outbox = cls(client, replies, spool, int(spool_bytes * _HIGH_WATER), capacity)
+        outbox = cls(client, inbox, spool, int(spool_bytes * _HIGH_WATER), capacity)
         try:
             yield outbox
         finally:
@@ -158,7 +157,7 @@ class Outbox:
 
     def _publish(self, parcel: Parcel, on_answer: OnAnswer) -> None:
         """`on_answer` hears once whether the stream has it."""
-        subject = self._replies.expect(self._arrived)
+        subject = self._inbox.expect(self._arrived)
         due = self._loop.time() + _ANSWER_SECONDS
         self._sent[subject] = _Sent(due, on_answer)
         if self._timer is None:
@@ -169,7 +168,7 @@ class Outbox:
         try:
             if not self._client.is_connected:  # nats-py would keep it, and send it when nobody waits any more
                 raise nats.errors.ConnectionClosedError
-            wire.send(self._client, parcel.subject, parcel.event, subject, headers, now=False)
+            nats_protocol.send(self._client, parcel.subject, parcel.event, subject, headers, now=False)
         except (nats.errors.Error, OSError):
             self._end(subject, taken=False)
 
@@ -201,7 +200,7 @@ class Outbox:
 
     def _end(self, subject: str, *, taken: bool) -> None:
         sent = self._sent.pop(subject, None)
-        self._replies.forget(subject)
+        self._inbox.forget(subject)
         if sent is not None:
             sent.on_answer(taken)
 

@@ -18,9 +18,9 @@ from nats.js import api
 from uplion.billing.v1.usage_event_pb2 import UsageEvent
 
 from common import names
-from common.bus import Bus, connect_bus
-from common.outbox import Outbox
-from common.replies import Replies
+from messaging.bus import Bus, connect_bus
+from messaging.inbox import Inbox
+from messaging.outbox import Outbox
 
 SECONDS = 40.0
 MANY = 1 << 20
@@ -67,8 +67,8 @@ async def opened(
 ) -> AsyncIterator[tuple[Bus, Outbox]]:
     async with (
         connect_bus(url, "test", connect_seconds=SECONDS) as bus,
-        Replies.open(bus.nc) as replies,
-        Outbox.open(bus.nc, replies, folder, spool_bytes=size, capacity=capacity) as outbox,
+        Inbox.open(bus.nc) as inbox,
+        Outbox.open(bus.nc, inbox, folder, spool_bytes=size, capacity=capacity) as outbox,
     ):
         await bus.ensure_streams()
         sending = asyncio.create_task(outbox.run())
@@ -84,7 +84,7 @@ def files(folder: Path) -> list[Path]:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine may take longer for an answer than the outbox waits."""
-    monkeypatch.setattr("common.outbox._ANSWER_SECONDS", 20.0)
+    monkeypatch.setattr("messaging.outbox._ANSWER_SECONDS", 20.0)
 
 
 @pytest.mark.usefixtures("patient")
@@ -156,13 +156,13 @@ async def test_what_a_killed_process_spooled_is_sent_by_a_living_one(server: Any
         import asyncio, os, signal, sys
         from pathlib import Path
         from uplion.billing.v1.usage_event_pb2 import UsageEvent
-        from common.bus import connect_bus
-        from common.outbox import Outbox
-        from common.replies import Replies
+        from messaging.bus import connect_bus
+        from messaging.outbox import Outbox
+        from messaging.inbox import Inbox
 
         async def main():
-            async with connect_bus(sys.argv[1], "test", connect_seconds=30) as bus, Replies.open(bus.nc) as replies:
-                async with Outbox.open(bus.nc, replies, Path(sys.argv[2]), spool_bytes=1 << 20, capacity=9) as outbox:
+            async with connect_bus(sys.argv[1], "test", connect_seconds=30) as bus, Inbox.open(bus.nc) as inbox:
+                async with Outbox.open(bus.nc, inbox, Path(sys.argv[2]), spool_bytes=1 << 20, capacity=9) as outbox:
                     sending = asyncio.create_task(outbox.run())
                     print("connected", flush=True)
                     await asyncio.to_thread(sys.stdin.readline)

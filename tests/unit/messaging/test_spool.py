@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from common import spool
-from common.spool import Segment, Spool, SpoolFullError
+from messaging import spool
+from messaging.spool import Segment, Spool, SpoolFullError
 
 MANY = 1 << 20
 
@@ -39,7 +39,7 @@ def test_what_a_killed_process_left_is_taken_by_another(tmp_path: Path) -> None:
     program = """
         import os, signal, sys
         from pathlib import Path
-        from common.spool import Spool
+        from messaging.spool import Spool
         Spool(Path(sys.argv[1]), 1 << 20).append([b"from the dead"])
         os.kill(os.getpid(), signal.SIGKILL)
     """

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
-from common.pull import Message
-from common.wire import Wire, new_client
+from messaging.nats_protocol import Wire, new_client
+from messaging.pull import Message
 
 STATUS = b"NATS/1.0 408 Request Timeout\r\nNats-Pending-Messages: 3\r\nNats-Pending-Bytes: 0\r\n\r\n"
 

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from common.limits import Limit, Rule, scope
+from ledger.limits import Limit, Rule, scope
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from hashlib import sha256
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import roots
-from common.roots import Head
+from ledger import merkle
+from ledger.merkle import Head
 
 
 def heads(count):
@@ -14,20 +14,20 @@ def heads(count):
 
 
 def test_the_hashes_are_those_of_rfc_6962():
-    one, two, three = (roots.leaf(head) for head in heads(3))
+    one, two, three = (merkle.leaf(head) for head in heads(3))
     assert one == sha256(b"\x00acc000\x001\x00" + sha256(b"\x00").digest()).digest()
     pair = sha256(b"\x01" + one + two).digest()
-    assert roots.root([one, two]) == pair
-    assert roots.root([one, two, three]) == sha256(b"\x01" + pair + three).digest()
-    assert roots.root([]) == sha256(b"").digest()
+    assert merkle.root([one, two]) == pair
+    assert merkle.root([one, two, three]) == sha256(b"\x01" + pair + three).digest()
+    assert merkle.root([]) == sha256(b"").digest()
 
 
 @given(st.integers(1, 70), st.data())
 def test_a_path_leads_from_its_head_to_the_root_and_from_no_other(count, data):
-    leaves = [roots.leaf(head) for head in heads(count)]
+    leaves = [merkle.leaf(head) for head in heads(count)]
     index = data.draw(st.integers(0, count - 1))
-    steps = roots.path(leaves, index)
-    assert roots.follow(leaves[index], steps) == roots.root(leaves)
+    steps = merkle.path(leaves, index)
+    assert merkle.follow(leaves[index], steps) == merkle.root(leaves)
     assert len(steps) <= (count - 1).bit_length()
-    stranger = roots.leaf(Head("acc000", 99, bytes(32)))
-    assert roots.follow(stranger, steps) != roots.root(leaves)
+    stranger = merkle.leaf(Head("acc000", 99, bytes(32)))
+    assert merkle.follow(stranger, steps) != merkle.root(leaves)

@@ -11,10 +11,10 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from common import wire
+from messaging import nats_protocol
 
 if TYPE_CHECKING:
-    from common.bus import Bus
+    from messaging.bus import Bus
 
 
 class Message:
@@ -171,7 +171,7 @@ class Pull:
         if not messages:
             return
         tail = b" %d\r\n%b\r\n" % (len(word), word)
-        await wire.write(self._bus.nc, b"".join([b"PUB " + message._reply + tail for message in messages]))
+        await nats_protocol.write(self._bus.nc, b"".join([b"PUB " + message._reply + tail for message in messages]))
 
     async def _renew(self) -> None:
         now = asyncio.get_running_loop().time()

@@ -16,9 +16,10 @@ from nats.js import JetStreamContext, api
 from nats.js.errors import APIError, NotFoundError
 from nats.js.kv import KeyValue
 
-from common import decisions, names, telemetry
-from common.tasks import wanted
-from common.wire import Wire, new_client
+from common import names, telemetry
+from common.tasks import not_cancelled
+from messaging import decisions
+from messaging.nats_protocol import Wire, new_client
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +171,7 @@ class Bus:
         """
         loop = asyncio.get_running_loop()
         seen: dict[str, float] = {}
-        while wanted():
+        while not_cancelled():
             reconnects = self.reconnects
             try:
                 watcher = await (await self.js.key_value(bucket)).watchall(

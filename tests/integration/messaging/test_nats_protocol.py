@@ -6,9 +6,9 @@ from typing import Any
 import nats.errors
 import pytest
 
-from common import wire
-from common.bus import connect_bus
-from common.replies import Replies
+from messaging import nats_protocol
+from messaging.bus import connect_bus
+from messaging.inbox import Inbox
 
 _WAIT_SECONDS = 60.0
 
@@ -17,21 +17,21 @@ async def test_what_is_not_urgent_leaves_by_itself_and_in_order(nats_url: str) -
     async with connect_bus(nats_url, "test") as bus:
         heard = await bus.nc.subscribe("wire.test.>")
         await bus.nc.flush()
-        wire.send(bus.nc, "wire.test.soon", b"1", "wire.answers", {"a": "b c", "d": "e\r\nf: g"}, now=False)
-        wire.send(bus.nc, "wire.test.soon", b"2", now=False)
+        nats_protocol.send(bus.nc, "wire.test.soon", b"1", "wire.answers", {"a": "b c", "d": "e\r\nf: g"}, now=False)
+        nats_protocol.send(bus.nc, "wire.test.soon", b"2", now=False)
         first, second = [await heard.next_msg(timeout=_WAIT_SECONDS) for _ in range(2)]
         assert (first.data, first.reply, first.headers) == (b"1", "wire.answers", {"a": "b c", "d": "e f: g"})
         assert (second.data, second.reply, second.headers) == (b"2", "", None)
-        wire.send(bus.nc, "wire.test.soon", b"3", now=False)
-        wire.send(bus.nc, "wire.test.now", b"")
+        nats_protocol.send(bus.nc, "wire.test.soon", b"3", now=False)
+        nats_protocol.send(bus.nc, "wire.test.now", b"")
         subjects = [(await heard.next_msg(timeout=_WAIT_SECONDS)).subject for _ in range(2)]
         assert subjects == ["wire.test.soon", "wire.test.now"]
 
 
 async def test_what_nobody_listens_for_comes_back_as_an_answer(nats_url: str) -> None:
-    async with connect_bus(nats_url, "test") as bus, Replies.open(bus.nc) as replies:
+    async with connect_bus(nats_url, "test") as bus, Inbox.open(bus.nc) as inbox:
         answers: asyncio.Queue[bool] = asyncio.Queue()
-        wire.send(bus.nc, "nobody.is.here", b"?", replies.expect(lambda m: answers.put_nowait(m.no_responders)))
+        nats_protocol.send(bus.nc, "nobody.is.here", b"?", inbox.expect(lambda m: answers.put_nowait(m.no_responders)))
         assert await asyncio.wait_for(answers.get(), _WAIT_SECONDS)
 
 
@@ -44,13 +44,13 @@ async def test_what_is_sent_while_nats_is_away_waits_for_it_as_far_as_there_is_r
         async with asyncio.timeout(_WAIT_SECONDS):
             while bus.nc.is_connected:  # nats-py has no event for it
                 await asyncio.sleep(0.01)
-        wire.send(bus.nc, "wire.away", b"kept", now=False)
+        nats_protocol.send(bus.nc, "wire.away", b"kept", now=False)
         for _ in range(15):
-            wire.send(bus.nc, "wire.filler", bytes(1 << 19))
+            nats_protocol.send(bus.nc, "wire.filler", bytes(1 << 19))
         with pytest.raises(nats.errors.OutboundBufferLimitError):
-            wire.send(bus.nc, "wire.filler", bytes(1 << 20))
+            nats_protocol.send(bus.nc, "wire.filler", bytes(1 << 20))
         await server.start()
         assert (await heard.next_msg(timeout=_WAIT_SECONDS)).data == b"kept"
         client = bus.nc
     with pytest.raises(nats.errors.ConnectionClosedError):
-        wire.send(client, "wire.away", b"")
+        nats_protocol.send(client, "wire.away", b"")

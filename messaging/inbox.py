@@ -11,15 +11,15 @@ from typing import Self
 
 from nats.aio.client import Client
 
-from common import wire
-from common.pull import Message
+from messaging import nats_protocol
+from messaging.pull import Message
 
 logger = logging.getLogger(__name__)
 
 OnReply = Callable[[Message], None]
 
 
-class Replies:
+class Inbox:
     """Hands out reply subjects and calls back with what arrives on them."""
 
     def __init__(self, client: Client) -> None:
@@ -32,13 +32,13 @@ class Replies:
     @asynccontextmanager
     async def open(cls, client: Client) -> AsyncIterator[Self]:
         """Subscribed while the block runs."""
-        replies = cls(client)
-        subscription = await client.subscribe(f"{replies._prefix}.*")
-        wire.of(client).divert(subscription, replies._arrived)
+        inbox = cls(client)
+        subscription = await client.subscribe(f"{inbox._prefix}.*")
+        nats_protocol.of(client).divert(subscription, inbox._arrived)
         try:
-            yield replies
+            yield inbox
         finally:
-            wire.of(client).restore(subscription)
+            nats_protocol.of(client).restore(subscription)
             if client.is_connected:
                 await subscription.unsubscribe()
 

@@ -1,0 +1,1 @@
+"""The clients of Postgres and Valkey that services share."""
