@@ -16,11 +16,11 @@ from authz.decisions import Decisions
 from authz.keys import KeyRecord, KeyRing, owner_id
 from authz.last_used import LastUsed
 from authz.limits import Grant, Limits
+from authz.metrics import AUTHZ_SHADOW_REFUSALS
 from authz.permissions import check_door, check_use, tier
 from authz.standing import Standing
 from common.errors import UplionError
 from common.identity import Identity
-from common.metrics import AUTHZ_SHADOW_REFUSALS
 from credentials.api_keys import TEST_KEY, ApiKey, MalformedKeyError, digest, parse
 from credentials.headers import UNPROVED
 

@@ -13,10 +13,10 @@ import nats.errors
 
 from authz.asking import Question
 from authz.keys import KeyRecord
+from authz.metrics import AUTHZ_DECISIONS_DROPPED
 from authz.refusals import LimitError, Verdict
 from common import names
 from common.errors import Reason, UplionError
-from common.metrics import AUTHZ_DECISIONS_DROPPED
 from messaging.bus import Bus
 from messaging.decisions import Decision, encode
 

@@ -16,6 +16,7 @@ import msgspec
 from authz.amendments import Amendments
 from authz.asking import Kind, Question
 from authz.keys import KeyRecord
+from authz.metrics import AUTHZ_LOCAL_GRANTS
 from authz.outstanding import Held, Outstanding
 from authz.plans import Plan, Plans
 from authz.refusals import LimitError, Verdict, refusal, verdict
@@ -24,7 +25,6 @@ from authz.shares import Shares
 from authz.since import Since
 from authz.standing import NOTHING, Standing, standing
 from common.errors import Reason, UplionError
-from common.metrics import AUTHZ_LOCAL_GRANTS
 from storage.valkey import ValkeyError
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from authz.amendments import Change
+from authz.metrics import AUTHZ_FORGOTTEN
 from authz.plans import Plan
-from common.metrics import AUTHZ_FORGOTTEN
 
 _WINDOW_SECONDS = 61  # as in check.lua
 

@@ -11,9 +11,9 @@ from authz import asking
 from authz.answers import admitted, denied
 from authz.credentials import credential
 from authz.deciding import Admission
+from authz.metrics import AUTHZ_CHECKS
 from common import names
 from common.errors import Reason, UplionError
-from common.metrics import AUTHZ_CHECKS
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 from nats.js.errors import NotFoundError
 
+from billing import metrics
 from billing.rollups import LIFE, periods
-from common import metrics, names
+from common import names
 from ledger.limits import Level, Limit, Rule
 from messaging.bus import Bus
 

@@ -12,13 +12,14 @@ import asyncpg
 import nats.errors
 from nats.js import api
 
+from billing import metrics
 from billing.entry import Entry, MalformedEventError, decode
 from billing.retention import oldest_month
 from billing.rollups import Totals
 from billing.settings import BillingSettings
 from billing.slicing import slices
 from billing.store import Recorded
-from common import metrics, names
+from common import names
 from common.tasks import not_cancelled
 from common.telemetry import span
 from messaging.bus import USAGE_ACK_WAIT_SECONDS, Bus

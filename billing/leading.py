@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from common import metrics
+from billing import metrics
 from common.tasks import not_cancelled, sleep_unless_cancelled
 
 logger = logging.getLogger(__name__)

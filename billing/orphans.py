@@ -8,9 +8,9 @@ disk is settled when it comes, and then has no reservation to give back.)
 import logging
 from dataclasses import dataclass
 
+from billing.metrics import BILLING_ORPHANS
 from billing.settlement import Settlement
 from common import names
-from common.metrics import BILLING_ORPHANS
 from messaging.bus import Bus
 
 logger = logging.getLogger(__name__)

@@ -16,10 +16,10 @@ from nats.aio.msg import Msg
 from uplion.billing.v1.reconciliation_pb2 import Difference as DifferenceMessage
 from uplion.billing.v1.reconciliation_pb2 import Reconciliation
 
-from billing import witness
+from billing import metrics, witness
 from billing.comparing import compare_sums, oldest_hour
 from billing.counters import Counters, compare_counters
-from common import metrics, names
+from common import names
 from messaging.bus import Bus
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from common import metrics, names
+from billing import metrics
+from common import names
 
 if TYPE_CHECKING:
     import asyncpg

@@ -10,9 +10,10 @@ from nats.js.kv import KeyValue
 from uplion.dispatch.v1.worker_state_pb2 import Capability as CapabilityMessage
 from uplion.dispatch.v1.worker_state_pb2 import WorkerState
 
-from common import metrics, names
+from common import names
 from common.manifest import AIModel
 from common.tasks import not_cancelled
+from inference import metrics
 from inference.engine import Capability, Engine
 from inference.tickets import Desk
 from messaging.bus import Bus

@@ -15,8 +15,9 @@ from nats.aio.client import Client
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
 from uplion.dispatch.v1.ticket_pb2 import Offer, Ticket
 
-from common import metrics, names, telemetry
+from common import names, telemetry
 from common.errors import Reason
+from inference import metrics
 from inference.meter import Meter, Settlement
 from inference.usage import UsageRecorder
 from messaging import nats_protocol

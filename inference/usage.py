@@ -10,8 +10,9 @@ from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
 from uplion.dispatch.v1.ticket_pb2 import Ticket
 from uplion.inference.v1.sampling_pb2 import FinishReason
 
-from common import metrics, telemetry
+from common import telemetry
 from common.errors import ELSEWHERE, Reason
+from inference import metrics
 from inference.engine import Finish, Output
 
 logger = logging.getLogger(__name__)

@@ -23,8 +23,8 @@ from nats.aio.client import Client
 from nats.js.api import Header
 from uplion.billing.v1.usage_event_pb2 import UsageEvent
 
-from common import metrics, names, telemetry
-from messaging import nats_protocol
+from common import names, telemetry
+from messaging import metrics, nats_protocol
 from messaging.inbox import Inbox
 from messaging.pull import Message
 from messaging.spool import Segment, Spool

@@ -13,8 +13,9 @@ import grpc.aio
 from uplion.dispatch.v1.run_pb2 import RunEvent, TokenArray
 from uplion.inference.v1.sampling_pb2 import FINISH_REASON_LENGTH, BudgetCut, TokenUsage
 
-from common import metrics, names, telemetry
+from common import names, telemetry
 from common.errors import ELSEWHERE, STATUS_DETAILS_METADATA, Reason, UplionError, from_rpc_error
+from router import metrics
 from router.jobs import Job
 from router.models import Models
 from router.records import Record

@@ -14,10 +14,10 @@ import grpc.aio
 from uplion.dispatch.v1.run_pb2 import RunEvent
 from uplion.inference.v1.sampling_pb2 import TokenUsage
 
-from common import metrics, names, telemetry
+from common import names, telemetry
 from common.errors import Reason, UplionError
 from common.identity import Identity
-from router import admissions
+from router import admissions, metrics
 from router.answers import Answer, Piece, Unwritten
 from router.dispatching import Dispatcher
 from router.jobs import Job

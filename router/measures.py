@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from prometheus_client import Counter, Histogram
 
-from common import metrics
+from router import metrics
 from router.records import Record
 
 

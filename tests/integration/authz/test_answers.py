@@ -11,8 +11,8 @@ from google.rpc.error_details_pb2 import ErrorInfo, QuotaFailure, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from authz.last_used import LastUsed
+from authz.metrics import AUTHZ_SHADOW_REFUSALS
 from common import names
-from common.metrics import AUTHZ_SHADOW_REFUSALS
 from messaging.bus import Bus, connect_bus
 from messaging.decisions import Decision, decode
 from tests.integration.authz.rules import at_once, cost, requests, tokens

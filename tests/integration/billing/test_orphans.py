@@ -4,10 +4,10 @@ import time
 
 import pytest
 
+from billing.metrics import BILLING_ORPHANS
 from billing.orphans import Sweep
 from billing.settlement import connect_settlement
 from common import names
-from common.metrics import BILLING_ORPHANS
 
 
 @pytest.fixture
