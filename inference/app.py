@@ -13,14 +13,14 @@ from common import manifest, names
 from common.lifecycle import announce_ready, grpc_server
 from common.manifest import AIModel
 from common.tasks import not_cancelled
-from inference.engine import Engine
-from inference.engines import engine_for
-from inference.meter import Meter
-from inference.presence import Presence
+from inference.engines.engine import Engine
+from inference.engines.registry import engine_for
+from inference.heartbeat import Heartbeat
 from inference.service import RunService
 from inference.settings import InferenceSettings
-from inference.tickets import Desk
-from inference.usage import UsageRecorder
+from inference.tickets.settlement import Settler
+from inference.tickets.slots import SlotManager
+from inference.usage_events import UsageRecorder
 from messaging.bus import Bus, connect_bus
 from messaging.inbox import Inbox
 from messaging.outbox import Outbox
@@ -94,7 +94,7 @@ async def _serve(
     usage = UsageRecorder(model=model.name, revision=settings.revision, provider=engine.provider)
     worker_id = uuid.uuid4().hex
     slots = model.spec.maxProcessNum
-    desk = Desk(bus.nc, inbox, usage, lambda: outbox.blocked, worker_id=worker_id, slots=slots)
+    desk = SlotManager(bus.nc, inbox, usage, lambda: outbox.blocked, worker_id=worker_id, slots=slots)
     service = RunService(engine, desk, usage)
     async with asyncio.TaskGroup() as tasks:
         async with (
@@ -108,9 +108,9 @@ async def _serve(
             ) as bound,
         ):
             address = settings.advertise or bound
-            meter = Meter(bus.nc, inbox, outbox, lambda: pull.want(desk.free))
+            meter = Settler(bus.nc, inbox, outbox, lambda: pull.want(desk.free))
             desk.open(address, meter)
-            presence = Presence(
+            presence = Heartbeat(
                 bus, model, engine, desk, worker_id=worker_id, address=address, revision=settings.revision
             )
             await presence.announce()
@@ -158,7 +158,7 @@ async def _stopped_or_failed(engine: Engine, stop: asyncio.Event) -> Exception |
     return None if failing.cancelled() else failing.result()
 
 
-async def _pull(pull: Pull, desk: Desk) -> None:
+async def _pull(pull: Pull, desk: SlotManager) -> None:
     """Takes tickets as long as there are free slots."""
     while not_cancelled():
         await pull.want(desk.free)
@@ -167,7 +167,7 @@ async def _pull(pull: Pull, desk: Desk) -> None:
             await desk.take(message)
 
 
-async def _sweep(desk: Desk) -> None:
+async def _sweep(desk: SlotManager) -> None:
     while not_cancelled():
         await asyncio.sleep(_SWEEP_SECONDS)
         try:

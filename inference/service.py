@@ -16,9 +16,9 @@ from uplion.inference.v1.sampling_pb2 import Sampling as SamplingMessage
 
 from common import telemetry
 from common.errors import Reason, UplionError
-from inference.engine import Chat, Engine, Generation, Output, Piece, Prompt, Sampling, Text, Tokens
-from inference.tickets import Desk, Held
-from inference.usage import FINISH_REASONS, Attempt, UsageRecorder
+from inference.engines.engine import Chat, Engine, Generation, Output, Piece, Prompt, Sampling, Text, Tokens
+from inference.tickets.slots import HeldTicket, SlotManager
+from inference.usage_events import FINISH_REASONS, Attempt, UsageRecorder
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ Context = grpc.aio.ServicerContext[RunRequest, RunEvent]
 class RunService(WorkerServiceServicer):
     """Runs what was offered, exactly once, and settles its ticket however the call ends."""
 
-    def __init__(self, engine: Engine, desk: Desk, usage: UsageRecorder) -> None:
+    def __init__(self, engine: Engine, desk: SlotManager, usage: UsageRecorder) -> None:
         self._engine = engine
         self._desk = desk
         self._usage = usage
@@ -76,7 +76,7 @@ class RunService(WorkerServiceServicer):
         finally:
             run.close()
 
-    async def _begin(self, held: Held, request: RunRequest, output: Output) -> Iterable[Vector]:
+    async def _begin(self, held: HeldTicket, request: RunRequest, output: Output) -> Iterable[Vector]:
         """Gives the work to the engine; returns vectors when there were texts to embed, which ends the output."""
         kind = request.WhichOneof("input")
         if kind == "embedding":
@@ -93,7 +93,9 @@ class RunService(WorkerServiceServicer):
 class _Run:
     """One run: what was told of it, how it ended, and that it is settled exactly once."""
 
-    def __init__(self, engine: Engine, desk: Desk, usage: UsageRecorder, held: Held, operation: str) -> None:
+    def __init__(
+        self, engine: Engine, desk: SlotManager, usage: UsageRecorder, held: HeldTicket, operation: str
+    ) -> None:
         self._engine = engine
         self._desk = desk
         self._usage = usage

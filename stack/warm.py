@@ -17,7 +17,8 @@ _ANY = "127.0.0.1:1"  # addresses are filled into the template at each start
 _IMPORTS = (
     "import authz.app, router.app, billing.app, control.app, stack.services",
     "import cli.admin, cli.chatting, cli.inspecting, cli.main, cli.starting, fleet.app, stack.running, rich.live",
-    "from inference import app, lean_imports\nwith lean_imports.lean_imports(): import inference.transformers_engine",
+    "import inference.app\nfrom inference.engines.transformers.fast_import import fast_import\n"
+    "with fast_import(): import inference.engines.transformers.engine",
 )
 _IMPORT_TIMEOUT_SECONDS = 300.0
 

@@ -13,8 +13,8 @@ import tiny_model
 
 from common.errors import Reason, UplionError
 from common.manifest import AIModel, Metadata, Spec
-from inference.engine import Chat, Finish, Generation, Output, Sampling, Text, Tokens
-from inference.engines import engine_for
+from inference.engines.engine import Chat, Finish, Generation, Output, Sampling, Text, Tokens
+from inference.engines.registry import engine_for
 from inference.settings import InferenceSettings
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # one engine for all: a start costs a second

@@ -9,8 +9,8 @@ import pytest
 
 from common.errors import Reason, UplionError
 from common.settings import SettingsError
-from inference.engine import Chat, Finish, Generation, Output, Sampling, Text, Tokens
-from inference.upstream import UpstreamEngine
+from inference.engines.engine import Chat, Finish, Generation, Output, Sampling, Text, Tokens
+from inference.engines.upstream.engine import UpstreamEngine
 
 HELLO = Chat([{"role": "user", "content": "Hello"}])
 WAIT_SECONDS = 60.0

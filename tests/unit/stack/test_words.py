@@ -15,7 +15,7 @@ GROUP = """  + Exception Group Traceback (most recent call last):
     | Traceback (most recent call last):
     |   File "z.py", line 86, in _from_hub
     |     raise ModelFilesError(
-    | inference.model_files.ModelFilesError: demo is not on this machine; give a folder instead.
+    | inference.engines.transformers.model_files.ModelFilesError: demo is not on this machine; give a folder instead.
     +------------------------------------"""
 
 

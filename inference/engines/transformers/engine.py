@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from common.errors import Reason, UplionError
-from inference import embedding
-from inference.detokenizer import Detokenizer
-from inference.engine import (
+from inference.engines.engine import (
     Capability,
     EngineStats,
     Finish,
@@ -21,12 +19,14 @@ from inference.engine import (
     Vectors,
     output_limit,
 )
-from inference.model_files import model_folder
-from inference.paging import Limits, Loaded, load, prepare
-from inference.prompts import Prompts
-from inference.sampler import Draw
-from inference.steps import Choice, News, Request, StepRouter, engine_error
-from inference.stopping import StopScanner
+from inference.engines.stopping import StopScanner
+from inference.engines.transformers import embedding
+from inference.engines.transformers.detokenizer import Detokenizer
+from inference.engines.transformers.loading import EngineResources, LoadedModel, load, prepare
+from inference.engines.transformers.model_files import model_folder
+from inference.engines.transformers.prompts import Prompts
+from inference.engines.transformers.sampler import Draw
+from inference.engines.transformers.steps import Choice, News, Request, StepRouter, engine_error
 
 logger = logging.getLogger(__name__)
 
@@ -42,16 +42,16 @@ class TransformersEngine:
     provider = "transformers"
     capabilities = frozenset(Capability)
 
-    def __init__(self, source: str, limits: Limits) -> None:
+    def __init__(self, source: str, resources: EngineResources) -> None:
         self._source = source
-        self._limits = limits
+        self._limits = resources
         self.context_tokens = 0
         self._requests: dict[str, Request] = {}
         self._embeddings = ThreadPoolExecutor(1, thread_name_prefix="embeddings")
 
     async def start(self) -> None:
         folder = await asyncio.to_thread(model_folder, self._source)
-        self._loaded: Loaded = await asyncio.to_thread(load, folder, self._limits)
+        self._loaded: LoadedModel = await asyncio.to_thread(load, folder, self._limits)
         self.context_tokens = self._loaded.context_tokens
         self._manager = self._loaded.manager
         self._sampler = self._loaded.sampler

@@ -13,8 +13,8 @@ from transformers.generation.continuous_batching.cb_logits_processors import Con
 from transformers.generation.continuous_batching.requests import FutureRequestState
 from transformers.generation.logits_process import LogitsProcessorList
 
-from inference.compute import Steps
-from inference.engine import Output, Sampling
+from inference.engines.engine import Output, Sampling
+from inference.engines.transformers.compute_time import StepClock
 
 _SEED_MASK = (1 << 63) - 1
 _SEED_STEP = 0x9E3779B97F4A7C15  # spreads (seed, choice, position) over all generators
@@ -54,7 +54,7 @@ class Draw:
 class Sampler(ContinuousBatchingLogitsProcessorList):  # type: ignore[misc]  # untyped base
     """The rules of every request inside the engine, by the engine's own request id."""
 
-    def __init__(self, steps: Steps) -> None:
+    def __init__(self, steps: StepClock) -> None:
         super().__init__(LogitsProcessorList())
         self._steps = steps
         self.do_processing = True

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.stopping import StopScanner
+from inference.engines.stopping import StopScanner
 
 
 def scan(stops, tokens):

@@ -39,7 +39,7 @@ def _real_vmap_context(*arguments: Any) -> Any:
 
 
 @contextmanager
-def lean_imports() -> Iterator[None]:
+def fast_import() -> Iterator[None]:
     """Whatever of transformers is imported inside the block is imported leanly, unless there is an accelerator."""
     import torch
 

@@ -14,8 +14,8 @@ from common import names
 from common.manifest import AIModel
 from common.tasks import not_cancelled
 from inference import metrics
-from inference.engine import Capability, Engine
-from inference.tickets import Desk
+from inference.engines.engine import Capability, Engine
+from inference.tickets.slots import SlotManager
 from messaging.bus import Bus
 
 logger = logging.getLogger(__name__)
@@ -29,11 +29,19 @@ CAPABILITIES = {
 }
 
 
-class Presence:
+class Heartbeat:
     """Renews the worker's entry; the entry vanishes by itself when the worker does."""
 
     def __init__(
-        self, bus: Bus, model: AIModel, engine: Engine, desk: Desk, *, worker_id: str, address: str, revision: int
+        self,
+        bus: Bus,
+        model: AIModel,
+        engine: Engine,
+        desk: SlotManager,
+        *,
+        worker_id: str,
+        address: str,
+        revision: int,
     ) -> None:
         self._bus = bus
         self._engine = engine

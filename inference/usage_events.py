@@ -13,7 +13,7 @@ from uplion.inference.v1.sampling_pb2 import FinishReason
 from common import telemetry
 from common.errors import ELSEWHERE, Reason
 from inference import metrics
-from inference.engine import Finish, Output
+from inference.engines.engine import Finish, Output
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import httpx2
 
 from common.errors import Reason, UplionError
 from common.settings import SettingsError
-from inference.engine import (
+from inference.engines.engine import (
     Capability,
     Chat,
     EngineStats,
@@ -28,7 +28,7 @@ from inference.engine import (
     Tokens,
     Vectors,
 )
-from inference.sse import SseReader, SseTooLongError
+from inference.engines.upstream.sse import SseReader, SseTooLongError
 
 logger = logging.getLogger(__name__)
 

@@ -4,21 +4,21 @@ from types import SimpleNamespace
 
 import pytest
 
-from inference.compute import ComputeClock, Steps
-from inference.engine import Sampling
-from inference.lean_imports import lean_imports
+from inference.engines.engine import Sampling
+from inference.engines.transformers.compute_time import ComputeClock, StepClock
+from inference.engines.transformers.fast_import import fast_import
 
-with lean_imports():
+with fast_import():
     import torch
 
-    from inference.sampler import Draw, Sampler
+    from inference.engines.transformers.sampler import Draw, Sampler
 
 VOCABULARY = 50
 
 
 def drawn(samplings, logits=None, repeat=1, resumed=()):
     """The tokens of `repeat` steps for each sampling."""
-    sampler = Sampler(Steps(ComputeClock()))
+    sampler = Sampler(StepClock(ComputeClock()))
     for number, sampling in enumerate(samplings):
         sampler.add(str(number), Draw.after(sampling, 0, resumed))
     requests = [
@@ -78,7 +78,7 @@ def test_penalties_count_what_was_drawn_and_resumed():
 
 
 def test_the_first_step_tells_what_came_from_the_cache():
-    sampler = Sampler(Steps(ComputeClock()))
+    sampler = Sampler(StepClock(ComputeClock()))
     draw = Draw.after(Sampling(), 0, ())
     sampler.add("0", draw)
     state = SimpleNamespace(request_id="0", position_offset=36)

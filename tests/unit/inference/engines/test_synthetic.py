@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 from common.manifest import Synthetic
-from inference.engine import Chat, Generation, Output, Sampling, Text
-from inference.synthetic import TOKENS, SyntheticEngine, token_count, vector
+from inference.engines.engine import Chat, Generation, Output, Sampling, Text
+from inference.engines.synthetic import TOKENS, SyntheticEngine, token_count, vector
 
 
 async def answer(sampling, resume=(), **options):
@@ -53,7 +53,7 @@ def test_prompts_are_counted_by_their_text_alone():
 
 def test_its_worker_imports_no_torch():
     code = (
-        "import sys, inference.app, inference.synthetic; "
+        "import sys, inference.app, inference.engines.synthetic; "
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'tokenizers', 'numpy')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

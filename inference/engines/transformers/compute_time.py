@@ -7,7 +7,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from inference.engine import Output
+from inference.engines.engine import Output
 
 
 @dataclass(slots=True, eq=False)
@@ -48,7 +48,7 @@ class ComputeClock:
         self._moved_seconds = now_seconds
 
 
-class Steps:
+class StepClock:
     """Divides each step of the engine among the requests in it, by the tokens computed for each.
 
     Used by the engine's thread alone. A step that made nothing (part of a long prompt) ends where the next one begins:

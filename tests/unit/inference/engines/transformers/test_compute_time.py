@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from inference.compute import ComputeClock, Steps
-from inference.engine import Output
+from inference.engines.engine import Output
+from inference.engines.transformers.compute_time import ComputeClock, StepClock
 
 
 def test_the_spans_of_many_threads_never_sum_up_to_more_than_the_time_that_passed() -> None:
@@ -32,7 +32,7 @@ def test_the_spans_of_many_threads_never_sum_up_to_more_than_the_time_that_passe
 
 
 def test_a_step_is_divided_by_tokens_and_a_silent_one_ends_where_the_next_begins() -> None:
-    steps = Steps(ComputeClock())
+    steps = StepClock(ComputeClock())
     prompt, other = Output(), Output()
     assert prompt.compute_seconds is None
     started_seconds = time.perf_counter()

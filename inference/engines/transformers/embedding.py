@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from inference.paging import Loaded
+from inference.engines.transformers.loading import LoadedModel
 
 _BATCH_TOKENS = 2048  # padding included; generation waits for at most this much
 
@@ -24,7 +24,7 @@ def batches(inputs: Sequence[list[int]]) -> Iterator[list[list[int]]]:
 
 
 @torch.inference_mode()
-def embed(loaded: Loaded, batch: list[list[int]]) -> list[bytes]:
+def embed(loaded: LoadedModel, batch: list[list[int]]) -> list[bytes]:
     """The vectors of a batch; generation pauses between two steps while the model is used."""
     longest = max(map(len, batch))
     device = loaded.model.device

@@ -13,11 +13,11 @@ from transformers.generation.continuous_batching.continuous_api import Continuou
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from inference import attention
-from inference.compute import ComputeClock, Steps
-from inference.lean_imports import lean_imports
-from inference.model_files import ModelFilesError
-from inference.sampler import Sampler
+from inference.engines.transformers import attention
+from inference.engines.transformers.compute_time import ComputeClock, StepClock
+from inference.engines.transformers.fast_import import fast_import
+from inference.engines.transformers.model_files import ModelFilesError
+from inference.engines.transformers.sampler import Sampler
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _TOKENS_PER_SLOT = 128  # what a slot's share of the cache holds by default; mor
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class EngineResources:
     """What the worker allows an engine."""
 
     slots: int
@@ -39,7 +39,7 @@ class Limits:
 
 
 @dataclass(slots=True)
-class Loaded:
+class LoadedModel:
     """A model ready to start."""
 
     model: Any
@@ -47,35 +47,35 @@ class Loaded:
     manager: ContinuousBatchingManager
     sampler: Sampler
     clock: ComputeClock
-    steps: Steps
+    steps: StepClock
     context_tokens: int
     vocabulary_size: int
     end_tokens: frozenset[int]
 
 
-def load(folder: Path, limits: Limits) -> Loaded:
+def load(folder: Path, resources: EngineResources) -> LoadedModel:
     """Reads weights and tokenizer. Takes seconds: call it in a thread."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     logging.getLogger("ContinuousBatchingLogger").setLevel(logging.WARNING)
-    device = _device(limits.device)
-    threads = limits.threads or max(1, (os.cpu_count() or 2) - 1)
+    device = _device(resources.device)
+    threads = resources.threads or max(1, (os.cpu_count() or 2) - 1)
     torch.set_num_threads(threads)
-    with lean_imports():
+    with fast_import():
         tokenizer = _tokenizer(folder)
         model = _model(folder, device)
     config = model.config.get_text_config()
     end_tokens = _end_tokens(model, tokenizer)
-    context_tokens = int(getattr(config, "max_position_embeddings", 0) or limits.context_tokens or 2048)
-    if limits.context_tokens is not None:
-        context_tokens = min(context_tokens, limits.context_tokens)
+    context_tokens = int(getattr(config, "max_position_embeddings", 0) or resources.context_tokens or 2048)
+    if resources.context_tokens is not None:
+        context_tokens = min(context_tokens, resources.context_tokens)
     clock = ComputeClock()
-    steps = Steps(clock)
+    steps = StepClock(clock)
     sampler = Sampler(steps)
     generation = GenerationConfig(do_sample=False, eos_token_id=sorted(end_tokens) or -1, pad_token_id=0)
     manager = model.init_continuous_batching(
         generation_config=generation,
-        continuous_batching_config=_batching(config, limits, context_tokens, on_cpu=device == "cpu"),
+        continuous_batching_config=_batching(config, resources, context_tokens, on_cpu=device == "cpu"),
     )
     manager.logit_processor = sampler
     if device == "cpu" and attention.suits(config):
@@ -85,13 +85,15 @@ def load(folder: Path, limits: Limits) -> Loaded:
         "model loaded",
         extra={"folder": str(folder), "device": device, "threads": threads, "context_tokens": context_tokens},
     )
-    return Loaded(model, tokenizer, manager, sampler, clock, steps, context_tokens, int(config.vocab_size), end_tokens)
+    return LoadedModel(
+        model, tokenizer, manager, sampler, clock, steps, context_tokens, int(config.vocab_size), end_tokens
+    )
 
 
-def prepare(loaded: Loaded, router: OutputRouter) -> None:
+def prepare(loaded: LoadedModel, router: OutputRouter) -> None:
     """Allocates the cache and everything else a step needs; outputs go to `router` from then on."""
     loaded.manager.output_router = router
-    with lean_imports():
+    with fast_import():
         loaded.manager.warmup()
 
 
@@ -110,20 +112,22 @@ def _model(folder: Path, device: str) -> Any:
     return model.to(device).eval()
 
 
-def _batching(config: Any, limits: Limits, context_tokens: int, *, on_cpu: bool) -> ContinuousBatchingConfig:
+def _batching(
+    config: Any, resources: EngineResources, context_tokens: int, *, on_cpu: bool
+) -> ContinuousBatchingConfig:
     """On an accelerator the library sizes the cache by free memory; on a CPU that would be the whole machine's."""
     if not on_cpu:
         return ContinuousBatchingConfig(
-            max_requests_per_batch=limits.slots, use_cuda_graph=False, use_async_batching=False
+            max_requests_per_batch=resources.slots, use_cuda_graph=False, use_async_batching=False
         )
     token_bytes = _cache_bytes_per_token(config)
-    wanted_bytes = limits.cache_bytes or min(limits.slots * _TOKENS_PER_SLOT * token_bytes, _CPU_CACHE_BYTES)
+    wanted_bytes = resources.cache_bytes or min(resources.slots * _TOKENS_PER_SLOT * token_bytes, _CPU_CACHE_BYTES)
     cache_tokens = max(wanted_bytes // token_bytes, context_tokens + _PAGE_TOKENS)
     return ContinuousBatchingConfig(
         page_size=_PAGE_TOKENS,
         num_blocks=-(-cache_tokens // _PAGE_TOKENS),
-        max_batch_tokens=limits.slots + _PROMPT_TOKENS_PER_STEP,
-        max_requests_per_batch=limits.slots,
+        max_batch_tokens=resources.slots + _PROMPT_TOKENS_PER_STEP,
+        max_requests_per_batch=resources.slots,
         max_blocks_per_request=0,
         use_cuda_graph=False,
         use_async_batching=False,

@@ -9,11 +9,11 @@ from transformers.generation.continuous_batching.continuous_api import OutputRou
 from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
 
 from common.errors import Reason, UplionError
-from inference.compute import Steps
-from inference.detokenizer import Detokenizer
-from inference.engine import Finish, Output, Piece
-from inference.sampler import Draw
-from inference.stopping import StopScanner
+from inference.engines.engine import Finish, Output, Piece
+from inference.engines.stopping import StopScanner
+from inference.engines.transformers.compute_time import StepClock
+from inference.engines.transformers.detokenizer import Detokenizer
+from inference.engines.transformers.sampler import Draw
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class StepRouter(OutputRouter):  # type: ignore[misc]  # untyped base
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        steps: Steps,
+        steps: StepClock,
         cancel: Callable[[str], None],
         arrived: Callable[[list[News]], None],
     ) -> None:

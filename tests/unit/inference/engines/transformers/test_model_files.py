@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from inference.model_files import ModelFilesError, model_folder
+from inference.engines.transformers.model_files import ModelFilesError, model_folder
 
 
 def folder(path, config=None, **files):

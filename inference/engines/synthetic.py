@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.manifest import Synthetic
-from inference.engine import (
+from inference.engines.engine import (
     Capability,
     EngineStats,
     Finish,
@@ -27,7 +27,7 @@ from inference.engine import (
     Vectors,
     output_limit,
 )
-from inference.stopping import StopScanner
+from inference.engines.stopping import StopScanner
 
 STEP_SECONDS = 0.01  # all requests move together; at most this much later than their rate says
 CHARACTERS_PER_TOKEN = 4

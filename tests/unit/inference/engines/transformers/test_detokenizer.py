@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from inference.detokenizer import Detokenizer
+from inference.engines.transformers.detokenizer import Detokenizer
 
 _TOKENIZER = Tokenizer(models.BPE())
 _TOKENIZER.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -18,8 +18,8 @@ from uplion.dispatch.v1.ticket_pb2 import Offer, Ticket
 from common import names, telemetry
 from common.errors import Reason
 from inference import metrics
-from inference.meter import Meter, Settlement
-from inference.usage import UsageRecorder
+from inference.tickets.settlement import Settlement, Settler
+from inference.usage_events import UsageRecorder
 from messaging import nats_protocol
 from messaging.inbox import Inbox
 from messaging.pull import Message
@@ -44,7 +44,7 @@ class Stage(Enum):
 
 
 @dataclass(slots=True, eq=False)
-class Held:
+class HeldTicket:
     """A ticket in this worker's hands."""
 
     id: str  # the attempt's
@@ -59,7 +59,7 @@ class Held:
     on_deadline: Callable[[], None] | None = None  # set by who runs it
 
 
-class Desk:
+class SlotManager:
     """Takes tickets, offers them to their routers, and hands them out to the runs the routers open.
 
     The attempt number is the fence: a run that was not offered here, or is older than one seen here, is refused.
@@ -81,16 +81,16 @@ class Desk:
         self._usage = usage
         self._worker_id = worker_id
         self._slots = slots
-        self._held: dict[str, Held] = {}
+        self._held: dict[str, HeldTicket] = {}
         self._settling = 0
         self._newest: OrderedDict[str, int] = OrderedDict()
         self._address = ""
-        self._meter: Meter | None = None
+        self._meter: Settler | None = None
         self._empty = asyncio.Event()
         self._empty.set()
         self.draining = False
 
-    def open(self, address: str, meter: Meter) -> None:
+    def open(self, address: str, meter: Settler) -> None:
         """Tickets may come: `address` is where their runs are opened, `meter` settles them."""
         self._address, self._meter = address, meter
 
@@ -119,7 +119,7 @@ class Desk:
             await self._bury(message, str(problem))
             return
         now_seconds = time.monotonic()
-        held = Held(
+        held = HeldTicket(
             id=names.attempt_id(ticket.request_id, ticket.attempt),
             ticket=ticket,
             message=message,
@@ -146,7 +146,7 @@ class Desk:
         else:  # one that was delivered before may have run: its router knows, and refuses it
             self._offer(held)
 
-    def claim(self, request_id: str, attempt: int) -> Held | None:
+    def claim(self, request_id: str, attempt: int) -> HeldTicket | None:
         """The held ticket whose run begins now; None when it was not offered, or was taken back."""
         held = self._held.get(names.attempt_id(request_id, attempt))
         if held is None or held.stage is not Stage.OFFERED:
@@ -159,7 +159,7 @@ class Desk:
             self._newest.popitem(last=False)
         return held
 
-    def settle(self, held: Held, event: UsageEvent | None) -> None:
+    def settle(self, held: HeldTicket, event: UsageEvent | None) -> None:
         """The ticket is done: its event goes out, then its acknowledgement. Frees the slot."""
         assert self._meter is not None, "the desk is not open"
         if held.stage is Stage.SETTLING:
@@ -197,7 +197,7 @@ class Desk:
         if self.busy == 0:
             self._empty.set()
 
-    def _offer(self, held: Held) -> None:
+    def _offer(self, held: HeldTicket) -> None:
         held.offer_subject = self._inbox.expect(partial(self._answered, held))
         offer = Offer(
             request_id=held.ticket.request_id,
@@ -210,7 +210,7 @@ class Desk:
             self._client, held.ticket.reply_subject, offer.SerializeToString(), held.offer_subject, headers=headers
         )
 
-    def _answered(self, held: Held, answer: Message) -> None:
+    def _answered(self, held: HeldTicket, answer: Message) -> None:
         """A message on the offer's reply subject: nobody listens any more, or the router says no."""
         if held.stage is not Stage.OFFERED:
             return
@@ -221,7 +221,7 @@ class Desk:
             metrics.OFFERS_REFUSED.inc()
             self.settle(held, None)
 
-    async def _take_back(self, held: Held) -> None:
+    async def _take_back(self, held: HeldTicket) -> None:
         """The router neither opened the run nor refused: let another worker try, a few times."""
         self._inbox.forget(held.offer_subject)
         if held.message.metadata.num_delivered >= _MAX_OFFERS:
@@ -232,7 +232,7 @@ class Desk:
         self._check_empty()
         await self._client.publish(held.message.reply, _NAK_LATER)
 
-    def _settled(self, held: Held) -> None:
+    def _settled(self, held: HeldTicket) -> None:
         self._settling -= 1
         self._held.pop(held.id, None)
 

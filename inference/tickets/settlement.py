@@ -37,7 +37,7 @@ class Settlement:
     reply_subject: str = field(default="", repr=False)
 
 
-class Meter:
+class Settler:
     """Settles tickets. `run` is its one task; `put` may be called from anywhere on the loop, and never waits."""
 
     def __init__(

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common.errors import Reason, UplionError
-from inference.engine import Chat, Prompt, Text, Tokens
+from inference.engines.engine import Chat, Prompt, Text, Tokens
 
 _LONG_CHARACTERS = 16_384  # longer texts are encoded in a thread, so that the event loop goes on
 

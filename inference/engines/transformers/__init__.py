@@ -1,0 +1,1 @@
+"""The engine `transformers`. torch and transformers are imported here and nowhere else."""
