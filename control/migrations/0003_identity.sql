@@ -1,6 +1,6 @@
 -- Account -> project -> key, each with labels, a state and limits. Written by control, read by authz.
 --
--- `limits` is a JSON array of ledger.limits.Limit, the one place that says what a limit may be.
+-- `limits` is a JSON array of common.limits.Limit, the one place that says what a limit may be.
 
 CREATE TABLE projects (
     id          text PRIMARY KEY,
