@@ -48,7 +48,7 @@ if held[1] ~= ARGV[2] then
   for index = 2, #fields do held[index] = '0' end
 end
 
--- What the ledger has. A field is marked (-1) before it is read there: see billing/settlement.py.
+-- What the ledger has. A field is marked (-1) before it is read there: see billing/reservations/settlement.py.
 local used, missing = {}, {'LOAD'}
 local loaded = ARGV[10] ~= '' and cmsgpack.unpack(ARGV[10]) or {}
 for _, group in ipairs(useds) do

@@ -4,7 +4,7 @@ A marker (names.SINCE_KEY) lies beside the counters and is lost with them; every
 belong to. Whoever misses it (a look twice a second, after every lost connection, and whenever an account's counters
 name another) writes a new one and calls the other authz processes. Each then adds what it admitted itself and nobody
 else knows, and asks the ledger which of that has ended meanwhile; in this order, for the reason that
-billing/settlement.py gives. What is used comes from the ledger as it is asked for.
+billing/reservations/settlement.py gives. What is used comes from the ledger as it is asked for.
 
 Until all had time for it (1.5 s) requests that have limits are judged by the local share. A new platform does not pay
 that: an authz that starts, finds no marker, and finds that no other authz runs, has nobody to wait for. What is lost is

@@ -5,19 +5,20 @@ import time
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from billing import alerts, retention, roots, sampling, webhooks
-from billing.alerts import Alerts, Thresholds
+from billing.alerting import detection, webhooks
+from billing.alerting.detection import Alerts, Thresholds
+from billing.alerting.webhooks import Webhook
 from billing.consumer import Consumer
-from billing.counters import connect_counters
-from billing.leading import Duty, lead
-from billing.orphans import Sweep
-from billing.reconcile import Reconciler, answer_requests
-from billing.roots import Roots, signing_key
-from billing.sampling import Sampling
+from billing.duties import retention, root_signing, worker_uptime
+from billing.duties.root_signing import RootSigner, signing_key
+from billing.duties.worker_uptime import WorkerUptime
+from billing.leader import Duty, lead
+from billing.reconciliation.counters import connect_counters
+from billing.reconciliation.run import Reconciler, answer_requests
+from billing.reservations.orphans import OrphanSweep
+from billing.reservations.settlement import Settlement, connect_settlement
 from billing.settings import BillingSettings
-from billing.settlement import Settlement, connect_settlement
-from billing.store import SCHEMA_VERSION, Ledger
-from billing.webhooks import Webhook
+from billing.store import SCHEMA_VERSION, LedgerWriter
 from common.lifecycle import announce_ready
 from messaging.bus import Bus, connect_bus
 from storage.postgres import connect_pool, wait_for_schema
@@ -50,7 +51,7 @@ async def main(settings: BillingSettings, stop: asyncio.Event) -> None:
             duties = _duties(settings, bus, pool, settlement)
             duties.append(Duty("reconciling", settings.reconcile_seconds, reconciler.scheduled))
             leader = tasks.create_task(lead(settings.postgres_url, duties), name="billing lead")
-            await Consumer(bus, Ledger(pool), settlement, settings).run(stop)
+            await Consumer(bus, LedgerWriter(pool), settlement, settings).run(stop)
             leader.cancel()
 
 
@@ -60,19 +61,21 @@ def _duties(settings: BillingSettings, bus: Bus, pool: "Pool", settlement: Settl
     async def forget() -> None:
         await retention.forget(pool, settings.retention_months, time.time())
 
-    orphans = Sweep(bus, settlement, settings.orphan_grace_seconds)
+    orphans = OrphanSweep(bus, settlement, settings.orphan_grace_seconds)
     watch = Alerts(bus, pool, _thresholds(settings), webhook=settings.alert_webhook_url is not None)
     duties = [
-        Duty("sampling", sampling.EVERY_SECONDS, Sampling(bus, pool).sample),
+        Duty("sampling", worker_uptime.EVERY_SECONDS, WorkerUptime(bus, pool).sample),
         Duty("retention", retention.EVERY_SECONDS, forget),
         Duty("orphans", settings.orphan_seconds, orphans.step),
-        Duty("alerts", alerts.EVERY_SECONDS, watch.look),
+        Duty("alerts", detection.EVERY_SECONDS, watch.look),
     ]
     if settings.alert_webhook_url is not None:
         where = webhooks.target(settings.alert_webhook_url, settings.alert_webhook_secret)
         duties.append(Duty("webhook", webhooks.EVERY_SECONDS, Webhook(pool, where).deliver))
     if settings.ledger_key is not None:
-        duties.append(Duty("roots", roots.EVERY_SECONDS, Roots(pool, signing_key(settings.ledger_key)).sign))
+        duties.append(
+            Duty("roots", root_signing.EVERY_SECONDS, RootSigner(pool, signing_key(settings.ledger_key)).sign)
+        )
     return duties
 
 

@@ -13,11 +13,11 @@ import nats.errors
 from nats.js import api
 
 from billing import metrics
+from billing.cooperative import chunks
+from billing.duties.retention import oldest_month
 from billing.entry import Entry, MalformedEventError, decode
-from billing.retention import oldest_month
 from billing.rollups import Totals
 from billing.settings import BillingSettings
-from billing.slicing import slices
 from billing.store import Recorded
 from common import names
 from common.tasks import not_cancelled
@@ -41,14 +41,14 @@ _PERMANENT = (
 )
 
 
-class Books(Protocol):
-    """Where batches are written; `billing.store.Ledger`."""
+class Recorder(Protocol):
+    """Commits a batch to the ledger; `billing.store.LedgerWriter`."""
 
     async def record(self, entries: Sequence[Entry], /) -> Recorded: ...
 
 
 class Settler(Protocol):
-    """Where reservations are settled; `billing.settlement.Settlement`."""
+    """Settles a committed batch in Valkey; `billing.reservations.settlement.Settlement`."""
 
     async def settle(self, entries: Sequence[Entry], totals: Totals, /) -> int: ...
 
@@ -66,9 +66,9 @@ class _StoppedError(Exception):
 class Consumer:
     """One consumer; any number of them, in any number of processes, share the work."""
 
-    def __init__(self, bus: Bus, books: Books, settler: Settler, settings: BillingSettings) -> None:
+    def __init__(self, bus: Bus, recorder: Recorder, settler: Settler, settings: BillingSettings) -> None:
         self._bus = bus
-        self._books = books
+        self._recorder = recorder
         self._settler = settler
         self._settings = settings
         self._stop = asyncio.Event()
@@ -138,7 +138,7 @@ class Consumer:
         oldest = oldest_month(now_seconds, self._settings.retention_months).isoformat()
         entries: dict[int, Entry] = {}
         dead: list[_Dead] = []
-        async for part in slices(list(enumerate(messages))):
+        async for part in chunks(list(enumerate(messages))):
             for position, message in part:
                 try:
                     entry = decode(message.data, now_seconds)
@@ -163,7 +163,7 @@ class Consumer:
             return
         part = [entries[position] for position in positions]
         try:
-            recorded = await self._insist("ledger", lambda: self._books.record(part))
+            recorded = await self._insist("ledger", lambda: self._recorder.record(part))
         except _PERMANENT as problem:
             if len(positions) == 1:
                 dead.append(_Dead(messages[positions[0]], f"the ledger cannot hold it: {type(problem).__name__}"))

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import asyncpg
 
-from billing import lines, policy
+from billing import copy_rows, policy
+from billing.cooperative import chunks
 from billing.entry import Entry
 from billing.policy import BILL, Action
 from billing.pricing import Charge, Price, PriceList
 from billing.rollups import Counted, Sums, Totals, read_totals
-from billing.slicing import slices
 from ledger import hash_chain
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Recorded:
     counted: Counted  # of the new ones
 
 
-class Ledger:
+class LedgerWriter:
     """Writes batches. One object may serve several batches at once."""
 
     def __init__(self, pool: "Pool") -> None:
@@ -115,11 +115,11 @@ class Ledger:
         prices = await self._current_prices(connection)
         actions = await _actions(connection, batch)
         rows: list[_Row] = []
-        async for keys in slices(sorted(batch)):
+        async for keys in chunks(sorted(batch)):
             for key in keys:
                 entry, action = batch[key], actions.get(key, BILL)
                 charge = prices.charge(entry, action)
-                rows.append(_Row(entry, charge, action, *lines.line(entry, charge, action)))
+                rows.append(_Row(entry, charge, action, *copy_rows.copy_row(entry, charge, action)))
         return rows
 
     async def _record(self, connection: "Connection", rows: list[_Row], sums: Sums, delivered: int) -> Recorded:
@@ -166,7 +166,7 @@ async def _actions(connection: "Connection", batch: dict[_Key, Entry]) -> dict[_
 
 async def _sum(rows: list[_Row]) -> Sums:
     sums = Sums()
-    async for part in slices(rows):
+    async for part in chunks(rows):
         for row in part:
             sums.add(row.entry, row.charge, row.action)
     return sums
@@ -188,7 +188,9 @@ async def _insert(connection: "Connection", rows: list[_Row], heads: _Heads) -> 
     while fresh := [row for row in rows if row.key not in known] if known else rows:
         try:
             async with connection.transaction():
-                await connection.copy_to_table("usage_events", source=_lines(fresh, heads), columns=list(lines.COLUMNS))
+                await connection.copy_to_table(
+                    "usage_events", source=_lines(fresh, heads), columns=list(copy_rows.COLUMNS)
+                )
             break
         except asyncpg.UniqueViolationError:
             found = await _known(connection, fresh)
@@ -199,7 +201,7 @@ async def _insert(connection: "Connection", rows: list[_Row], heads: _Heads) -> 
 
 
 async def _lines(rows: list[_Row], heads: _Heads) -> AsyncIterator[bytes]:
-    async for part in slices(rows):
+    async for part in chunks(rows):
         yield "".join([f"{row.line}\t{heads[row.entry.account][0] + 1}\n" for row in part]).encode()
 
 

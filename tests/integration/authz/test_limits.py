@@ -10,8 +10,8 @@ import pytest
 from authz.asking import Kind
 from authz.limits import Grant
 from authz.refusals import LimitError
+from billing.reservations.settlement import connect_settlement
 from billing.rollups import Balance, Totals
-from billing.settlement import connect_settlement
 from common import names
 from common.errors import Reason
 from tests.integration.authz.harness import Harness, harness

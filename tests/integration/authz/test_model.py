@@ -20,8 +20,8 @@ from authz.asking import Kind
 from authz.keys import KeyRecord
 from authz.limits import Grant
 from authz.refusals import LimitError
+from billing.reservations.settlement import Settlement, connect_settlement
 from billing.rollups import Balance, Totals
-from billing.settlement import Settlement, connect_settlement
 from common.errors import Reason
 from ledger.limits import Limit, Rule
 from tests.integration.authz.harness import Harness, harness

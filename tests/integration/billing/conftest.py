@@ -26,7 +26,7 @@ _WAIT_SECONDS = 60.0
 
 
 @dataclass
-class Books:
+class Harness:
     """What a test publishes, and what became of it."""
 
     settings: BillingSettings
@@ -171,7 +171,7 @@ class Books:
 
 
 @asynccontextmanager
-async def open_books(settings: BillingSettings) -> AsyncIterator[Books]:
+async def open_harness(settings: BillingSettings) -> AsyncIterator[Harness]:
     async with connect_bus(settings.nats_url, "test") as bus:
         await bus.ensure_streams()
         with suppress(NotFoundError):
@@ -183,7 +183,7 @@ async def open_books(settings: BillingSettings) -> AsyncIterator[Books]:
         async with pool.acquire() as connection:
             await migrate(connection)
         try:
-            yield Books(settings, bus, pool, redis, f"acc-{uuid.uuid4().hex[:12]}")
+            yield Harness(settings, bus, pool, redis, f"acc-{uuid.uuid4().hex[:12]}")
         finally:
             await redis.aclose()
             pool.terminate()
@@ -203,12 +203,12 @@ def settings(postgres_database: str, redis_url: str, nats_url: str) -> BillingSe
 
 
 @pytest.fixture
-async def books(settings: BillingSettings) -> AsyncIterator[Books]:
-    async with open_books(settings) as opened:
+async def harness(settings: BillingSettings) -> AsyncIterator[Harness]:
+    async with open_harness(settings) as opened:
         yield opened
 
 
 @pytest.fixture
 def with_servers(settings: BillingSettings) -> Callable[..., Any]:
-    """Books on servers of the test's own."""
-    return lambda **urls: open_books(replace(settings, **urls))
+    """Harness on servers of the test's own."""
+    return lambda **urls: open_harness(replace(settings, **urls))

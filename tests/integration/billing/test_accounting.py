@@ -9,10 +9,10 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus
 
+from billing.duties.retention import forget, oldest_month
 from billing.entry import decode
-from billing.retention import forget, oldest_month
 from billing.rollups import Balance
-from billing.store import Ledger
+from billing.store import LedgerWriter
 from control.schema import migrate, migrations
 
 CANCELLED = AttemptStatus.ATTEMPT_STATUS_CANCELLED
@@ -25,18 +25,20 @@ PRICE = """
 """
 
 
-async def record(books, *events):
-    return await Ledger(books.database).record([decode(event.SerializeToString(), time.time()) for event in events])
+async def record(harness, *events):
+    return await LedgerWriter(harness.database).record(
+        [decode(event.SerializeToString(), time.time()) for event in events]
+    )
 
 
-async def test_balances_count_by_scope_model_and_period_and_the_totals_say_so(books):
-    await books.database.execute(PRICE)
+async def test_balances_count_by_scope_model_and_period_and_the_totals_say_so(harness):
+    await harness.database.execute(PRICE)
     moment = datetime(2026, 11, 3, 23, 59, tzinfo=UTC)
-    first = books.event(0, key="k", project="p", model="alias")
+    first = harness.event(0, key="k", project="p", model="alias")
     first.end_time.FromDatetime(moment)
-    second = books.event(1, key="k")
+    second = harness.event(1, key="k")
     second.end_time.FromDatetime(moment + timedelta(minutes=2))
-    recorded = await record(books, first, second)
+    recorded = await record(harness, first, second)
     one, two = 100 + 10, 101 + 11
     expected = {}
     for scope, alias, large in (("a", one, two), ("k:k", one, two), ("p:p", one, 0)):
@@ -48,31 +50,31 @@ async def test_balances_count_by_scope_model_and_period_and_the_totals_say_so(bo
                 ("2026-11-04", late),
             ):
                 if tokens:
-                    expected[Balance(books.account, scope, model, period)] = tokens
+                    expected[Balance(harness.account, scope, model, period)] = tokens
     assert recorded.totals.tokens == expected
-    stored = await books.database.fetch("SELECT account, scope, model, period, tokens FROM balances")
+    stored = await harness.database.fetch("SELECT account, scope, model, period, tokens FROM balances")
     assert {Balance(*row[:4]): row[4] for row in stored} == expected
-    assert recorded.totals.cost_millionths[Balance(books.account, "a", "", "life"), "EUR"] == 100 + 101 + 100 + 110
+    assert recorded.totals.cost_millionths[Balance(harness.account, "a", "", "life"), "EUR"] == 100 + 101 + 100 + 110
     assert recorded.totals.cost_millionths.keys() == {(balance, "EUR") for balance in expected}
-    again = await record(books, second)
+    again = await record(harness, second)
     assert (again.new, again.duplicates) == (0, 1)
     touched = {b for b in expected if not b.scope.startswith("p") and b.model != "alias" and b.period != "2026-11-03"}
     assert again.totals.tokens == {balance: expected[balance] for balance in touched}
     assert again.totals.cost_millionths.keys() == {(balance, "EUR") for balance in touched}
-    await books.check(first, second)
+    await harness.check(first, second)
 
 
-async def test_every_kind_of_use_is_priced_and_rolled_up(books):
-    await books.database.execute(PRICE)
-    event = books.event(project="p", tier="batch", compute_duration=Duration(seconds=1, nanos=500_000_999))
+async def test_every_kind_of_use_is_priced_and_rolled_up(harness):
+    await harness.database.execute(PRICE)
+    event = harness.event(project="p", tier="batch", compute_duration=Duration(seconds=1, nanos=500_000_999))
     usage = event.usage
     usage.input_tokens, usage.cached_tokens, usage.cache_write_tokens = 1000, 300, 200
     usage.output_tokens, usage.reasoning_tokens = 100, 40
-    await record(books, event)
+    await record(harness, event)
     cost = Decimal(500 * 1 + 300 * Decimal("0.5") + 200 * Decimal("1.25") + 60 * 10 + 40 * 5) / 1_000_000 + 3
-    row = await books.database.fetchrow("SELECT * FROM usage_events")
+    row = await harness.database.fetchrow("SELECT * FROM usage_events")
     assert (row["cost"], row["compute_seconds"], row["cache_write_tokens"]) == (cost, 1.5, 200)
-    hour = await books.database.fetchrow("SELECT * FROM usage_hourly")
+    hour = await harness.database.fetchrow("SELECT * FROM usage_hourly")
     assert (hour["price_version"], hour["policy"]) == (row["price_version"], "")
     assert (hour["project"], hour["tier"], hour["compute_seconds"], hour["cost"]) == (
         "p",
@@ -81,34 +83,34 @@ async def test_every_kind_of_use_is_priced_and_rolled_up(books):
         cost,
     )
     assert (hour["cache_write_tokens"], hour["reasoning_tokens"]) == (200, 40)
-    await books.check(event)
+    await harness.check(event)
 
 
-async def test_abnormal_ends_cost_what_the_accounts_policy_says(books):
-    await books.database.execute(PRICE)
-    await books.database.execute(
+async def test_abnormal_ends_cost_what_the_accounts_policy_says(harness):
+    await harness.database.execute(PRICE)
+    await harness.database.execute(
         "INSERT INTO accounts (id, name, billing_policy) VALUES ($1, 'own', $2)",
-        books.account,
+        harness.account,
         '{"cancelled": "input_only", "failed": "bill"}',
     )
-    nothing = books.event(5)
+    nothing = harness.event(5)
     nothing.usage.output_tokens = 0
-    unknown = books.event(6)
+    unknown = harness.event(6)
     unknown.ClearField("usage")
     events = [
-        books.event(0, status=CANCELLED),
-        books.event(0, status=CANCELLED, account="with defaults"),
-        books.event(7, status=FAILED),
-        books.event(7, status=FAILED, account="with defaults", request_id="other"),
+        harness.event(0, status=CANCELLED),
+        harness.event(0, status=CANCELLED, account="with defaults"),
+        harness.event(7, status=FAILED),
+        harness.event(7, status=FAILED, account="with defaults", request_id="other"),
         nothing,
         unknown,
-        books.event(14, status=AttemptStatus.ATTEMPT_STATUS_REFUSED),
+        harness.event(14, status=AttemptStatus.ATTEMPT_STATUS_REFUSED),
     ]
     events[1].request_id = "default"
-    await record(books, *events)
+    await record(harness, *events)
     rows = {
         (row["request_id"], row["account"]): (row["policy"], row["cost"] and row["cost"] * 1_000_000)
-        for row in await books.database.fetch("SELECT * FROM usage_events")
+        for row in await harness.database.fetch("SELECT * FROM usage_events")
     }
     assert [rows[event.request_id, event.account] for event in events] == [
         ("input_only", 100),
@@ -119,70 +121,70 @@ async def test_abnormal_ends_cost_what_the_accounts_policy_says(books):
         ("", None),
         ("waived", 0),
     ]
-    tokens = await books.database.fetchval("SELECT sum(input_tokens + output_tokens) FROM usage_events")
+    tokens = await harness.database.fetchval("SELECT sum(input_tokens + output_tokens) FROM usage_events")
     assert tokens == sum(event.usage.input_tokens + event.usage.output_tokens for event in events)
-    await books.check(*events)
+    await harness.check(*events)
 
 
 @pytest.mark.parametrize("policy", ['{"refused": "bill"}', '{"failed": "free"}', '{"failed": 1}', "[]"])
-async def test_a_policy_billing_cannot_read_is_refused_by_the_database(books, policy):
+async def test_a_policy_billing_cannot_read_is_refused_by_the_database(harness, policy):
     with pytest.raises(asyncpg.CheckViolationError):
-        await books.database.execute("INSERT INTO accounts (id, name, billing_policy) VALUES ('x', 'x', $1)", policy)
+        await harness.database.execute("INSERT INTO accounts (id, name, billing_policy) VALUES ('x', 'x', $1)", policy)
 
 
-async def test_of_two_events_of_one_attempt_in_a_batch_the_workers_counts(books):
-    worker, router = books.event(0), books.event(0, status=WORKER_LOST, provider="", model_revision=0)
+async def test_of_two_events_of_one_attempt_in_a_batch_the_workers_counts(harness):
+    worker, router = harness.event(0), harness.event(0, status=WORKER_LOST, provider="", model_revision=0)
     router.usage.output_tokens = 3
     for number, pair in enumerate(((worker, router), (router, worker))):
         for event in pair:
             event.request_id = f"r{number}"
-        recorded = await record(books, *pair)
+        recorded = await record(harness, *pair)
         assert (recorded.new, recorded.duplicates) == (1, 1)
-    assert await books.database.fetchval("SELECT count(*) FROM usage_events WHERE output_tokens = 10") == 2
+    assert await harness.database.fetchval("SELECT count(*) FROM usage_events WHERE output_tokens = 10") == 2
 
 
 @pytest.mark.parametrize("change", ["UPDATE prices SET per_request = 1", "DELETE FROM prices", "TRUNCATE prices"])
-async def test_a_price_never_changes(books, change):
-    await books.database.execute(PRICE)
+async def test_a_price_never_changes(harness, change):
+    await harness.database.execute(PRICE)
     with pytest.raises(asyncpg.RestrictViolationError, match="rows of prices never change"):
-        await books.database.execute(change)
+        await harness.database.execute(change)
 
 
 @pytest.mark.parametrize("column", ["cost = 0", "output_tokens = 0", "key = 'other'", "end_time = now()", "link = 2"])
-async def test_a_changed_row_breaks_the_chain(books, column):
+async def test_a_changed_row_breaks_the_chain(harness, column):
     for number in range(0, 30, 10):
-        await record(books, *(books.event(number + part) for part in range(10)))
-    await books.check_chain()
-    await books.database.execute(f"UPDATE usage_events SET {column} WHERE request_id = $1", f"{books.account}-4")
+        await record(harness, *(harness.event(number + part) for part in range(10)))
+    await harness.check_chain()
+    await harness.database.execute(f"UPDATE usage_events SET {column} WHERE request_id = $1", f"{harness.account}-4")
     with pytest.raises(AssertionError):
-        await books.check_chain()
+        await harness.check_chain()
 
 
-async def test_old_months_and_balances_are_forgotten_and_closed_months_take_no_more(books):
+async def test_old_months_and_balances_are_forgotten_and_closed_months_take_no_more(harness):
     now = datetime.now(UTC)
     months = [oldest_month(now.timestamp(), age) for age in range(3)]
     events = []
     for number, age in enumerate((0, 50, 460)):
-        event = books.event(number)
+        event = harness.event(number)
         event.end_time.FromDatetime(now - timedelta(days=age))
         event.ticket_time.FromDatetime(datetime.combine(months[number], datetime.min.time()))
         events.append(event)
-    await record(books, *events)
-    await forget(books.database, 1, time.time())  # the month before last is closed, and stays a month longer
-    assert await books.database.fetchval("SELECT count(*) FROM usage_events") == 3
-    await forget(books.database, 0, time.time())
-    assert await books.database.fetchval("SELECT count(*) FROM usage_events") == 2
-    assert await books.database.fetchval("SELECT sum(requests) FROM usage_hourly") == 3
+    await record(harness, *events)
+    await forget(harness.database, 1, time.time())  # the month before last is closed, and stays a month longer
+    assert await harness.database.fetchval("SELECT count(*) FROM usage_events") == 3
+    await forget(harness.database, 0, time.time())
+    assert await harness.database.fetchval("SELECT count(*) FROM usage_events") == 2
+    assert await harness.database.fetchval("SELECT sum(requests) FROM usage_hourly") == 3
     for table in ("balances", "spending"):
-        periods = await books.database.fetch(f"SELECT DISTINCT period FROM {table} WHERE length(period) <> 4")
+        periods = await harness.database.fetch(f"SELECT DISTINCT period FROM {table} WHERE length(period) <> 4")
         assert len(periods) <= 3
         assert not [row for row in periods if row[0] == f"{now - timedelta(days=460):%Y-%m}"]
-    closed = books.event(9)
+    closed = harness.event(9)
     closed.ticket_time.FromDatetime(datetime.combine(months[2], datetime.min.time()))
-    await books.publish(closed)
-    await books.bill(retention_months=1)
-    assert await books.database.fetchval("SELECT count(*) FROM usage_events") == 2
-    assert (await books.bus.js.stream_info("DEAD")).state.messages == 1
+    await harness.publish(closed)
+    await harness.bill(retention_months=1)
+    assert await harness.database.fetchval("SELECT count(*) FROM usage_events") == 2
+    assert (await harness.bus.js.stream_info("DEAD")).state.messages == 1
 
 
 def test_months_are_counted_back_over_years():

@@ -14,8 +14,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from billing.alerts import Alerts, Thresholds
-from billing.webhooks import Webhook, target
+from billing.alerting.detection import Alerts, Thresholds
+from billing.alerting.webhooks import Webhook, target
 from common import names
 
 SECRET = "a secret of the webhook's tests"
@@ -52,22 +52,22 @@ def receiver(*answers, **headers):
 
 
 @pytest.fixture
-async def books(books):
-    await books.bus.ensure_usage_consumer()
-    return books
+async def harness(harness):
+    await harness.bus.ensure_usage_consumer()
+    return harness
 
 
-def alerts(books, webhook=True):
-    return Alerts(books.bus, books.database, THRESHOLDS, webhook=webhook)
+def alerts(harness, webhook=True):
+    return Alerts(harness.bus, harness.database, THRESHOLDS, webhook=webhook)
 
 
-async def stored(books):
-    rows = await books.database.fetch("SELECT kind, level, account, subject, period FROM alerts ORDER BY id")
+async def stored(harness):
+    rows = await harness.database.fetch("SELECT kind, level, account, subject, period FROM alerts ORDER BY id")
     return [tuple(row) for row in rows]
 
 
-async def spend(books, scope, tokens, period, model=""):
-    await books.database.execute(
+async def spend(harness, scope, tokens, period, model=""):
+    await harness.database.execute(
         "INSERT INTO balances (account, scope, model, period, tokens, requests) VALUES ('acc', $1, $2, $3, $4, 1)"
         " ON CONFLICT (account, scope, model, period) DO UPDATE SET tokens = excluded.tokens",
         scope,
@@ -77,44 +77,46 @@ async def spend(books, scope, tokens, period, model=""):
     )
 
 
-async def test_a_budgets_shares_are_told_once_each_and_again_in_the_next_period(books):
+async def test_a_budgets_shares_are_told_once_each_and_again_in_the_next_period(harness):
     account = [
         {"measure": "tokens", "period": "day", "amount": 1000},
         {"measure": "tokens", "period": "life", "amount": 1_000_000, "model": "large"},
         {"measure": "requests", "period": "minute", "amount": 1},
     ]
     project = [{"measure": "cost", "period": "month", "amount": 2_000_000, "currency": "USD"}]
-    await books.database.execute("INSERT INTO accounts (id, name, limits) VALUES ('acc', 'A', $1)", json.dumps(account))
-    await books.database.execute(
+    await harness.database.execute(
+        "INSERT INTO accounts (id, name, limits) VALUES ('acc', 'A', $1)", json.dumps(account)
+    )
+    await harness.database.execute(
         "INSERT INTO projects (id, account, name, limits) VALUES ('p1', 'acc', 'P', $1)", json.dumps(project)
     )
-    looking = alerts(books)
-    await spend(books, "a", 499, "2026-11-21")
-    await spend(books, "a", 10_000_000, "life")  # of other models
+    looking = alerts(harness)
+    await spend(harness, "a", 499, "2026-11-21")
+    await spend(harness, "a", 10_000_000, "life")  # of other models
     await looking.look(NOW)
-    assert await stored(books) == []
-    await spend(books, "a", 800, "2026-11-21")
-    await books.database.execute(
+    assert await stored(harness) == []
+    await spend(harness, "a", 800, "2026-11-21")
+    await harness.database.execute(
         "INSERT INTO spending VALUES ('acc', 'p:p1', '', '2026-11', 'USD', 2), ('acc', 'p:p1', '', '2026-11', 'EUR', 9)"
     )
     for _ in range(2):
         await looking.look(NOW)
     tokens, cost = "a/account/tokens/day/1000", "p:p1/project/cost/month/USD/2000000"
-    assert await stored(books) == [
+    assert await stored(harness) == [
         ("budget", "warning", "acc", f"{tokens}/50", "2026-11-21"),
         ("budget", "warning", "acc", f"{tokens}/80", "2026-11-21"),
         ("budget", "warning", "acc", f"{cost}/50", "2026-11"),
         ("budget", "warning", "acc", f"{cost}/80", "2026-11"),
         ("budget", "critical", "acc", f"{cost}/100", "2026-11"),
     ]
-    await spend(books, "a", 600, "2026-11-22")
+    await spend(harness, "a", 600, "2026-11-22")
     await looking.look(NOW + timedelta(days=1))
-    assert (await stored(books))[5:] == [("budget", "warning", "acc", f"{tokens}/50", "2026-11-22")]
-    assert await books.database.fetchval("SELECT count(*) FROM alert_outbox") == 6
+    assert (await stored(harness))[5:] == [("budget", "warning", "acc", f"{tokens}/50", "2026-11-22")]
+    assert await harness.database.fetchval("SELECT count(*) FROM alert_outbox") == 6
 
 
-async def hour(books, hours_ago, cost, account="acc", currency="EUR", tokens=1, model="m", policy=""):
-    await books.database.execute(
+async def hour(harness, hours_ago, cost, account="acc", currency="EUR", tokens=1, model="m", policy=""):
+    await harness.database.execute(
         "INSERT INTO usage_hourly (hour, account, key, model, currency, policy, requests, input_tokens, cached_tokens,"
         " output_tokens, reasoning_tokens, cost) VALUES ($1, $2, 'k', $3, $4, $5, 1, $6, 0, 0, 0, $7)",
         NOW.replace(minute=0) - timedelta(hours=hours_ago),
@@ -127,45 +129,45 @@ async def hour(books, hours_ago, cost, account="acc", currency="EUR", tokens=1, 
     )
 
 
-async def test_an_hour_out_of_the_ordinary_is_told_and_others_are_not(books):
+async def test_an_hour_out_of_the_ordinary_is_told_and_others_are_not(harness):
     for account, now in (("jump", "10.1"), ("calm", "9.9"), ("small", "0.9")):
         ordinary = Decimal("0.01") if account == "small" else Decimal(2)
         for hours_ago in (3, 5, 8, 30, 100, 167, 169):  # the last is older than a week
-            await hour(books, hours_ago, ordinary if hours_ago < 168 else 0, account)
-        await hour(books, 0, now, account)
-    await hour(books, 0, "1000", "new")  # nothing to compare it with
-    await hour(books, 1, "11", "jump", "USD")
-    await alerts(books, webhook=False).look(NOW)
-    assert await stored(books) == [("anomaly", "warning", "jump", "EUR", "2026-11-21T14")]
-    assert await books.database.fetchval("SELECT count(*) FROM alert_outbox") == 0
+            await hour(harness, hours_ago, ordinary if hours_ago < 168 else 0, account)
+        await hour(harness, 0, now, account)
+    await hour(harness, 0, "1000", "new")  # nothing to compare it with
+    await hour(harness, 1, "11", "jump", "USD")
+    await alerts(harness, webhook=False).look(NOW)
+    assert await stored(harness) == [("anomaly", "warning", "jump", "EUR", "2026-11-21T14")]
+    assert await harness.database.fetchval("SELECT count(*) FROM alert_outbox") == 0
 
 
-async def test_what_has_no_price_waits_or_is_dead_is_told(books):
-    await hour(books, 2, 0, currency="", tokens=7, model="free?")
-    await hour(books, 2, 0, currency="", tokens=9, model="waived", policy="waived")
-    await hour(books, 20, 0, currency="", tokens=9, model="yesterday")
-    await books.publish(b"waits")
-    await books.bus.publish(names.dead_subject(names.STREAM_USAGE), b"dead")
+async def test_what_has_no_price_waits_or_is_dead_is_told(harness):
+    await hour(harness, 2, 0, currency="", tokens=7, model="free?")
+    await hour(harness, 2, 0, currency="", tokens=9, model="waived", policy="waived")
+    await hour(harness, 20, 0, currency="", tokens=9, model="yesterday")
+    await harness.publish(b"waits")
+    await harness.bus.publish(names.dead_subject(names.STREAM_USAGE), b"dead")
     later = datetime.now(UTC) + timedelta(hours=1)
-    looking = alerts(books)
+    looking = alerts(harness)
     await looking.look(NOW)
-    assert next(row[:4] for row in await stored(books)) == ("unpriced", "critical", "", "free?")
+    assert next(row[:4] for row in await stored(harness)) == ("unpriced", "critical", "", "free?")
     await looking.look(later)
-    found = {(row[0], row[3]) for row in await stored(books)}
+    found = {(row[0], row[3]) for row in await stored(harness)}
     assert found == {("unpriced", "free?"), ("lag", "USAGE"), ("dead", "DEAD")}
 
 
-async def test_the_webhook_is_told_signed_once_and_after_failures_again(books, caplog):
+async def test_the_webhook_is_told_signed_once_and_after_failures_again(harness, caplog):
     caplog.set_level(logging.DEBUG)
-    await hour(books, 2, 0, currency="", tokens=7)
-    await hour(books, 2, 0, currency="", tokens=7, model="other")
-    await alerts(books).look(NOW)
+    await hour(harness, 2, 0, currency="", tokens=7)
+    await hour(harness, 2, 0, currency="", tokens=7, model="other")
+    await alerts(harness).look(NOW)
     later = "UPDATE alert_outbox SET next_time = now()"
     with receiver(500, 302, location="/elsewhere") as (url, got):
         for _ in range(4):  # as four processes, one after the other
-            await Webhook(books.database, target(url, SECRET)).deliver()
-            await books.database.execute(later)
-        assert await books.database.fetchval("SELECT count(*) FROM alert_outbox") == 0
+            await Webhook(harness.database, target(url, SECRET)).deliver()
+            await harness.database.execute(later)
+        assert await harness.database.fetchval("SELECT count(*) FROM alert_outbox") == 0
     assert {path for path, _, _ in got} == {"/hook?token=topsecret"}
     bodies = [json.loads(body) for _, _, body in got]
     assert sorted({body["subject"] for body in bodies}) == ["m", "other"]
@@ -178,20 +180,20 @@ async def test_the_webhook_is_told_signed_once_and_after_failures_again(books, c
     assert "topsecret" not in caplog.text
 
 
-async def test_a_webhook_that_is_away_is_tried_less_and_less_often(books):
-    await hour(books, 2, 0, currency="", tokens=7)
-    await alerts(books).look(NOW)
+async def test_a_webhook_that_is_away_is_tried_less_and_less_often(harness):
+    await hour(harness, 2, 0, currency="", tokens=7)
+    await alerts(harness).look(NOW)
     with receiver() as (url, _):
         pass
-    webhook = Webhook(books.database, target(url, SECRET))
+    webhook = Webhook(harness.database, target(url, SECRET))
     waits = []
     for _ in range(3):
         await webhook.deliver()
-        waits.append(await books.database.fetchval("SELECT extract(epoch FROM next_time - now()) FROM alert_outbox"))
+        waits.append(await harness.database.fetchval("SELECT extract(epoch FROM next_time - now()) FROM alert_outbox"))
         await webhook.deliver()  # not due
-        await books.database.execute("UPDATE alert_outbox SET next_time = now()")
+        await harness.database.execute("UPDATE alert_outbox SET next_time = now()")
     assert [round(float(wait) / 10) for wait in waits] == [1, 2, 4]
-    assert await books.database.fetchval("SELECT tries FROM alert_outbox") == 3
+    assert await harness.database.fetchval("SELECT tries FROM alert_outbox") == 3
 
 
 @pytest.mark.parametrize("url", ["ftp://host/", "http://", "http://user@host/", "https://host/#x", "host/path"])
@@ -204,11 +206,11 @@ def test_an_address_that_cannot_be_used_is_refused_without_being_told(url):
             target("https://host/", secret)
 
 
-async def test_billing_tells_by_itself(books):
-    await hour(books, 0, 0, currency="", tokens=7)
-    await books.database.execute("UPDATE usage_hourly SET hour = date_trunc('hour', now())")
+async def test_billing_tells_by_itself(harness):
+    await hour(harness, 0, 0, currency="", tokens=7)
+    await harness.database.execute("UPDATE usage_hourly SET hour = date_trunc('hour', now())")
     with receiver() as (url, got):
-        books.settings = replace(books.settings, alert_webhook_url=url, alert_webhook_secret=SECRET)
-        async with books.billing():
-            await books.until(lambda: asyncio.sleep(0, bool(got)))
+        harness.settings = replace(harness.settings, alert_webhook_url=url, alert_webhook_secret=SECRET)
+        async with harness.billing():
+            await harness.until(lambda: asyncio.sleep(0, bool(got)))
     assert json.loads(got[0][2])["kind"] == "unpriced"

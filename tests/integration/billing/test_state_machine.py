@@ -14,9 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus
 
 from billing.entry import Entry, decode
+from billing.reservations.settlement import Settlement
 from billing.rollups import ALL_MODELS, LIFE, Balance, Totals
-from billing.settlement import Settlement
-from billing.store import Ledger, Recorded
+from billing.store import LedgerWriter, Recorded
 
 _EXAMPLES = 50
 _STEPS = 12
@@ -62,10 +62,10 @@ class FrailConnection:
 class Billing(RuleBasedStateMachine):
     """The stream keeps what is not acknowledged; the model is what was committed, first come first served."""
 
-    def __init__(self, books: Any, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, harness: Any, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
         self.loop = loop
-        self.books = replace(books, account=f"acc-{uuid.uuid4().hex[:12]}")
+        self.harness = replace(harness, account=f"acc-{uuid.uuid4().hex[:12]}")
         self.published: list[Any] = []
         self.pending: list[Any] = []
         self.counted: dict[tuple[str, int], Entry] = {}
@@ -80,13 +80,13 @@ class Billing(RuleBasedStateMachine):
         by_router=st.booleans(), project=st.sampled_from(["", "p"])
     )  # fmt: skip
     def publish(self, number: int, attempt: int, tokens: int, last: bool, by_router: bool, project: str) -> None:
-        event = self.books.event(number, attempt=attempt, last=last, project=project)
+        event = self.harness.event(number, attempt=attempt, last=last, project=project)
         event.usage.output_tokens = tokens
         if by_router:
             event.provider, event.status = "", AttemptStatus.ATTEMPT_STATUS_WORKER_LOST
         if event.reservation not in self.reserved:
             self.reserved.add(event.reservation)
-            self.run(self.books.reserve(event, tokens=_RESERVED_TOKENS))
+            self.run(self.harness.reserve(event, tokens=_RESERVED_TOKENS))
         self.published.append(event)
         self.pending.append(event)
 
@@ -121,8 +121,8 @@ class Billing(RuleBasedStateMachine):
         others = random.Random(seed).sample(events, len(events))
 
         async def both() -> list[Recorded]:
-            pool = self.books.database
-            return await asyncio.gather(*(Ledger(pool).record(entries(each)) for each in (events, others)))
+            pool = self.harness.database
+            return await asyncio.gather(*(LedgerWriter(pool).record(entries(each)) for each in (events, others)))
 
         fresh = self.count(events)
         recorded = self.run(both())
@@ -131,14 +131,14 @@ class Billing(RuleBasedStateMachine):
             self.settle(events, each.totals)
 
     def record(self, events: list[Any], crash_before: int) -> Recorded | None:
-        pool = FrailPool(self.books.database, crash_before)
+        pool = FrailPool(self.harness.database, crash_before)
         try:
-            recorded = self.run(Ledger(pool).record(entries(events)))
+            recorded = self.run(LedgerWriter(pool).record(entries(events)))
         except CrashError:
             return None
         assert recorded.new == self.count(events)
         assert recorded.new + recorded.duplicates == len(events)
-        assert recorded.totals.tokens[Balance(self.books.account, "a", ALL_MODELS, LIFE)] == self.tokens
+        assert recorded.totals.tokens[Balance(self.harness.account, "a", ALL_MODELS, LIFE)] == self.tokens
         return recorded
 
     def count(self, events: list[Any]) -> int:
@@ -157,7 +157,7 @@ class Billing(RuleBasedStateMachine):
         return sum(entry.input_tokens + entry.output_tokens for entry in self.counted.values())
 
     def settle(self, events: list[Any], totals: Totals) -> None:
-        self.run(Settlement(self.books.redis).settle(entries(events), totals))
+        self.run(Settlement(self.harness.redis).settle(entries(events), totals))
         self.released |= {event.reservation for event in events if event.last}
 
     def teardown(self) -> None:
@@ -170,7 +170,7 @@ class Billing(RuleBasedStateMachine):
         self.run(self.check())
 
     async def check(self) -> None:
-        database, account = self.books.database, self.books.account
+        database, account = self.harness.database, self.harness.account
         rows = await database.fetch("SELECT * FROM usage_events WHERE account = $1", account)
         found = {(row["request_id"], row["attempt"]): row["input_tokens"] + row["output_tokens"] for row in rows}
         assert found == {key: entry.input_tokens + entry.output_tokens for key, entry in self.counted.items()}
@@ -182,8 +182,8 @@ class Billing(RuleBasedStateMachine):
         assert {tuple(row) for row in sums} == {everything}
         hourly = "SELECT sum(input_tokens + output_tokens), sum(requests) FROM usage_hourly WHERE account = $1"
         assert tuple(await database.fetchrow(hourly, account)) == everything
-        await self.books.check_chain(account)
-        quota = await self.books.quota()
+        await self.harness.check_chain(account)
+        quota = await self.harness.quota()
         assert quota["used"] == self.tokens
         assert quota["reserved"] == _RESERVED_TOKENS * len(self.reserved - self.released)
 
@@ -192,14 +192,14 @@ def entries(events: list[Any]) -> list[Entry]:
     return [decode(event.SerializeToString(), event.end_time.seconds) for event in events]
 
 
-async def test_whatever_happens_between_two_steps_every_event_counts_once(books: Any) -> None:
+async def test_whatever_happens_between_two_steps_every_event_counts_once(harness: Any) -> None:
     chosen = int(os.environ.get("UPLION_SEED", random.randrange(1 << 32)))
     print(f"UPLION_SEED={chosen}")  # pytest shows it when the test fails
     loop = asyncio.get_running_loop()
 
     @seed(chosen)
     def machine() -> Billing:
-        return Billing(books, loop)
+        return Billing(harness, loop)
 
     profile = settings(
         max_examples=_EXAMPLES,
@@ -210,4 +210,4 @@ async def test_whatever_happens_between_two_steps_every_event_counts_once(books:
         suppress_health_check=list(HealthCheck),
     )
     await asyncio.to_thread(run_state_machine_as_test, machine, settings=profile)
-    await books.check_chain()
+    await harness.check_chain()

@@ -1,4 +1,4 @@
-"""What one billing process does for all: the one that holds a lock of the database, as long as its connection lasts."""
+"""Leader election among the billing processes, by a Postgres advisory lock, and the periodic jobs of the leader."""
 
 import asyncio
 import logging
@@ -14,8 +14,8 @@ from common.tasks import not_cancelled, sleep_unless_cancelled
 logger = logging.getLogger(__name__)
 
 _LOCK = 0x6C656164  # "lead"; any constant that every billing process shares
-_LOOK_SECONDS = 2.0  # between two looks whether the lock is free, or still ours
-_ANSWER_SECONDS = 5.0
+_POLL_SECONDS = 2.0  # between two attempts to take the lock, and between two checks that it is still held
+_STATEMENT_SECONDS = 5.0
 _DATABASE_PROBLEMS = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
@@ -27,7 +27,7 @@ _DATABASE_PROBLEMS = (
 
 @dataclass(frozen=True, slots=True)
 class Duty:
-    """Something that is done again and again; it may fail, and it may be cut off at any point and begun anew."""
+    """A periodic job of the leader. It may raise, and it may be cancelled at any await and run again from the start."""
 
     name: str
     every_seconds: float
@@ -35,34 +35,36 @@ class Duty:
 
 
 async def lead(postgres_url: str, duties: Sequence[Duty]) -> None:
-    """Waits for the lock and does the duties while it is held, for ever.
+    """Waits for the lock and runs the duties while it is held; never returns.
 
-    For a moment after a connection broke two processes may lead: what duties write is made to bear that.
+    The lock ends with its connection, so for a moment two processes may lead: every duty is safe to run twice at once.
     """
     while not_cancelled():
         try:
-            connection = await asyncpg.connect(postgres_url, timeout=_ANSWER_SECONDS, command_timeout=_ANSWER_SECONDS)
+            connection = await asyncpg.connect(
+                postgres_url, timeout=_STATEMENT_SECONDS, command_timeout=_STATEMENT_SECONDS
+            )
             try:
-                # Asked again and again: to wait for a lock in the database would hold a transaction open.
+                # Polled: a blocking wait for the lock would hold a transaction open.
                 while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):  # noqa: ASYNC110
-                    await asyncio.sleep(_LOOK_SECONDS)
-                await _led(connection, duties)
+                    await asyncio.sleep(_POLL_SECONDS)
+                await _run_duties(connection, duties)
             finally:
-                connection.terminate()  # the database drops the lock with the connection
+                connection.terminate()  # Postgres releases the lock with the connection
         except _DATABASE_PROBLEMS as problem:
             logger.warning("no longer leading, or not yet", extra={"problem": repr(problem)})
-        await sleep_unless_cancelled(_LOOK_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
+        await sleep_unless_cancelled(_POLL_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
 
 
-async def _led(connection: "asyncpg.Connection[asyncpg.Record]", duties: Sequence[Duty]) -> None:
-    """Returns, or raises what the database says, once the lock is lost."""
+async def _run_duties(connection: "asyncpg.Connection[asyncpg.Record]", duties: Sequence[Duty]) -> None:
+    """Returns once the lock is lost."""
     logger.info("leading")
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(_repeat(duty), name=f"billing {duty.name}") for duty in duties]
         metrics.BILLING_LEADER.set(1)
         try:
             while not_cancelled():
-                await asyncio.sleep(_LOOK_SECONDS)
+                await asyncio.sleep(_POLL_SECONDS)
                 await connection.execute("SELECT 1")
         except _DATABASE_PROBLEMS as problem:
             logger.warning("the lead is lost", extra={"problem": repr(problem)})

@@ -7,10 +7,11 @@ from datetime import UTC, date, datetime, timedelta
 
 import asyncpg
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
+from billing.duties.root_signing import RootSigner, signing_key
 from billing.entry import decode
-from billing.roots import Roots, signing_key
-from billing.store import Ledger
+from billing.store import LedgerWriter
 from cli.verifying import verify
 from control.proofs import Proofs, write
 from ledger import merkle
@@ -21,35 +22,38 @@ FIRST = TODAY - timedelta(days=3)
 
 
 @pytest.fixture
-async def signed(books):
+async def signed(harness):
     """Three accounts, three days of links, signed; and one link of today that is not yet."""
-    ledger = Ledger(books.database)
+    ledger = LedgerWriter(harness.database)
+    ticket_time = Timestamp()  # all rows are of the month in which the first link was recorded
+    ticket_time.FromDatetime(today() - timedelta(days=3))
     number = 0
     for days in (3, 2, 2, 1, 0):
         for account in ("acc-a", "acc-b", "acc-ü"):
             if account == "acc-b" and days == 3:
                 continue
-            events = [books.event(number + one, account=account, project="p") for one in range(3)]
+            fields = {"account": account, "project": "p", "ticket_time": ticket_time}
+            events = [harness.event(number + one, **fields) for one in range(3)]
             number += 3
             await ledger.record([decode(event.SerializeToString(), time.time()) for event in events])
         if days:
-            await books.database.execute(
+            await harness.database.execute(
                 "UPDATE ledger_chain SET record_time = $1 WHERE record_time > now() - interval '1 hour'",
                 today() - timedelta(days=days) + timedelta(hours=12),
             )
-    keeper = Roots(books.database, signing_key(SECRET))
+    keeper = RootSigner(harness.database, signing_key(SECRET))
     assert await keeper.sign(today()) == [FIRST, FIRST + timedelta(days=1)]  # yesterday may not be settled yet
     assert await keeper.sign(today() + timedelta(minutes=10)) == [TODAY - timedelta(days=1)]
     assert await keeper.sign(today() + timedelta(minutes=20)) == []
-    return books
+    return harness
 
 
 def today():
     return datetime.combine(TODAY, datetime.min.time(), UTC)
 
 
-async def export(books, account=None):
-    lines = [line async for part in Proofs(books.database).export(account) for line in part]
+async def export(harness, account=None):
+    lines = [line async for part in Proofs(harness.database).export(account) for line in part]
     return [json.loads(text) for text in write(lines).splitlines()]
 
 
@@ -197,9 +201,9 @@ async def test_what_was_changed_in_the_database_is_found(signed):
 
 
 async def test_dropped_months_verify_by_their_digests_alone(signed):
-    partition = f"usage_events_{TODAY:%Y_%m}"
+    partition = f"usage_events_{FIRST:%Y_%m}"
     await signed.database.execute(f"DROP TABLE {partition}")
-    next_month = (TODAY.replace(day=1) + timedelta(days=32)).replace(day=1)
+    next_month = (FIRST.replace(day=1) + timedelta(days=32)).replace(day=1)
     await signed.database.execute("SELECT ensure_usage_partition($1)", next_month)
     report = check(await export(signed), public_key())
     assert report.problems == []

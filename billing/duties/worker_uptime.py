@@ -1,4 +1,4 @@
-"""How long workers are there: counted while they say that they live, so that idle time can be set beside revenue."""
+"""Worker uptime: worker seconds per model and hour, sampled from heartbeats, to compare idle time with revenue."""
 
 import logging
 import time
@@ -28,8 +28,8 @@ _ADD = """
 """
 
 
-class Sampling:
-    """Adds to each living worker's model the time since the sample before."""
+class WorkerUptime:
+    """Adds the time since the last sample to the model of every worker whose heartbeat is current."""
 
     def __init__(self, bus: Bus, pool: "Pool") -> None:
         self._bus = bus
@@ -37,7 +37,7 @@ class Sampling:
         self._sampled_at: float | None = None
 
     async def sample(self) -> None:
-        """The first sample counts nothing, and a gap (the broker was away) no more than two intervals."""
+        """The first sample counts nothing; after a gap (broker down) at most two intervals are counted."""
         workers = Counter(_model(entry.value or b"") for entry in await self._bus.snapshot(names.KV_WORKERS))
         del workers[""]
         now = time.monotonic()

@@ -29,7 +29,7 @@ from common import names
 
 _SCRIPT = "".join(
     files(package).joinpath(name).read_text(encoding="utf-8")
-    for package, name in (("storage", "giving_back.lua"), ("billing", "settle.lua"))
+    for package, name in (("storage", "giving_back.lua"), ("billing.reservations", "settle.lua"))
 )
 _SCRIPT_SHA = sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()  # how EVALSHA names it
 _RESERVATIONS_PER_CALL = 500  # a call blocks Valkey for about a microsecond each

@@ -1,6 +1,6 @@
-"""A ledger row as the line of text that COPY reads: the part that the hash chain covers, and the rest.
+"""A ledger row in the text format of COPY, and the part of it that the hash chain covers.
 
-Two f-strings a row take half of what handing asyncpg its values takes (4 us instead of 8).
+Two f-strings a row take half the time of passing values to asyncpg (4 us instead of 8).
 """
 
 from datetime import timedelta
@@ -11,7 +11,7 @@ from billing.policy import Action
 from billing.pricing import Charge
 from ledger import hash_chain
 
-# In the order of a line: those that the chain covers, then the rest.
+# In the order of a row's fields: those that the hash chain covers, then the rest.
 COLUMNS = (
     *hash_chain.COLUMNS,
     "model",
@@ -28,14 +28,14 @@ _SECOND = 10**6  # microseconds
 _UNIT = 10**18  # what pricing calls units
 
 
-def line(entry: Entry, charge: Charge | None, action: Action) -> tuple[str, str]:
-    """What `hash_chain.row` makes of the row, to the byte, once it is in the ledger; and the line without its link."""
+def copy_row(entry: Entry, charge: Charge | None, action: Action) -> tuple[str, str]:
+    """The text that `hash_chain.row` returns for the row once it is stored, and its COPY line without the link."""
     # fmt: off
     (request_id, attempt, month, account, project, key, model, served, revision, provider, lane, tier, operation,
      status, finish_reason, error_reason, inputs, cached, cache_write, outputs, reasoning, compute, queue, first,
      duration, end, last, reservation, _) = entry
     # fmt: on
-    same = (  # in both, but for the separator
+    same = (  # in both texts, with another separator
         f"{request_id}\t{attempt}\t{month}\t{account}\t{project}\t{key}\t{served}\t{revision}\t{provider}\t{tier}\t{operation}\t"
         f"{status}\t{finish_reason}\t{inputs}\t{cached}\t{cache_write}\t{outputs}\t{reasoning}\t"
     )

@@ -1,4 +1,4 @@
-"""The stream as a witness: every event that billing acknowledged must be in the ledger once, or among the dead."""
+"""The audit of the stream: every acknowledged usage event is in the ledger exactly once, or in the stream DEAD."""
 
 import asyncio
 from contextlib import suppress
@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from nats.js import api
 from uplion.billing.v1.usage_event_pb2 import UsageEvent
 
-from billing.comparing import Difference
+from billing.reconciliation.difference import Difference
 from common import names
 from messaging.bus import Bus
 from messaging.pull import Message, Pull
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     Pool = asyncpg.Pool[asyncpg.Record]
 
 _BATCH = 2_000
-_SILENCE_SECONDS = 10.0  # a stream that sends nothing for so long is not there
+_SILENCE_SECONDS = 10.0  # without a message for so long, the stream counts as unavailable
 _IDLE_CONSUMER_SECONDS = 60.0
-# Each is one look into the key's index, a month at a time.
+# One index lookup for each event, in each monthly partition.
 _NOT_ONCE = """
     SELECT request_id, attempt, rows
     FROM unnest($1::text[], $2::integer[]) AS event (request_id, attempt),
@@ -36,35 +36,35 @@ _NOT_ONCE = """
 
 
 @dataclass(slots=True)
-class Testimony:
-    """What the stream says."""
+class StreamAudit:
+    """What one audit of the stream found."""
 
-    events: int = 0  # looked up
-    sequence: int = 0  # up to which each event is in the ledger
-    pending: int = 0  # not acknowledged yet
+    events: int = 0  # looked up in the ledger
+    sequence: int = 0  # up to this one every event is in the ledger
+    pending: int = 0  # events that are not acknowledged yet
     differences: list[Difference] = field(default_factory=list)
 
 
-async def ask(bus: Bus, pool: "Pool", after: int, most: int | None) -> Testimony:
-    """Looks up the acknowledged events behind message `after`, at most so many. Raises what NATS and Postgres raise."""
+async def audit_stream(bus: Bus, pool: "Pool", after: int, most: int | None) -> StreamAudit:
+    """Looks up at most `most` acknowledged events after sequence `after`. Raises the errors of NATS and Postgres."""
     stream = (await bus.js.stream_info(names.STREAM_USAGE)).state
     consumer = await bus.js.consumer_info(names.STREAM_USAGE, names.CONSUMER_BILLING)
     floor = consumer.ack_floor.stream_seq if consumer.ack_floor else 0
-    if after > stream.last_seq:  # another stream than the one that was asked last time
+    if after > stream.last_seq:  # the stream was created anew since the last audit
         after = 0
-    said = Testimony(sequence=after, pending=(consumer.num_pending or 0) + (consumer.num_ack_pending or 0))
+    audit = StreamAudit(sequence=after, pending=(consumer.num_pending or 0) + (consumer.num_ack_pending or 0))
     dead = await bus.js.stream_info(names.STREAM_DEAD, subjects_filter=names.dead_subject(names.STREAM_USAGE))
     count = sum((dead.state.subjects or {}).values())
     if count:
-        said.differences.append(Difference("dead", names.dead_subject(names.STREAM_USAGE), "0", str(count)))
+        audit.differences.append(Difference("dead", names.dead_subject(names.STREAM_USAGE), "0", str(count)))
     first = max(after + 1, stream.first_seq or 1)
     last = floor if most is None else min(floor, first + most - 1)
     if first <= last:
-        await _look_up(bus, pool, first, last, said, dead=count > 0)
-    return said
+        await _look_up(bus, pool, first, last, audit, dead=count > 0)
+    return audit
 
 
-async def _look_up(bus: Bus, pool: "Pool", first: int, last: int, said: Testimony, *, dead: bool) -> None:
+async def _look_up(bus: Bus, pool: "Pool", first: int, last: int, audit: StreamAudit, *, dead: bool) -> None:
     consumer = await bus.js.add_consumer(
         names.STREAM_USAGE,
         api.ConsumerConfig(
@@ -75,15 +75,17 @@ async def _look_up(bus: Bus, pool: "Pool", first: int, last: int, said: Testimon
         ),
     )
     try:
-        await _read(bus, pool, consumer.name, first, last, said, dead=dead)
+        await _read(bus, pool, consumer.name, first, last, audit, dead=dead)
     finally:
         with suppress(nats.errors.Error, TimeoutError):
             await bus.js.delete_consumer(names.STREAM_USAGE, consumer.name)
 
 
-async def _read(bus: Bus, pool: "Pool", consumer: str, first: int, last: int, said: Testimony, *, dead: bool) -> None:
-    buried = await _buried(bus) if dead else frozenset()
-    wrong_at: int | None = None
+async def _read(
+    bus: Bus, pool: "Pool", consumer: str, first: int, last: int, audit: StreamAudit, *, dead: bool
+) -> None:
+    dead_sequences = await _dead_sequences(bus) if dead else frozenset()
+    first_wrong: int | None = None
     sequence = first - 1
     async with Pull(bus, names.STREAM_USAGE, consumer) as pull:
         while sequence < last:
@@ -94,20 +96,20 @@ async def _read(bus: Bus, pool: "Pool", consumer: str, first: int, last: int, sa
             numbered = [(message.metadata.sequence.stream, message) for message in messages]
             sequence = numbered[-1][0]
             batch = {key: number for number, message in numbered if number <= last and (key := _key(message))}
-            said.events += len(batch)
+            audit.events += len(batch)
             for row in await pool.fetch(_NOT_ONCE, *zip(*batch, strict=True)) if batch else ():
                 number = batch[row["request_id"], row["attempt"]]
-                if row["rows"] or number not in buried:
-                    wrong_at = min(number, wrong_at or number)
+                if row["rows"] or number not in dead_sequences:
+                    first_wrong = min(number, first_wrong or number)
                     check = "double" if row["rows"] else "lost"
                     subject = f"{names.attempt_id(row['request_id'], row['attempt'])} (message {number} of USAGE)"
-                    said.differences.append(Difference(check, subject, "1 row", f"{row['rows']} rows"))
+                    audit.differences.append(Difference(check, subject, "1 row", f"{row['rows']} rows"))
             await asyncio.sleep(0)
-    said.sequence = last if wrong_at is None else wrong_at - 1
+    audit.sequence = last if first_wrong is None else first_wrong - 1
 
 
 def _key(message: Message) -> tuple[str, int] | None:
-    """None for what is no event: billing has buried it."""
+    """None for a message that is no valid event: billing has moved it to DEAD."""
     try:
         event = UsageEvent.FromString(message.data)
     except DecodeError:
@@ -115,8 +117,8 @@ def _key(message: Message) -> tuple[str, int] | None:
     return (event.request_id, event.attempt) if event.request_id and 0 < event.attempt < 1 << 31 else None
 
 
-async def _buried(bus: Bus) -> frozenset[int]:
-    """The numbers, in USAGE, of what lies in DEAD."""
+async def _dead_sequences(bus: Bus) -> frozenset[int]:
+    """The sequences that the messages in DEAD had in USAGE."""
     found: set[int] = set()
     subject = names.dead_subject(names.STREAM_USAGE)
     subscription = await bus.js.subscribe(subject, stream=names.STREAM_DEAD, ordered_consumer=True)

@@ -9,7 +9,7 @@ import logging
 from dataclasses import dataclass
 
 from billing.metrics import BILLING_ORPHANS
-from billing.settlement import Settlement
+from billing.reservations.settlement import Settlement
 from common import names
 from messaging.bus import Bus
 
@@ -25,7 +25,7 @@ class _Mark:
     ended_ms: int
 
 
-class Sweep:
+class OrphanSweep:
     """Looks for orphans at every step."""
 
     def __init__(self, bus: Bus, settlement: Settlement, grace_seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""The ledger's sums against each other, in one snapshot: hours and rows, balances and hours, spending and hours."""
+"""The audit of sums, in one snapshot: hourly rollups against ledger rows, balances and spending against the rollups."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from billing.reconciliation.difference import Difference
 from billing.rollups import LIFE, periods
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _COUNTS = (
     "cost",
 )
 
-# A row's month is its ticket's, which may be the one before its end's.
+# A row's month is that of its ticket, which may be the month before the one of its end.
 _HOURS = """
     WITH ledger AS (
         SELECT date_trunc('hour', end_time, 'UTC') AS hour, account, count(*) FILTER (WHERE last) AS requests,
@@ -79,17 +80,8 @@ _SPENDING = f"""
 """  # noqa: S608  # our own text
 
 
-class Difference(NamedTuple):
-    """Two that should say the same and do not."""
-
-    check: str
-    subject: str
-    expected: str
-    found: str
-
-
 class Period(NamedTuple):
-    """A period of balances and the hours it is made of."""
+    """A period of the balances, and the hours that it covers."""
 
     name: str
     begin: datetime
@@ -101,7 +93,7 @@ _FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 def compared_periods(now: datetime) -> list[Period]:
-    """Life, this month, today and yesterday; what is older no longer moves."""
+    """Life, this month, today and yesterday; older periods no longer change."""
     day = now.replace(hour=0, minute=0, second=0, microsecond=0)
     month = day.replace(day=1)
     days = [Period(periods(start)[2], start, start + timedelta(days=1)) for start in (day, day - timedelta(days=1))]
@@ -109,12 +101,12 @@ def compared_periods(now: datetime) -> list[Period]:
 
 
 async def oldest_hour(connection: "Connection") -> datetime:
-    """From then on the ledger still has every row."""
+    """The hour from which on the ledger still holds every row."""
     return await connection.fetchval(_OLDEST) or _EPOCH
 
 
 async def compare_sums(connection: "Connection", since: datetime, now: datetime) -> tuple[int, list[Difference]]:
-    """How many sums were compared, and what differs. To be called in one snapshot."""
+    """The number of sums compared, and the differences. Call it inside one repeatable-read transaction."""
     rows = await connection.fetch(_HOURS, since, timeout=_QUERY_SECONDS)
     found = list(_hours(rows))
     count = len(rows)

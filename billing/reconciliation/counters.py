@@ -1,4 +1,4 @@
-"""Valkey's counters beside the ledger's balances: what is used there, and what is still held."""
+"""The audit of counters: used totals and reservations in Valkey against the ledger's balances and spending."""
 
 import asyncio
 import re
@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from billing.comparing import Difference
+from billing.reconciliation.difference import Difference
 from billing.rollups import MILLIONTHS, Balance
 from common import names
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
 
 _SECONDS = 5.0
-_SETTLED_SECONDS = 15.0  # a batch is settled right after its commit; later than this it is a difference
+_SETTLED_SECONDS = 15.0  # a counter is raised right after the commit; later than this it is a difference
 _POLL_SECONDS = 0.25
-_OVERDUE_SECONDS = 300.0  # behind the moment by which a request must have ended, its reservation should be gone
+_OVERDUE_SECONDS = 300.0  # after its request's deadline a reservation should be gone
 _SCAN = 1_000
 _USED_KEY = re.compile(r"\{(?P<account>.*)\}:used:(?P<period>[^:]+)")
 _RESERVED_KEY = re.compile(r"\{(?P<account>.*)\}:reserved")
@@ -39,8 +39,8 @@ _SPENDING = f"""
 """  # noqa: S608  # our own text
 
 
-class Counter(NamedTuple):
-    """A field of a used hash; `currency` is '' where it counts tokens, else it counts millionths."""
+class UsedCounter(NamedTuple):
+    """A field of a used hash: tokens where `currency` is '', else millionths of the currency."""
 
     balance: Balance
     currency: str
@@ -55,15 +55,15 @@ class Counter(NamedTuple):
         return names.cost_field(scope, model, self.currency) if self.currency else names.tokens_field(scope, model)
 
 
-class Counters:
+class CounterReader:
     """Reads Valkey. Made by `connect_counters`."""
 
     def __init__(self, redis: "Redis") -> None:
         self._redis = redis
 
-    async def used(self) -> dict[Counter, int]:
-        """Every total there is, but those that are being read from the ledger at this moment."""
-        found: dict[Counter, int] = {}
+    async def used(self) -> dict[UsedCounter, int]:
+        """Every used total, except those that authz is loading from the ledger at this moment."""
+        found: dict[UsedCounter, int] = {}
         async for key in self._redis.scan_iter(match="*:used:*", count=_SCAN):
             if match := _USED_KEY.fullmatch(key.decode()):
                 fields: Any = await self._redis.hgetall(key)
@@ -73,8 +73,8 @@ class Counters:
                         found[counter] = int(value)
         return found
 
-    async def behind(self, totals: Mapping[Counter, int]) -> list[Difference]:
-        """Of those that a batch may just be settling: what stays below its total."""
+    async def behind(self, totals: Mapping[UsedCounter, int]) -> list[Difference]:
+        """Waits for counters that a batch may just be settling; those that stay below their total."""
         deadline = time.monotonic() + _SETTLED_SECONDS
         rest = dict(totals)
         while True:
@@ -89,15 +89,15 @@ class Counters:
                 return late
             await asyncio.sleep(_POLL_SECONDS)
 
-    async def held(self) -> list[Difference]:
-        """Reservations whose request must have ended long ago, and sums of them that are not their sum."""
+    async def reservations(self) -> list[Difference]:
+        """Reservations long past their deadline, and reserved sums that differ from their reservations."""
         found: list[Difference] = []
         async for key in self._redis.scan_iter(match="*:reserved", count=_SCAN):
             if match := _RESERVED_KEY.fullmatch(key.decode()):
-                found += await self._held(match["account"])
+                found += await self._reservations(match["account"])
         return found
 
-    async def _held(self, account: str) -> list[Difference]:
+    async def _reservations(self, account: str) -> list[Difference]:
         late_ms = (time.time() - _OVERDUE_SECONDS) * 1000
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.hgetall(names.reserved_key(account))
@@ -121,20 +121,21 @@ class Counters:
         return found
 
 
-async def compare_counters(counters: Counters, connection: "Connection") -> tuple[int, list[Difference]]:
-    """How many were compared, and what differs.
+async def compare_counters(counters: CounterReader, connection: "Connection") -> tuple[int, list[Difference]]:
+    """The number of counters compared, and the differences.
 
-    A counter is raised after the ledger has committed, so one read before the ledger and higher than it is wrong; one
-    that is lower is given time.
+    A counter is raised after the commit. It is read before the ledger, so a higher one is wrong; a lower one is read
+    again for some seconds.
     """
     used = await counters.used()
     accounts = sorted({counter.balance.account for counter in used})
     periods = sorted({counter.balance.period for counter in used})
     ledger = {
-        Counter(Balance(*row[:4]), ""): row["tokens"] for row in await connection.fetch(_BALANCES, accounts, periods)
+        UsedCounter(Balance(*row[:4]), ""): row["tokens"]
+        for row in await connection.fetch(_BALANCES, accounts, periods)
     }
     for row in await connection.fetch(_SPENDING, accounts, periods):
-        ledger[Counter(Balance(*row[:4]), row["currency"])] = row[5]
+        ledger[UsedCounter(Balance(*row[:4]), row["currency"])] = row[5]
     found = [
         _difference(counter, ledger.get(counter, 0), value)
         for counter, value in used.items()
@@ -142,22 +143,22 @@ async def compare_counters(counters: Counters, connection: "Connection") -> tupl
     ]
     low = {counter: ledger[counter] for counter, value in used.items() if value < ledger.get(counter, 0)}
     found += await counters.behind(low)
-    return len(used), found + await counters.held()
+    return len(used), found + await counters.reservations()
 
 
-def _counter(account: str, period: str, field: str) -> Counter | None:
+def _counter(account: str, period: str, field: str) -> UsedCounter | None:
     kind, _, rest = field.partition("|")
     if kind == "t":
         scope, _, model = rest.partition("|")
-        return Counter(Balance(account, scope, model, period), "")
+        return UsedCounter(Balance(account, scope, model, period), "")
     if kind == "c":
         scope, _, rest = rest.partition("|")
         model, _, currency = rest.rpartition("|")
-        return Counter(Balance(account, scope, model, period), currency)
+        return UsedCounter(Balance(account, scope, model, period), currency)
     return None
 
 
-def _difference(counter: Counter, expected: int, found: int) -> Difference:
+def _difference(counter: UsedCounter, expected: int, found: int) -> Difference:
     return Difference("counters", f"{counter.key} {counter.field}", str(expected), str(found))
 
 
@@ -166,12 +167,12 @@ def _bytes(field: str | bytes) -> bytes:
 
 
 @asynccontextmanager
-async def connect_counters(redis_url: str) -> AsyncIterator[Counters]:
+async def connect_counters(redis_url: str) -> AsyncIterator[CounterReader]:
     """Connects on first use; every call has a deadline."""
     redis = Redis.from_url(
         redis_url, socket_timeout=_SECONDS, socket_connect_timeout=_SECONDS, retry=Retry(NoBackoff(), 0)
     )
     try:
-        yield Counters(redis)
+        yield CounterReader(redis)
     finally:
         await redis.aclose()

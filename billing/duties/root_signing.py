@@ -34,7 +34,7 @@ def signing_key(secret: str) -> Ed25519PrivateKey:
     return Ed25519PrivateKey.from_private_bytes(sha256(b"uplion ledger key\0" + secret.encode()).digest())
 
 
-class Roots:
+class RootSigner:
     """Writes roots; any number of processes may, since a day has one."""
 
     def __init__(self, pool: "Pool", key: Ed25519PrivateKey) -> None:

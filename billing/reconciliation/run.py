@@ -1,7 +1,7 @@
-"""Reconciliation: do stream, ledger, rollups, balances, spending and Valkey agree? On a schedule, and when asked.
+"""A reconciliation run: compares stream, ledger, rollups, balances, spending and Valkey, periodically and on request.
 
-What is on its way is no difference: the stream is believed up to what billing acknowledged, the ledger's sums are read
-in one snapshot, and a counter that is raised after the commit is given time.
+Work in progress is no difference: the stream is read up to billing's acknowledgement floor, the ledger's sums in one
+snapshot, and a counter, which is raised after the commit, may lag for some seconds.
 """
 
 import asyncio
@@ -16,9 +16,10 @@ from nats.aio.msg import Msg
 from uplion.billing.v1.reconciliation_pb2 import Difference as DifferenceMessage
 from uplion.billing.v1.reconciliation_pb2 import Reconciliation
 
-from billing import metrics, witness
-from billing.comparing import compare_sums, oldest_hour
-from billing.counters import Counters, compare_counters
+from billing import metrics
+from billing.reconciliation.counters import CounterReader, compare_counters
+from billing.reconciliation.stream import audit_stream
+from billing.reconciliation.sums import compare_sums, oldest_hour
 from common import names
 from messaging.bus import Bus
 
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 CHECKS = ("lost", "double", "dead", "hourly", "balances", "spending", "counters", "reservations")
 _RECENT = timedelta(days=2)
-_EVENTS_AT_ONCE = 200_000  # of a scheduled run; the next one goes on
+_EVENTS_AT_ONCE = 200_000  # in a scheduled run; the next run continues
 _DIFFERENCES = 1_000
 _KEPT_DAYS = 90
 _STATEMENT_SECONDS = 300.0
@@ -42,31 +43,31 @@ _FORGET = "DELETE FROM reconciliations WHERE run_time < now() - make_interval(da
 
 
 class Reconciler:
-    """Compares, and keeps what it found."""
+    """Runs reconciliations, one at a time, and stores their reports."""
 
-    def __init__(self, bus: Bus, pool: "Pool", counters: Counters) -> None:
+    def __init__(self, bus: Bus, pool: "Pool", counters: CounterReader) -> None:
         self._bus = bus
         self._pool = pool
         self._counters = counters
-        self._one = asyncio.Lock()  # a second run at the same time would only cost
+        self._running = asyncio.Lock()  # a second run at the same time would add only load
 
     async def scheduled(self) -> None:
-        """The last two days, and the stream since the run before."""
+        """Compares the last two days, and the stream since the last run."""
         await self.run(whole=False)
 
     async def answer(self, message: Msg) -> None:
-        """Somebody asks for a run: everything, and now. An empty answer: it could not be made."""
+        """Serves a request for a run over everything; the reply is empty when the run failed."""
         try:
             report = await self.run(whole=True)
-        except Exception:  # a message-consumer boundary: who asked hears that it failed
+        except Exception:  # a message-consumer boundary: the requester gets an empty reply
             logger.exception("reconciliation failed")
             await message.respond(b"")
         else:
             await message.respond(report.SerializeToString())
 
     async def run(self, *, whole: bool) -> Reconciliation:
-        """One run. Raises what NATS, Postgres and Valkey raise."""
-        async with self._one:
+        """Makes one run. Raises the errors of NATS, Postgres and Valkey."""
+        async with self._running:
             report = await self._run(whole=whole)
         found = Counter(difference.check for difference in report.differences)
         for check in CHECKS:
@@ -81,9 +82,13 @@ class Reconciler:
         report.run_time.GetCurrentTime()
         began, now = time.monotonic(), datetime.now(UTC)
         after = 0 if whole else await self._pool.fetchval(_LAST_SEQUENCE) or 0
-        said = await witness.ask(self._bus, self._pool, after, None if whole else _EVENTS_AT_ONCE)
-        report.stream_events, report.stream_sequence, report.pending_events = said.events, said.sequence, said.pending
-        differences = said.differences
+        audit = await audit_stream(self._bus, self._pool, after, None if whole else _EVENTS_AT_ONCE)
+        report.stream_events, report.stream_sequence, report.pending_events = (
+            audit.events,
+            audit.sequence,
+            audit.pending,
+        )
+        differences = audit.differences
         async with (
             self._pool.acquire(timeout=_STATEMENT_SECONDS) as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
@@ -101,12 +106,12 @@ class Reconciler:
         )
         report.duration.FromNanoseconds(int((time.monotonic() - began) * 1e9))
         await self._pool.execute(
-            _ADD, now, said.sequence, len(differences), json_format.MessageToJson(report, indent=None)
+            _ADD, now, audit.sequence, len(differences), json_format.MessageToJson(report, indent=None)
         )
         await self._pool.execute(_FORGET, _KEPT_DAYS)
         return report
 
 
 async def answer_requests(bus: Bus, reconciler: Reconciler) -> None:
-    """One of all billing processes answers each request for a run."""
+    """Subscribes as a queue group, so that one of all billing processes serves each request for a run."""
     await bus.nc.subscribe(names.SUBJECT_RECONCILE, queue="billing", cb=reconciler.answer)
