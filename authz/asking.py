@@ -1,39 +1,16 @@
 """What a check asks: the facts of one request, in our own words. Pure, and without Envoy's types."""
 
 from collections.abc import Mapping
-from enum import Enum
 
 import msgspec
 
 from common import names
 from common.errors import Reason, UplionError
+from common.operations import BodyFacts, Kind
 
-_NATIVE = "/uplion.inference.v1.InferenceService/"
 _MODEL_CHARACTERS = 256
 _MOST_CHOICES = 128
-_OUTPUT_FACTS = ("max_completion_tokens", "max_tokens")
-FACTS = (*_OUTPUT_FACTS, "n")  # numbers that the edge reads in the body; 0 where there is something else
 _BYTES_PER_TOKEN = 3  # of JSON; low enough that an estimate is seldom under the truth
-
-
-class Kind(Enum):
-    """What a request costs."""
-
-    GENERATION = "generation"  # input and output tokens
-    EMBEDDING = "embedding"  # input tokens
-    READING = "reading"  # nothing: lists, the admin API
-
-
-_KINDS = {
-    "/v1/chat/completions": Kind.GENERATION,
-    "/v1/completions": Kind.GENERATION,
-    "/v1/embeddings": Kind.EMBEDDING,
-    f"{_NATIVE}Chat": Kind.GENERATION,
-    f"{_NATIVE}ChatStream": Kind.GENERATION,
-    f"{_NATIVE}Completion": Kind.GENERATION,
-    f"{_NATIVE}CompletionStream": Kind.GENERATION,
-    f"{_NATIVE}Embed": Kind.EMBEDDING,
-}
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -49,12 +26,6 @@ class Question(msgspec.Struct, frozen=True):
     request_id: str
     client: str = ""  # its IP address; empty: not known
     tier: str = ""  # the one it asks for; empty: it does not
-
-
-def kind_of(method: str, path: str) -> Kind:
-    if method != "POST":
-        return Kind.READING
-    return _KINDS.get(path.partition("?")[0], Kind.READING)
 
 
 def checked_model(model: str) -> str:
@@ -80,17 +51,20 @@ def estimated_input_tokens(content_length: str | None, size_bytes: int) -> int:
     return max(1, size_bytes // _BYTES_PER_TOKEN)
 
 
-def wanted_output_tokens(facts: dict[str, float], most: int) -> int | None:
-    """`max_completion_tokens`, or the older `max_tokens`; what makes no sense is left for the router to refuse."""
-    for name in _OUTPUT_FACTS:
-        value = facts.get(name)
+def wanted_output_tokens(facts: BodyFacts, found: Mapping[str, float], most: int) -> int | None:
+    """The first of the dialect's fields that says it; what makes no sense is left for the router to refuse.
+
+    `found` is what the edge read: the fields' numbers, 0 where there was something else.
+    """
+    for name in facts.output_tokens:
+        value = found.get(name)
         if value is not None and value >= 1:
             return int(min(value, most))
     return None
 
 
-def wanted_choices(facts: dict[str, float]) -> int:
-    value = facts.get("n", 1.0)
+def wanted_choices(facts: BodyFacts, found: Mapping[str, float]) -> int:
+    value = found.get(facts.choices, 1.0)
     return int(min(max(value, 1.0), _MOST_CHOICES)) if value == value else 1
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from authz.amendments import Amendments
-from authz.asking import Kind, Question
+from authz.asking import Question
 from authz.keys import KeyRecord
 from authz.metrics import AUTHZ_LOCAL_GRANTS
 from authz.outstanding import Held, Outstanding
@@ -25,6 +25,7 @@ from authz.shares import Shares
 from authz.since import Since
 from authz.standing import NOTHING, Standing, standing
 from common.errors import Reason, UplionError
+from common.operations import Kind
 from storage.valkey import ValkeyError
 
 logger = logging.getLogger(__name__)

@@ -4,10 +4,11 @@ import re
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from authz.asking import Kind, Question
+from authz.asking import Question
 from authz.keys import KeyRecord
 from common import names
 from common.errors import Reason, UplionError
+from common.operations import Kind
 
 _ADMIN_SCOPES = (names.SCOPE_ADMIN, names.SCOPE_ADMIN_READ, names.SCOPE_ADMIN_WRITE)
 _REMEMBERED = 10_000

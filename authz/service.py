@@ -12,14 +12,12 @@ from authz.answers import admitted, denied
 from authz.credentials import credential
 from authz.deciding import Admission
 from authz.metrics import AUTHZ_CHECKS
-from common import names
+from common import names, operations
 from common.errors import Reason, UplionError
 
 logger = logging.getLogger(__name__)
 
 _SERVICE = "envoy.service.auth.v3.Authorization"
-_BODY_FACTS = "uplion.request"  # the edge's metadata namespace
-_TIER = "service_tier"
 _MOST_OUTPUT_TOKENS = 1 << 30
 # Reasons that mean "nobody can tell": an RPC error, which the edge answers with its one 503.
 _OUTAGES = {Reason.UNAVAILABLE, Reason.INTERNAL}
@@ -70,20 +68,20 @@ def _question(request: auth.CheckRequest, listener: str) -> asking.Question:
     http = request.attributes.request.http
     headers = http.headers
     key_text = credential(headers)
-    kind = asking.kind_of(http.method, http.path)
-    facts: dict[str, float] = {}
+    operation = operations.find(http.method, http.path)
+    kind = operations.Kind.READING if operation is None else operation.kind
     input_tokens, output_tokens, choices, tier = 0, None, 1, ""
-    if kind is not asking.Kind.READING:
-        found = request.attributes.metadata_context.filter_metadata
-        if _BODY_FACTS in found:
-            fields = found[_BODY_FACTS].fields
-            facts = {name: fields[name].number_value for name in asking.FACTS if name in fields}
-            if _TIER in fields:
-                tier = fields[_TIER].string_value
+    if operation is not None and operation.reserves:
         input_tokens = asking.estimated_input_tokens(headers.get("content-length"), http.size)
-    if kind is asking.Kind.GENERATION:
-        output_tokens = asking.wanted_output_tokens(facts, _MOST_OUTPUT_TOKENS)
-        choices = asking.wanted_choices(facts)
+        found = request.attributes.metadata_context.filter_metadata
+        if (facts := operation.facts) is not None and operations.FACTS_NAMESPACE in found:
+            fields = found[operations.FACTS_NAMESPACE].fields
+            if facts.tier in fields:
+                tier = fields[facts.tier].string_value
+            if kind is operations.Kind.GENERATION:
+                numbers = {name: value.number_value for name, value in fields.items()}
+                output_tokens = asking.wanted_output_tokens(facts, numbers, _MOST_OUTPUT_TOKENS)
+                choices = asking.wanted_choices(facts, numbers)
     return asking.Question(
         listener=listener,
         key_text=key_text,

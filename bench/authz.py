@@ -29,6 +29,7 @@ from authz.settings import AuthzSettings
 from bench import processes
 from bench.yardstick import echo_cpu_us
 from common import names
+from common.operations import FACTS_NAMESPACE
 from common.settings import dump
 from control.schema import migrate
 from credentials import api_keys
@@ -232,7 +233,7 @@ def _request(text: str) -> bytes:
     http.headers[names.HEADER_MODEL] = "bench"
     http.headers[names.HEADER_REQUEST_ID] = "00000000-0000-0000-0000-000000000000"
     http.headers[names.HEADER_CLIENT] = "192.0.2.1"
-    fields = request.attributes.metadata_context.filter_metadata["uplion.request"].fields
+    fields = request.attributes.metadata_context.filter_metadata[FACTS_NAMESPACE].fields
     fields["model"].string_value, fields["max_tokens"].number_value = "bench", 100
     return bytes(request.SerializeToString())
 

@@ -17,7 +17,9 @@ from uplion.control.v1 import (
 )
 from uplion.openai.v1 import openai_service_pb2
 
-OPENAI_SERVICES = ("uplion.openai.v1.OpenAIService",)
+from common.operations import OPERATIONS
+
+PUBLIC_SERVICES = tuple(dict.fromkeys(operation.service for operation in OPERATIONS if operation.path))
 CONTROL_SERVICES = (
     "uplion.control.v1.AccountService",
     "uplion.control.v1.AlertService",
@@ -33,7 +35,7 @@ CONTROL_SERVICES = (
 )
 
 
-def openai_descriptors() -> bytes:
+def public_descriptors() -> bytes:
     return _serialized(openai_service_pb2.DESCRIPTOR)
 
 

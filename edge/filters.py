@@ -35,6 +35,7 @@ from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
 from envoy_data_plane.google.protobuf import Any
 
 from common import names
+from common.operations import FACTS_NAMESPACE, BodyFacts
 from credentials import headers
 from edge import clusters, scripts
 from edge.building import seconds
@@ -44,8 +45,6 @@ from edge.settings import EdgeSettings
 FILTER_HEADERS = "envoy.filters.http.header_mutation"
 FILTER_FRAMES = "uplion.frames"
 FILTER_JSON = "envoy.filters.http.json_to_metadata"
-METADATA_NAMESPACE = "uplion.request"  # authz reads it; the names below are its keys
-BODY_FACTS = ("model", "max_tokens", "max_completion_tokens", "n", "service_tier")
 
 # What authz needs to decide. A short list halves a check's parse and keeps a client's cookies away from it.
 _AUTHZ_HEADERS = (*headers.HEADERS, "content-type", "content-length", names.HEADER_REQUEST_ID, names.HEADER_CLIENT)
@@ -76,9 +75,9 @@ def _filters(settings: EdgeSettings, listener: str, transcoder: GrpcJsonTranscod
     native_only.disabled = True
     chain.append(native_only)
     if listener == names.LISTENER_PUBLIC:
-        openai_only = _filter(FILTER_JSON, body_facts())
-        openai_only.disabled = True
-        chain.append(openai_only)
+        facts_only = _filter(FILTER_JSON, body_facts(BodyFacts()))
+        facts_only.disabled = True
+        chain.append(facts_only)
     chain += [
         _filter(FILTER_HEADERS, HeaderMutation()),
         _filter("envoy.filters.http.ext_authz", _authz(settings, listener)),
@@ -97,14 +96,14 @@ def whole_message() -> LuaPerRoute:
     return LuaPerRoute(source_code=DataSource(inline_string=scripts.frames()))
 
 
-def body_facts() -> JsonToMetadata:
+def body_facts(facts: BodyFacts) -> JsonToMetadata:
     """Reads the body whatever its content type says: many a curl forgets it."""
     rules = [
         JsonToMetadataRule(
-            selectors=[JsonToMetadataSelector(key=fact)],
-            on_present=JsonToMetadataKeyValuePair(metadata_namespace=METADATA_NAMESPACE, key=fact),
+            selectors=[JsonToMetadataSelector(key=name)],
+            on_present=JsonToMetadataKeyValuePair(metadata_namespace=FACTS_NAMESPACE, key=name),
         )
-        for fact in BODY_FACTS
+        for name in facts.names
     ]
     return JsonToMetadata(
         request_rules=JsonToMetadataMatchRules(
@@ -126,7 +125,7 @@ def _authz(settings: EdgeSettings, listener: str) -> ExtAuthz:
         failure_mode_allow=False,
         status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
         validate_mutations=True,
-        metadata_context_namespaces=[METADATA_NAMESPACE],
+        metadata_context_namespaces=[FACTS_NAMESPACE],
         allowed_headers=ListStringMatcher(patterns=headers),
     )
 

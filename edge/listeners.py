@@ -70,7 +70,7 @@ def listeners(settings: EdgeSettings) -> list[Listener]:
             settings.public_address,
             settings,
             routes.public_routes(settings),
-            filters.public_filters(settings, descriptors.openai_descriptors(), descriptors.OPENAI_SERVICES),
+            filters.public_filters(settings, descriptors.public_descriptors(), descriptors.PUBLIC_SERVICES),
             replies.local_replies(admin=False),
         ),
         _listener(

@@ -20,43 +20,28 @@ from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
 from common import names
+from common.operations import FACTS_NAMESPACE, OPERATIONS, Operation
 from edge import clusters
 from edge.building import seconds
-from edge.filters import FILTER_FRAMES, FILTER_HEADERS, FILTER_JSON, METADATA_NAMESPACE, body_facts, whole_message
+from edge.descriptors import CONTROL_SERVICES
+from edge.filters import FILTER_FRAMES, FILTER_HEADERS, FILTER_JSON, body_facts, whole_message
 from edge.settings import EdgeSettings
 
 REFUSE = "refuse/"  # a route of this name is answered by front.lua with the status behind the slash
 
-_NATIVE_INFERENCE = "/uplion.inference.v1.InferenceService/"
-_NATIVE_CONTROL = (
-    "/uplion.control.v1.AccountService/",
-    "/uplion.control.v1.AlertService/",
-    "/uplion.control.v1.KeyService/",
-    "/uplion.control.v1.LedgerService/",
-    "/uplion.control.v1.ModelService/",
-    "/uplion.control.v1.PriceService/",
-    "/uplion.control.v1.ProjectService/",
-    "/uplion.control.v1.ReconciliationService/",
-    "/uplion.control.v1.RequestService/",
-    "/uplion.control.v1.StatementService/",
-    "/uplion.control.v1.UsageService/",
-)
-_OPENAI_POSTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 _ADMIN_METHODS = "GET|POST|PATCH|DELETE"
 
 
 def public_routes(settings: EdgeSettings) -> RouteConfiguration:
     """The OpenAI surface and the native inference API, and nothing else."""
+    http = [operation for operation in OPERATIONS if operation.path]
+    paths = dict.fromkeys(operation.path for operation in http if not operation.prefix)
+    services = dict.fromkeys(operation.service for operation in OPERATIONS if not operation.path)
     routes = [
         _refuse(415, RouteMatch(prefix="/v1/", headers=[_compressed()])),
-        *(
-            _openai(path, RouteMatch(path=path, headers=[_method("POST"), _not_grpc()]), settings)
-            for path in _OPENAI_POSTS
-        ),
-        _openai("/v1/models", RouteMatch(path="/v1/models", headers=[_method("GET"), _not_grpc()]), settings),
-        _openai("/v1/models/*", RouteMatch(prefix="/v1/models/", headers=[_method("GET"), _not_grpc()]), settings),
-        *(_refuse(405, RouteMatch(path=path, headers=[_not_grpc()])) for path in (*_OPENAI_POSTS, "/v1/models")),
-        *_native(_NATIVE_INFERENCE, clusters.ROUTER, settings),
+        *(_transcoded(operation, settings) for operation in http),
+        *(_refuse(405, RouteMatch(path=path, headers=[_not_grpc()])) for path in paths),
+        *(route for service in services for route in _native(service, clusters.ROUTER, settings)),
         _refuse(404, RouteMatch(prefix="/")),
     ]
     return _configuration("public", routes)
@@ -74,7 +59,7 @@ def admin_routes(settings: EdgeSettings) -> RouteConfiguration:
     routes = [
         _refuse(415, RouteMatch(prefix="/admin/v1/", headers=[_compressed()])),
         admin,
-        *(route for prefix in _NATIVE_CONTROL for route in _native(prefix, clusters.CONTROL, settings)),
+        *(route for service in CONTROL_SERVICES for route in _native(service, clusters.CONTROL, settings)),
         _refuse(404, RouteMatch(prefix="/")),
     ]
     return _configuration("admin", routes)
@@ -88,23 +73,25 @@ def _configuration(name: str, routes: list[Route]) -> RouteConfiguration:
     )
 
 
-def _openai(name: str, match: RouteMatch, settings: EdgeSettings) -> Route:
-    """An OpenAI route: `x-uplion-model` is what the body says, or absent."""
-    model = HeaderMutation(
-        append=HeaderValueOption(
-            header=HeaderValue(key=names.HEADER_MODEL, value=f"%DYNAMIC_METADATA({METADATA_NAMESPACE}:model)%"),
-            append_action=AppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
-        )
-    )
-    requests = [HeaderMutation(remove=names.HEADER_MODEL), model]
+def _transcoded(operation: Operation, settings: EdgeSettings) -> Route:
+    """The route of an operation with an HTTP path: `x-uplion-model` is what the body says, or absent."""
+    requests = [HeaderMutation(remove=names.HEADER_MODEL)]
+    filters = {}
+    facts = operation.facts
+    if facts is not None:
+        model = HeaderValue(key=names.HEADER_MODEL, value=f"%DYNAMIC_METADATA({FACTS_NAMESPACE}:{facts.model})%")
+        overwrite = AppendAction.OVERWRITE_IF_EXISTS_OR_ADD
+        requests.append(HeaderMutation(append=HeaderValueOption(header=model, append_action=overwrite)))
+        filters[FILTER_JSON] = Any.pack(body_facts(facts))  # the filter is off but for such routes
+    filters[FILTER_HEADERS] = Any.pack(_http_only_headers(requests))
+    headers = [_method(operation.method), _not_grpc()]
+    prefix = operation.prefix
+    match = RouteMatch(prefix=prefix, headers=headers) if prefix else RouteMatch(path=operation.path, headers=headers)
     return Route(
-        name=f"openai{name}",
+        name=f"{operation.dialect.value}{prefix + '*' if prefix else operation.path}",
         match=match,
         route=_action(clusters.ROUTER, settings),
-        typed_per_filter_config={
-            FILTER_HEADERS: Any.pack(_http_only_headers(requests)),
-            FILTER_JSON: Any.pack(body_facts()),  # the filter is off but for such routes
-        },
+        typed_per_filter_config=filters,
     )
 
 
@@ -117,8 +104,9 @@ def _http_only_headers(requests: list[HeaderMutation]) -> HeaderMutationPerRoute
     )
 
 
-def _native(prefix: str, cluster: str, settings: EdgeSettings) -> list[Route]:
+def _native(service: str, cluster: str, settings: EdgeSettings) -> list[Route]:
     """gRPC servers inflate a message before they look at its size, so a compressed one does not reach them."""
+    prefix = f"/{service}/"
     encoding = HeaderMatcher(
         name="grpc-encoding",
         string_match=StringMatcher(exact="identity"),

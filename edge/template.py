@@ -24,6 +24,7 @@ _SOURCES = (
     "credentials/headers.py",
     "common/errors.py",
     "common/names.py",
+    "common/operations.py",
     "gen/uplion/openai/v1/*_pb2.py",
     "gen/uplion/control/v1/*_pb2.py",
 )

@@ -7,7 +7,7 @@ headers arrive and runs the handler in it once the message is there; what ends i
 from __future__ import annotations  # grpc's classes are generic in the stubs only
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -15,30 +15,18 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from common import operations
 from common.errors import Reason, UplionError
 from common.identity import Identity
 from router.jobs import Operation
 from router.records import Record
-
-_OPENAI = "/uplion.openai.v1.OpenAIService/"
-_NATIVE = "/uplion.inference.v1.InferenceService/"
-METHODS: Mapping[str, tuple[Operation, str]] = {
-    f"{_OPENAI}CreateChatCompletion": (Operation.CHAT, "openai"),
-    f"{_OPENAI}CreateCompletion": (Operation.COMPLETION, "openai"),
-    f"{_OPENAI}CreateEmbedding": (Operation.EMBEDDING, "openai"),
-    f"{_NATIVE}Chat": (Operation.CHAT, "native"),
-    f"{_NATIVE}ChatStream": (Operation.CHAT, "native"),
-    f"{_NATIVE}Completion": (Operation.COMPLETION, "native"),
-    f"{_NATIVE}CompletionStream": (Operation.COMPLETION, "native"),
-    f"{_NATIVE}Embed": (Operation.EMBEDDING, "native"),
-}
 
 
 @dataclass(slots=True, eq=False)
 class _Admission:
     """One call, from its headers on."""
 
-    method: str
+    operation: operations.Operation
     metadata: Any
     begun: bool = False
 
@@ -65,8 +53,9 @@ class Admissions(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         task = asyncio.current_task()
-        if task is not None and handler_call_details.method in METHODS:
-            admission = _Admission(handler_call_details.method, handler_call_details.invocation_metadata)
+        operation = operations.BY_RPC.get(handler_call_details.method)
+        if task is not None and operation is not None and operation.reserves:
+            admission = _Admission(operation, handler_call_details.invocation_metadata)
             _current.set(admission)
 
             def ended(call: asyncio.Task[Any]) -> None:
@@ -85,4 +74,6 @@ class Admissions(grpc.aio.ServerInterceptor):
             error = UplionError(Reason.CANCELLED, "The client closed the connection.")
         else:
             error = UplionError(Reason.INVALID_REQUEST, "The call ended before it was a whole request.")
-        self._ended_unbegun(Record(identity, *METHODS[admission.method]), error)
+        called = admission.operation
+        assert called.capability is not None  # what is reserved for runs a model
+        self._ended_unbegun(Record(identity, Operation(called.capability.value), called.dialect.value), error)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, NoReturn
 
 import msgspec
@@ -16,15 +16,16 @@ _MAX_VALUES: Final = 100_000  # anywhere in a body: what it takes to walk them m
 _MANY_BYTES: Final = 1 << 18
 _INT64: Final = 1 << 63
 
-# The edge read these too, and authz reserved by them: a field given twice would be two fields.
-_ONCE: Final = ("model", "max_tokens", "max_completion_tokens", "n")
 _HIDDEN_LETTER: Final = re.compile(rb"\\u00[4-7]")  # an ASCII letter as an escape, which no client writes
 
 _decode = msgspec.json.Decoder().decode
 
 
-def json_object(data: bytes) -> Body:
-    """One JSON object; msgspec refuses NaN, lone surrogates, bad UTF-8, trailing text and numbers out of range."""
+def json_object(data: bytes, once: Iterable[str]) -> Body:
+    """One JSON object; msgspec refuses NaN, lone surrogates, bad UTF-8, trailing text and numbers out of range.
+
+    A field in `once` may be given once: the edge read it too, and authz reserved by what it read.
+    """
     if len(data) > _MANY_BYTES and data.count(b'":') - data.count(b'\\":') > _MAX_VALUES:
         raise UplionError(Reason.INVALID_REQUEST, f"The body holds more than {_MAX_VALUES} values.")
     try:
@@ -33,12 +34,12 @@ def json_object(data: bytes) -> Body:
         raise UplionError(Reason.INVALID_REQUEST, f"The body is not valid JSON: {_why(problem)}.") from None
     if not isinstance(body, dict):
         raise UplionError(Reason.INVALID_REQUEST, "The body must be a JSON object.")
-    if _HIDDEN_LETTER.search(data) or any(data.count(b'"%s"' % name.encode()) > 1 for name in _ONCE):
-        _check_once(data)
+    if _HIDDEN_LETTER.search(data) or any(data.count(b'"%s"' % name.encode()) > 1 for name in once):
+        _check_once(data, once)
     return body
 
 
-def _check_once(data: bytes) -> None:
+def _check_once(data: bytes, once: Iterable[str]) -> None:
     """The slow way to see what a dict cannot show; the words of those fields may well be in nested places."""
     pairs: list[tuple[str, Any]] = []
 
@@ -51,7 +52,7 @@ def _check_once(data: bytes) -> None:
     except (ValueError, RecursionError):
         raise UplionError(Reason.INVALID_REQUEST, "The body is not valid JSON.") from None
     names = [name for name, _ in pairs]
-    for name in _ONCE:
+    for name in once:
         if names.count(name) > 1:
             raise UplionError(Reason.INVALID_REQUEST, f"'{name}' is given more than once.", param=name)
 

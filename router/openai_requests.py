@@ -13,6 +13,7 @@ from uplion.dispatch.v1.run_pb2 import ChatInput, EmbeddingInput, RunRequest, Te
 from uplion.inference.v1.sampling_pb2 import Sampling
 
 from common.identity import Identity
+from common.operations import OPENAI_FACTS
 from router.jobs import Job, Operation, capped_output, check_model
 from router.openai_fields import (
     Body,
@@ -41,6 +42,8 @@ _INT64: Final = 1 << 63
 _COMPLETION_TOKENS: Final = 16  # what the legacy API generates when it is not told
 _ROLES: Final = frozenset({"system", "developer", "user", "assistant"})
 
+_READ_AGAIN: Final = OPENAI_FACTS.read_again
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -56,7 +59,7 @@ class OpenAIRequest:
 
 def parse_chat(data: bytes, identity: Identity) -> OpenAIRequest:
     """The body of POST /v1/chat/completions."""
-    body = json_object(data)
+    body = json_object(data, _READ_AGAIN)
     model = check_model(text(body, "model"), identity)
     _refuse_unbuilt(body, _CHAT_UNBUILT)
     messages, characters = _messages(body.get("messages"))
@@ -70,7 +73,7 @@ def parse_chat(data: bytes, identity: Identity) -> OpenAIRequest:
 
 def parse_completion(data: bytes, identity: Identity) -> OpenAIRequest:
     """The body of POST /v1/completions."""
-    body = json_object(data)
+    body = json_object(data, _READ_AGAIN)
     model = check_model(text(body, "model"), identity)
     _refuse_unbuilt(body, _COMPLETION_UNBUILT)
     if "prompt" not in body:
@@ -90,7 +93,7 @@ def parse_completion(data: bytes, identity: Identity) -> OpenAIRequest:
 
 def parse_embedding(data: bytes, identity: Identity) -> OpenAIRequest:
     """The body of POST /v1/embeddings."""
-    body = json_object(data)
+    body = json_object(data, _READ_AGAIN)
     model = check_model(text(body, "model"), identity)
     _refuse_unbuilt(body, _EMBEDDING_UNBUILT)
     encoding = body.get("encoding_format")

@@ -18,6 +18,7 @@ from envoy.service.auth.v3 import external_auth_pb2 as auth
 from authz.app import main
 from authz.settings import AuthzSettings
 from common import lifecycle, names
+from common.operations import FACTS_NAMESPACE
 from control.schema import migrate
 from credentials import api_keys
 from ledger.limits import Limit
@@ -104,7 +105,7 @@ class Authz:
         for name, value in (headers or {}).items():
             http.headers[name] = value
         for name, fact in (facts or {}).items():
-            field = request.attributes.metadata_context.filter_metadata["uplion.request"].fields[name]
+            field = request.attributes.metadata_context.filter_metadata[FACTS_NAMESPACE].fields[name]
             if isinstance(fact, str):
                 field.string_value = fact
             else:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from authz.amendments import Amendments
-from authz.asking import Kind, Question
+from authz.asking import Question
 from authz.keys import KeyRecord
 from authz.limits import Grant, LimitRules, Limits
 from authz.outstanding import Outstanding
@@ -17,6 +17,7 @@ from authz.plans import Plans
 from authz.prices import Price, PriceTable
 from authz.shares import Shares
 from authz.since import Since
+from common.operations import Kind
 from ledger.limits import Limit, Rule
 from storage.valkey import Valkey
 

@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from authz.asking import Kind
 from authz.limits import Grant
 from authz.refusals import LimitError
 from billing.reservations.settlement import connect_settlement
 from billing.rollups import Balance, Totals
 from common import names
 from common.errors import Reason
+from common.operations import Kind
 from tests.integration.authz.harness import Harness, harness
 from tests.integration.authz.rules import at_once, cost, requests, tokens
 

@@ -16,13 +16,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, get_state_machine_test, initialize, rule
 
-from authz.asking import Kind
 from authz.keys import KeyRecord
 from authz.limits import Grant
 from authz.refusals import LimitError
 from billing.reservations.settlement import Settlement, connect_settlement
 from billing.rollups import Balance, Totals
 from common.errors import Reason
+from common.operations import Kind
 from ledger.limits import Limit, Rule
 from tests.integration.authz.harness import Harness, harness
 

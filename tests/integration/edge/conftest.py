@@ -14,6 +14,7 @@ from envoy.service.auth.v3 import external_auth_pb2 as auth
 from google.api.httpbody_pb2 import HttpBody
 from google.protobuf.json_format import MessageToDict
 
+from common.operations import FACTS_NAMESPACE
 from credentials.api_keys import TEST_KEY
 from credentials.headers import HEADERS as CREDENTIALS
 from tests.integration.edge.envoys import PATIENCE_SECONDS, EdgeProcess, Reply, edge_settings, raw, request
@@ -85,7 +86,7 @@ class Authz:
     def facts(self) -> dict[str, Any]:
         """What the last check was told of the body."""
         found = self.checks[-1].attributes.metadata_context.filter_metadata
-        return MessageToDict(found["uplion.request"]) if "uplion.request" in found else {}
+        return MessageToDict(found[FACTS_NAMESPACE]) if FACTS_NAMESPACE in found else {}
 
     def check(self, request: auth.CheckRequest, context: grpc.ServicerContext) -> auth.CheckResponse:
         self.checks.append(request)

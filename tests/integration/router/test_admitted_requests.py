@@ -15,13 +15,13 @@ from uplion.dispatch.v1 import run_pb2
 from uplion.inference.v1 import chat_pb2, completion_pb2, embedding_pb2, inference_service_pb2
 from uplion.openai.v1 import openai_service_pb2
 
-from authz import asking
+from common import operations
 from common.names import KV_MODELS, SUBJECT_RELEASE, token
-from router.admissions import METHODS
 from tests.integration.router.conftest import MANIFEST, hello, word
 
 _OPENAI = "/uplion.openai.v1.OpenAIService/"
 _NATIVE = "/uplion.inference.v1.InferenceService/"
+METHODS = {operation.rpc: operation for operation in operations.OPERATIONS if operation.reserves}
 _UNREADABLE = b"\xff\xff\xff"
 _WAIT_SECONDS = 30.0
 _HELLO = [{"role": "user", "content": "hi"}]
@@ -184,7 +184,7 @@ async def test_a_call_that_ends_before_its_message_came_is_accounted_for_too(wor
     seen = {event.status for event in found.values()}  # what the gRPC library noticed first
     assert seen <= {billing.ATTEMPT_STATUS_CANCELLED, billing.ATTEMPT_STATUS_REFUSED}
     assert {name: event.operation for name, event in found.items()} == {
-        name: operation.value for name, (operation, _) in METHODS.items()
+        name: operation.capability.value for name, operation in METHODS.items()
     }
 
 
@@ -227,14 +227,15 @@ async def test_a_request_that_holds_no_slot_announces_nothing(world: Any) -> Non
 
 def test_every_method_that_authz_reserves_for_is_watched() -> None:
     native = inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"]
-    reserved = {
-        f"{_NATIVE}{method.name}"
-        for method in native.methods
-        if asking.kind_of("POST", f"{_NATIVE}{method.name}") is not asking.Kind.READING
-    }
+    reserved = {f"{_NATIVE}{method.name}" for method in native.methods if _reserves(f"{_NATIVE}{method.name}")}
     openai = openai_service_pb2.DESCRIPTOR.services_by_name["OpenAIService"]
     for method in openai.methods:
         rule = method.GetOptions().Extensions[annotations_pb2.http]
-        if rule.post and asking.kind_of("POST", rule.post) is not asking.Kind.READING:
+        if rule.post and _reserves(rule.post):
             reserved.add(f"{_OPENAI}{method.name}")
     assert reserved == set(METHODS)
+
+
+def _reserves(path: str) -> bool:
+    operation = operations.find("POST", path)
+    return operation is not None and operation.reserves

@@ -10,6 +10,7 @@ from authz import asking
 from authz.answers import duration
 from authz.credentials import credential
 from common.errors import Reason, UplionError
+from common.operations import OPENAI_FACTS
 
 KEY = "upl_live_0123456789ab_" + "x" * 49
 
@@ -40,47 +41,18 @@ def test_the_same_key_in_two_headers_is_one_key() -> None:
     assert credential({"authorization": f"Bearer {KEY}", "x-api-key": KEY}) == KEY
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "kind"),
-    [
-        ("POST", "/v1/chat/completions", asking.Kind.GENERATION),
-        ("POST", "/v1/chat/completions?api-version=1", asking.Kind.GENERATION),
-        ("POST", "/v1/embeddings", asking.Kind.EMBEDDING),
-        ("POST", "/uplion.inference.v1.InferenceService/ChatStream", asking.Kind.GENERATION),
-        ("POST", "/uplion.inference.v1.InferenceService/ListModels", asking.Kind.READING),
-        ("GET", "/v1/chat/completions", asking.Kind.READING),
-        ("POST", "/admin/v1/keys", asking.Kind.READING),
-    ],
-)
-def test_what_a_request_costs(method: str, path: str, kind: asking.Kind) -> None:
-    assert asking.kind_of(method, path) is kind
-
-
-def test_every_native_method_that_runs_a_model_is_counted() -> None:
-    """A method added to the contract must be given a kind here."""
-    from uplion.inference.v1 import inference_service_pb2
-
-    service = inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"]
-    reading = {
-        method.name
-        for method in service.methods
-        if asking.kind_of("POST", f"/{service.full_name}/{method.name}") is asking.Kind.READING
-    }
-    assert reading == {"ListModels"}
-
-
 @settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["max_tokens", "max_completion_tokens", "n"]), st.floats()))
 def test_no_number_from_a_body_breaks_the_estimate(facts: dict[str, float]) -> None:
-    output = asking.wanted_output_tokens(facts, 1000)
+    output = asking.wanted_output_tokens(OPENAI_FACTS, facts, 1000)
     assert output is None or 1 <= output <= 1000
-    assert 1 <= asking.wanted_choices(facts) <= 128
+    assert 1 <= asking.wanted_choices(OPENAI_FACTS, facts) <= 128
 
 
 def test_max_completion_tokens_wins() -> None:
-    assert asking.wanted_output_tokens({"max_tokens": 5.0, "max_completion_tokens": 7.0}, 1000) == 7
-    assert asking.wanted_output_tokens({"max_tokens": 1e400}, 1000) == 1000
-    assert asking.wanted_output_tokens({"max_tokens": math.nan}, 1000) is None
+    assert asking.wanted_output_tokens(OPENAI_FACTS, {"max_tokens": 5.0, "max_completion_tokens": 7.0}, 1000) == 7
+    assert asking.wanted_output_tokens(OPENAI_FACTS, {"max_tokens": 1e400}, 1000) == 1000
+    assert asking.wanted_output_tokens(OPENAI_FACTS, {"max_tokens": math.nan}, 1000) is None
 
 
 @settings(deadline=None)

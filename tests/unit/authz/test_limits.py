@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from authz.amendments import Amendments
-from authz.asking import Kind, Question
+from authz.asking import Question
 from authz.keys import KeyRecord
 from authz.limits import Grant, LimitRules, Limits
 from authz.outstanding import Outstanding
@@ -15,6 +15,7 @@ from authz.prices import PriceTable
 from authz.shares import Shares
 from authz.since import Since
 from common.errors import Reason, UplionError
+from common.operations import Kind
 from ledger.limits import Limit, Rule
 from storage.valkey import ValkeyError
 

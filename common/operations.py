@@ -1,0 +1,131 @@
+"""The catalogue of public operations: each call a client can make, once, with what edge, authz and router must know.
+
+A new operation is a method in proto/ and an entry here; routes, body facts, reservations and the watch over calls whose
+handler never began follow from it. The admin API's operations are not listed: they follow from its descriptors.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+
+FACTS_NAMESPACE = "uplion.request"  # of Envoy's dynamic metadata; its keys are the names in `BodyFacts`
+
+
+class Kind(Enum):
+    """What an operation costs."""
+
+    GENERATION = "generation"  # input and output tokens
+    EMBEDDING = "embedding"  # input tokens
+    READING = "reading"  # nothing
+
+
+class Capability(Enum):
+    """What a model must be able to do; the value is the word in usage events and metrics."""
+
+    CHAT = "chat"
+    COMPLETION = "completion"
+    EMBEDDING = "embedding"
+
+
+class Dialect(Enum):
+    """Whose form requests, answers and errors have; the value is the word in metrics."""
+
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
+    NATIVE = "native"  # typed messages and gRPC statuses
+
+
+@dataclass(frozen=True, slots=True)
+class BodyFacts:
+    """The top-level fields of a JSON body that the edge reads for authz; empty where a dialect has no such field."""
+
+    model: str = "model"
+    output_tokens: tuple[str, ...] = ()  # most tokens of one choice; the first that is given counts
+    choices: str = ""
+    tier: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them."""
+        return tuple(name for name in (*self.read_again, self.tier) if name)
+
+    @property
+    def read_again(self) -> tuple[str, ...]:
+        """Those that the router reads too: one given twice could mean another thing to each."""
+        return tuple(name for name in (self.model, *self.output_tokens, self.choices) if name)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One public call."""
+
+    rpc: str  # as gRPC writes it: "/package.Service/Method"
+    dialect: Dialect
+    kind: Kind
+    capability: Capability | None = None  # None: no model is run
+    method: str = "POST"  # of the HTTP request
+    path: str = ""  # of the HTTP request, as google.api.http writes it; empty: it is called by gRPC only
+    facts: BodyFacts | None = None  # None: the edge does not read the body; gRPC callers send `x-uplion-model`
+    streams: bool = False  # the answer can come in pieces
+
+    @property
+    def service(self) -> str:
+        """The full name of its gRPC service."""
+        return self.rpc[1:].rpartition("/")[0]
+
+    @property
+    def prefix(self) -> str:
+        """What its path starts with, where the path ends in a variable; empty: the path is one."""
+        return self.path.partition("{")[0] if "{" in self.path else ""
+
+    @property
+    def reserves(self) -> bool:
+        """Whether authz reserves for it, so that each admitted call owes a usage event."""
+        return self.kind is not Kind.READING
+
+
+OPENAI_FACTS = BodyFacts(output_tokens=("max_completion_tokens", "max_tokens"), choices="n", tier="service_tier")
+
+
+def _openai(method: str, path: str, kind: Kind, capability: Capability, *, streams: bool = False) -> Operation:
+    rpc = f"{_OPENAI}{method}"
+    return Operation(rpc, Dialect.OPENAI, kind, capability, path=path, facts=OPENAI_FACTS, streams=streams)
+
+
+def _native(method: str, kind: Kind, capability: Capability | None = None, *, streams: bool = False) -> Operation:
+    return Operation(f"{_NATIVE}{method}", Dialect.NATIVE, kind, capability, streams=streams)
+
+
+_OPENAI = "/uplion.openai.v1.OpenAIService/"
+_NATIVE = "/uplion.inference.v1.InferenceService/"
+
+OPERATIONS = (
+    _openai("CreateChatCompletion", "/v1/chat/completions", Kind.GENERATION, Capability.CHAT, streams=True),
+    _openai("CreateCompletion", "/v1/completions", Kind.GENERATION, Capability.COMPLETION, streams=True),
+    _openai("CreateEmbedding", "/v1/embeddings", Kind.EMBEDDING, Capability.EMBEDDING),
+    Operation(f"{_OPENAI}ListModels", Dialect.OPENAI, Kind.READING, method="GET", path="/v1/models"),
+    Operation(f"{_OPENAI}GetModel", Dialect.OPENAI, Kind.READING, method="GET", path="/v1/models/{model=**}"),
+    _native("Chat", Kind.GENERATION, Capability.CHAT),
+    _native("ChatStream", Kind.GENERATION, Capability.CHAT, streams=True),
+    _native("Completion", Kind.GENERATION, Capability.COMPLETION),
+    _native("CompletionStream", Kind.GENERATION, Capability.COMPLETION, streams=True),
+    _native("Embed", Kind.EMBEDDING, Capability.EMBEDDING),
+    _native("ListModels", Kind.READING),
+)
+
+BY_RPC: Mapping[str, Operation] = MappingProxyType({operation.rpc: operation for operation in OPERATIONS})
+_BY_PATH = {(operation.method, operation.path or operation.rpc): operation for operation in OPERATIONS}
+_BY_PREFIX = tuple(operation for operation in OPERATIONS if operation.prefix)
+
+
+def find(method: str, path: str) -> Operation | None:
+    """The operation that an HTTP request asks for (a gRPC call is one too); None: none of these, as the admin API."""
+    path = path.partition("?")[0]
+    found = _BY_PATH.get((method, path))
+    if found is not None:
+        return found
+    for operation in _BY_PREFIX:
+        if method == operation.method and path.startswith(operation.prefix):
+            return operation
+    return None
