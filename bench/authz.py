@@ -31,7 +31,7 @@ from bench.yardstick import echo_cpu_us
 from common import names
 from common.operations import FACTS_NAMESPACE
 from common.settings import dump
-from control.schema import migrate
+from control.schema.migrate import migrate
 from credentials import api_keys
 from ledger.limits import Limit
 from stack import servers

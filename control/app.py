@@ -23,32 +23,36 @@ from uplion.control.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to
 from common.errors import UplionError
 from common.lifecycle import grpc_server
 from common.tasks import not_cancelled
-from control.accounts import AccountService
-from control.alerts import AlertService
-from control.books import Books
 from control.bootstrap import bootstrap
-from control.catalog import Catalog
-from control.database import QUERY_SECONDS
-from control.erasure import Erasure
-from control.explaining import RequestService
 from control.invalidation import Invalidations
-from control.keys import KeyService
-from control.keystore import KeyStore
-from control.ledger import Ledger
-from control.models import ModelService
-from control.permissions import ScopesInterceptor
-from control.prices import PriceService
-from control.projects import ProjectService
-from control.proofs import Proofs
-from control.proving import LedgerService
-from control.reading import Reading
-from control.reconciling import ReconciliationService
-from control.schema import migrate
+from control.last_used import note_used
+from control.requests.permissions import ScopesInterceptor
+from control.schema.migrate import migrate
+from control.services.account_service import AccountService
+from control.services.alert_service import AlertService
+from control.services.key_service import KeyService
+from control.services.ledger_service import LedgerService
+from control.services.model_service import ModelService
+from control.services.price_service import PriceService
+from control.services.project_service import ProjectService
+from control.services.reconciliation_service import ReconciliationService
+from control.services.request_service import RequestService
+from control.services.statement_service import StatementService
+from control.services.usage_service import UsageService
 from control.settings import ControlSettings
-from control.statements import StatementService
-from control.store import Store
-from control.usage import UsageService
-from control.uses import note_used
+from control.stores.accounts import AccountStore
+from control.stores.alerts import AlertStore
+from control.stores.attempts import AttemptStore
+from control.stores.database import QUERY_SECONDS
+from control.stores.decision_log import DecisionLog
+from control.stores.erasure import Erasure
+from control.stores.keys import KeyStore
+from control.stores.ledger_export import LedgerExport
+from control.stores.models import ModelStore
+from control.stores.prices import PriceStore
+from control.stores.projects import ProjectStore
+from control.stores.reconciliations import ReconciliationStore
+from control.stores.usage import UsageStore
 from credentials.peppers import read as read_peppers
 from messaging.bus import Bus, connect_bus
 from storage.postgres import connect_pool
@@ -70,8 +74,8 @@ async def main(settings: ControlSettings, stop: asyncio.Event) -> None:
         connect_bus(settings.nats_url, "control") as bus,
         connect_pool(settings.postgres_url, least=0, command_seconds=QUERY_SECONDS) as pool,
     ):
-        catalog = Catalog(bus)
-        await catalog.restore()
+        models = ModelStore(bus)
+        await models.restore()
         async with _first_connection(settings.postgres_url, settings.database_seconds) as connection:
             await migrate(connection)
             if settings.bootstrap_file is not None:
@@ -87,21 +91,21 @@ async def main(settings: ControlSettings, stop: asyncio.Event) -> None:
             grpc_server(
                 "control",
                 settings.listen,
-                lambda server: _register(server, pool, bus, catalog, key_service),
+                lambda server: _register(server, pool, bus, models, key_service),
                 interceptors=[ScopesInterceptor()],
                 drain_seconds=settings.drain_seconds,
                 grace_seconds=settings.grace_seconds,
             ),
             asyncio.TaskGroup() as tasks,
         ):
-            keeper = tasks.create_task(_keep(catalog, bus), name="queues after a broker's restart")
+            keeper = tasks.create_task(_keep(models, bus), name="queues after a broker's restart")
             noting = tasks.create_task(note_used(bus, key_store), name="when keys were last used")
             await stop.wait()
             keeper.cancel()
             noting.cancel()
 
 
-async def _keep(catalog: Catalog, bus: Bus) -> None:
+async def _keep(models: ModelStore, bus: Bus) -> None:
     """Restores what a restarted broker forgot, within a moment of its return; for ever."""
     restored = bus.reconnects
     while not_cancelled():
@@ -110,26 +114,26 @@ async def _keep(catalog: Catalog, bus: Bus) -> None:
         if seen == restored:
             continue
         try:
-            await catalog.restore()
+            await models.restore()
             restored = seen
         except UplionError as problem:
             logger.warning("queues are not restored yet", extra={"problem": problem.message})
 
 
-def _register(server: grpc.aio.Server, pool: "Pool", bus: Bus, catalog: Catalog, key_service: KeyService) -> None:
-    """Every service here is in edge.descriptors and edge.routes, and every method in control.permissions."""
-    store, invalidations = Store(pool), Invalidations(bus)
-    add_AccountServiceServicer_to_server(AccountService(store, Erasure(pool), invalidations), server)
-    add_AlertServiceServicer_to_server(AlertService(Books(pool)), server)
+def _register(server: grpc.aio.Server, pool: "Pool", bus: Bus, models: ModelStore, key_service: KeyService) -> None:
+    """Every service here is in edge.descriptors and edge.routes, and every method in requests.permissions."""
+    invalidations = Invalidations(bus)
+    add_AccountServiceServicer_to_server(AccountService(AccountStore(pool), Erasure(pool), invalidations), server)
+    add_AlertServiceServicer_to_server(AlertService(AlertStore(pool)), server)
     add_KeyServiceServicer_to_server(key_service, server)
-    add_LedgerServiceServicer_to_server(LedgerService(Proofs(pool)), server)
-    add_ModelServiceServicer_to_server(ModelService(catalog), server)
-    add_PriceServiceServicer_to_server(PriceService(Books(pool), invalidations), server)
-    add_ProjectServiceServicer_to_server(ProjectService(store, invalidations), server)
-    add_ReconciliationServiceServicer_to_server(ReconciliationService(pool, bus), server)
-    add_RequestServiceServicer_to_server(RequestService(Ledger(pool), bus), server)
-    add_StatementServiceServicer_to_server(StatementService(Reading(pool)), server)
-    add_UsageServiceServicer_to_server(UsageService(Reading(pool)), server)
+    add_LedgerServiceServicer_to_server(LedgerService(LedgerExport(pool)), server)
+    add_ModelServiceServicer_to_server(ModelService(models), server)
+    add_PriceServiceServicer_to_server(PriceService(PriceStore(pool), invalidations), server)
+    add_ProjectServiceServicer_to_server(ProjectService(ProjectStore(pool), invalidations), server)
+    add_ReconciliationServiceServicer_to_server(ReconciliationService(ReconciliationStore(pool), bus), server)
+    add_RequestServiceServicer_to_server(RequestService(AttemptStore(pool), DecisionLog(bus)), server)
+    add_StatementServiceServicer_to_server(StatementService(UsageStore(pool)), server)
+    add_UsageServiceServicer_to_server(UsageService(UsageStore(pool)), server)
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import names
-from control.accounts import ACCOUNT_DEFAULT
+from control.services.account_service import ACCOUNT_DEFAULT
 from credentials import api_keys
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from bench import processes
 from bench.billing.servers import POSTGRES_SETTINGS, Machine, machine
 from bench.billing.stream import Filled, Shape, fill
 from common import names
-from control.schema import migrate
+from control.schema.migrate import migrate
 from messaging.bus import Bus, connect_bus
 
 _PREFILL = """

@@ -19,7 +19,7 @@ from authz.app import main
 from authz.settings import AuthzSettings
 from common import lifecycle, names
 from common.operations import FACTS_NAMESPACE
-from control.schema import migrate
+from control.schema.migrate import migrate
 from credentials import api_keys
 from ledger.limits import Limit
 from tests.integration.authz.rules import as_json

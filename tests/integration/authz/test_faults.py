@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from authz.settings import AuthzSettings
 from common import names
 from common.settings import dump
-from control.schema import migrate
+from control.schema.migrate import migrate
 from storage.valkey import Valkey, ValkeyError
 from tests.integration.authz.rules import at_once, requests, tokens
 

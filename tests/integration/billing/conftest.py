@@ -17,7 +17,7 @@ from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
 from billing.app import main
 from billing.settings import BillingSettings
 from common import names
-from control.schema import migrate
+from control.schema.migrate import migrate
 from ledger import hash_chain
 from messaging.bus import Bus, connect_bus
 from tests.usage_stream import all_acknowledged

@@ -13,7 +13,7 @@ from billing.duties.retention import forget, oldest_month
 from billing.entry import decode
 from billing.rollups import Balance
 from billing.store import LedgerWriter
-from control.schema import migrate, migrations
+from control.schema.migrate import migrate, migrations
 
 CANCELLED = AttemptStatus.ATTEMPT_STATUS_CANCELLED
 FAILED = AttemptStatus.ATTEMPT_STATUS_FAILED

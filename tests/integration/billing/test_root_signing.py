@@ -13,7 +13,7 @@ from billing.duties.root_signing import RootSigner, signing_key
 from billing.entry import decode
 from billing.store import LedgerWriter
 from cli.verifying import verify
-from control.proofs import Proofs, write
+from control.stores.ledger_export import LedgerExport, write
 from ledger import merkle
 
 SECRET = "a secret of the tests, long enough to be one"
@@ -53,7 +53,7 @@ def today():
 
 
 async def export(harness, account=None):
-    lines = [line async for part in Proofs(harness.database).export(account) for line in part]
+    lines = [line async for part in LedgerExport(harness.database).lines(account) for line in part]
     return [json.loads(text) for text in write(lines).splitlines()]
 
 

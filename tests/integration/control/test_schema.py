@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from control.bootstrap import bootstrap
-from control.schema import Migration, SchemaError, migrate, migrations
+from control.schema.migrate import Migration, SchemaError, migrate, migrations
 from credentials import api_keys
 
 PEPPER = b"pepper"

@@ -14,7 +14,7 @@ from google.rpc.status_pb2 import Status
 
 from authz.settings import AuthzSettings
 from common.settings import dump
-from control.schema import migrate
+from control.schema.migrate import migrate
 from credentials import api_keys
 
 CHAT = b'{"model":"m","max_tokens":5}'

@@ -1,0 +1,48 @@
+"""When keys were last used: authz says so about once a minute, and it is written in batches, far from any request."""
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+
+from nats.aio.subscription import Subscription
+
+from common import names
+from common.tasks import not_cancelled
+from control.stores.keys import KeyStore
+from messaging.bus import Bus
+
+logger = logging.getLogger(__name__)
+
+_QUEUE = "control"  # of several control processes, one writes
+_WAIT_SECONDS = 30.0
+_GATHER_SECONDS = 0.5
+_MOST = 10_000
+
+
+async def note_used(bus: Bus, store: KeyStore) -> None:
+    """Runs until cancelled. Core NATS: what is lost is said again the next time the key is used."""
+    subscription = await bus.nc.subscribe(names.SUBJECT_USED, queue=_QUEUE)
+    while not_cancelled():
+        used = await _gathered(subscription)
+        if not used:
+            continue
+        try:
+            await store.used(sorted(used), datetime.now(UTC))
+        except Exception as problem:  # the consumer's boundary
+            logger.warning("last use is not noted", extra={"keys": len(used), "problem": repr(problem)})
+
+
+async def _gathered(subscription: Subscription) -> set[str]:
+    """The ids of what comes, and of what comes within a moment after it; none when nothing came for a while."""
+    loop = asyncio.get_running_loop()
+    used: set[str] = set()
+    wait_seconds, end = _WAIT_SECONDS, float("inf")
+    while len(used) < _MOST and wait_seconds > 0:
+        try:
+            message = await subscription.next_msg(timeout=wait_seconds)
+        except TimeoutError:
+            break
+        used.update(each for each in message.data.decode("ascii", "replace").split() if each.isalnum())
+        end = min(end, loop.time() + _GATHER_SECONDS)
+        wait_seconds = end - loop.time()
+    return used

@@ -1,0 +1,1 @@
+"""Reading admin requests: the caller and its permissions, fields, pages, update masks."""

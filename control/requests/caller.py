@@ -1,0 +1,61 @@
+"""The caller of an admin method, and which accounts it may reach."""
+
+from __future__ import annotations  # grpc's classes are generic in the stubs only
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
+from common import names
+from common.errors import Reason, UplionError
+from common.identity import Identity
+
+if TYPE_CHECKING:
+    import grpc.aio
+
+    Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls an admin method, after its scope was checked."""
+
+    account: str
+    key: str
+    scopes: frozenset[str]
+
+    @classmethod
+    def of(cls, context: Context) -> Self:
+        """The caller of the method that runs; the method's scope was checked before."""
+        return cls.from_metadata((name, value) for name, value in context.invocation_metadata() or ())
+
+    @classmethod
+    def from_metadata(cls, metadata: Iterable[tuple[str, str | bytes]]) -> Self:
+        """Raises PERMISSION_DENIED when the call did not pass the gateway."""
+        identity = Identity.from_metadata(metadata)
+        return cls(identity.account, identity.key, frozenset(identity.scopes))
+
+    @property
+    def operator(self) -> bool:
+        """The platform's operator reaches every account."""
+        return names.SCOPE_ADMIN in self.scopes
+
+    @property
+    def within(self) -> str | None:
+        """The one account whose objects exist for this caller; None: all."""
+        return None if self.operator else self.account
+
+    def account_filter(self, asked: str) -> str | None:
+        """The account a list is about, None for all; NOT_FOUND for one that does not exist for this caller."""
+        if self.operator:
+            return asked or None
+        if asked and asked != self.account:
+            raise UplionError(Reason.NOT_FOUND, f"There is no account {asked!r}.", param="account")
+        return self.account
+
+    def require_operator(self, param: str, what: str) -> None:
+        """Raises PERMISSION_DENIED unless it is the operator who asks for `what`."""
+        if not self.operator:
+            raise UplionError(
+                Reason.PERMISSION_DENIED, f'{what} needs a key with the scope "{names.SCOPE_ADMIN}".', param=param
+            )

@@ -1,0 +1,95 @@
+"""Fields that many admin requests have, checked and as the database has them."""
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from uplion.control.v1.account_pb2 import ResourceState
+
+from common.errors import Reason, UplionError
+from control.requests.caller import Caller
+
+_REQUEST_ID_CHARACTERS = 100
+STATES = {
+    "active": ResourceState.RESOURCE_STATE_ACTIVE,
+    "suspended": ResourceState.RESOURCE_STATE_SUSPENDED,
+    "revoked": ResourceState.RESOURCE_STATE_REVOKED,
+}
+_ID_CHARACTERS = 100
+_LABELS_MOST = 50
+_LABEL_NAME_CHARACTERS = 63
+_LABEL_CHARACTERS = 255
+_AMOUNT = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
+
+
+def invalid(param: str, message: str) -> UplionError:
+    """The request is wrong in this field."""
+    return UplionError(Reason.INVALID_REQUEST, f"{param}: {message}", param=param)
+
+
+def text(param: str, value: str, *, least: int = 0, most: int) -> str:
+    """A text for people, or an id: of that length, without control characters."""
+    if not least <= len(value) <= most:
+        wanted = f"{least} to {most}" if least else f"at most {most}"
+        raise invalid(param, f"must have {wanted} characters, has {len(value)}")
+    if any(character < " " or character == "\x7f" for character in value):
+        raise invalid(param, "must not hold control characters")
+    return value
+
+
+def identifier(value: str) -> str:
+    """Which object a request is about."""
+    return text("id", value, least=1, most=_ID_CHARACTERS)
+
+
+def account(asked: str, who: Caller) -> str | None:
+    """The account that a list or a new object is of; None for the operator who named none."""
+    return who.account_filter(text("account", asked, most=_ID_CHARACTERS))
+
+
+def request_id(value: str) -> str | None:
+    """The idempotency key; None when the caller asks for no promise."""
+    return text("request_id", value, most=_REQUEST_ID_CHARACTERS) or None
+
+
+def state(value: ResourceState.ValueType) -> str:
+    """The state as the database has it; only what can be undone is set this way."""
+    if value == ResourceState.RESOURCE_STATE_ACTIVE:
+        return "active"
+    if value == ResourceState.RESOURCE_STATE_SUSPENDED:
+        return "suspended"
+    raise invalid("state", "must be active or suspended")
+
+
+def moment(param: str, value: Timestamp) -> datetime:
+    """A moment in UTC that the database can hold."""
+    try:
+        return value.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise invalid(param, "is no moment") from None
+
+
+def amount(param: str, value: str) -> Decimal:
+    """A price or a cost: a plain decimal that is not negative."""
+    if not _AMOUNT.fullmatch(value):
+        raise invalid(param, "must be a decimal such as 0.15, with at most 12 decimals")
+    return Decimal(value)
+
+
+def decimal_text(value: Decimal) -> str:
+    """A decimal as the contract writes it: every digit, no exponent, no zeros at its end."""
+    text = format(value, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def labels(value: Mapping[str, str]) -> str:
+    """Labels as the database has them, a JSON object."""
+    if len(value) > _LABELS_MOST:
+        raise invalid("labels", f"must be at most {_LABELS_MOST}")
+    for name, content in value.items():
+        text("labels", name, least=1, most=_LABEL_NAME_CHARACTERS)
+        text("labels", content, most=_LABEL_CHARACTERS)
+    return json.dumps(dict(value))

@@ -1,0 +1,63 @@
+"""What a key may do, as a request says it: checked, and as the database has it."""
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from ipaddress import IPv4Network, IPv6Network, ip_network
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from common import names
+from control.requests import fields
+from control.requests.caller import Caller
+
+_MOST = 100
+_GLOB_CHARACTERS = 253
+_TIER = re.compile(r"[a-z0-9]([a-z0-9_-]{0,38}[a-z0-9])?")
+SCOPES = (names.SCOPE_INFERENCE, names.SCOPE_ADMIN_READ, names.SCOPE_ADMIN_WRITE, names.SCOPE_ADMIN)
+
+
+def scopes(asked: Iterable[str], caller: Caller) -> list[str]:
+    """Sorted, each once; inference alone when none is asked for."""
+    chosen = set(asked)
+    for scope in chosen.difference(SCOPES):
+        raise fields.invalid("scopes", f"{scope[:40]!r} is not one of {', '.join(SCOPES)}")
+    if names.SCOPE_ADMIN in chosen:
+        caller.require_operator("scopes", f'To grant "{names.SCOPE_ADMIN}"')
+    return sorted(chosen) or [names.SCOPE_INFERENCE]
+
+
+def models(asked: Sequence[str]) -> list[str]:
+    """Globs of model names."""
+    return [fields.text("models", glob, least=1, most=_GLOB_CHARACTERS) for glob in _distinct("models", asked)]
+
+
+def tiers(asked: Sequence[str]) -> list[str]:
+    """Names of tiers, the one that is served without asking first."""
+    for tier in asked:
+        if not _TIER.fullmatch(tier):
+            raise fields.invalid("tiers", f"{tier[:40]!r} is no name of a tier")
+    return _distinct("tiers", asked)
+
+
+def networks(asked: Sequence[str]) -> list[IPv4Network | IPv6Network]:
+    """Networks; an address is a network of one."""
+    try:
+        return [ip_network(network) for network in _distinct("networks", asked)]
+    except ValueError as problem:
+        raise fields.invalid("networks", str(problem)[:200]) from None
+
+
+def expire_time(value: Timestamp) -> datetime:
+    """A moment to come."""
+    moment = fields.moment("expire_time", value)
+    if moment <= datetime.now(UTC):
+        raise fields.invalid("expire_time", "must be in the future")
+    return moment
+
+
+def _distinct(param: str, asked: Sequence[str]) -> list[str]:
+    """In the order they came."""
+    if len(asked) > _MOST:
+        raise fields.invalid(param, f"must be at most {_MOST}")
+    return list(dict.fromkeys(asked))

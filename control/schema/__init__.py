@@ -1,0 +1,1 @@
+"""The database schema: the migrations and the code that applies them."""

@@ -1,0 +1,1 @@
+"""The gRPC services of the admin API: proto messages in, proto messages out."""

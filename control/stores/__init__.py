@@ -1,0 +1,1 @@
+"""What the admin API reads and writes in Postgres and JetStream."""
