@@ -14,7 +14,7 @@ from uplion.control.v1.statement_service_pb2_grpc import StatementServiceStub
 from common import names
 from common.errors import Reason
 from tests.integration.control.conftest import CALLER, by
-from tests.integration.control.test_requests import write
+from tests.integration.control.services.test_requests import write
 
 CANARY = "Erika Mustermann"
 COUNTED = ("usage_events", "usage_hourly", "ledger_chain", "balances")
