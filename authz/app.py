@@ -7,22 +7,22 @@ from itertools import count
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
-from authz.amendments import Amendments
-from authz.deciding import Decider
-from authz.decisions import Decisions
-from authz.keys import KeyRing, KeyRingLimits
-from authz.last_used import LastUsed
-from authz.limits import LimitRules, Limits
-from authz.outstanding import Outstanding
-from authz.plans import Plans
-from authz.prices import PriceTable, Pricing, follow_prices
-from authz.releases import follow_releases
-from authz.revocations import follow
-from authz.service import AuthorizationService
+from authz.check.authorizer import Authorizer
+from authz.check.decision_log import DecisionLog
+from authz.check.service import AuthorizationService
+from authz.credentials.key_ring import KeyRing, KeyRingLimits
+from authz.credentials.shared_key_cache import ValkeyKeyCache
+from authz.events.invalidation import follow_invalidations
+from authz.events.last_used import LastUsed
+from authz.events.releases import follow_releases
+from authz.limits.counter_writes import CounterWrites
+from authz.limits.in_flight import InFlight
+from authz.limits.limiter import Limiter, LimiterSettings
+from authz.limits.local_fallback import LocalFallback
+from authz.limits.plans import Plans
+from authz.limits.prices import PriceTable, Pricing, follow_prices
+from authz.limits.recovery import StoreEpoch
 from authz.settings import AuthzSettings
-from authz.shares import Shares
-from authz.shelf import ValkeyShelf
-from authz.since import Since
 from authz.store import SCHEMA_VERSION, Store
 from common.lifecycle import grpc_server
 from credentials.peppers import read as read_peppers
@@ -31,7 +31,7 @@ from storage.postgres import connect_pool, wait_for_schema
 from storage.valkey import Valkey
 
 if TYPE_CHECKING:
-    from authz.tokens import Tokens
+    from authz.credentials.tokens import Tokens
 
 
 async def main(settings: AuthzSettings, stop: asyncio.Event) -> None:
@@ -47,32 +47,32 @@ async def main(settings: AuthzSettings, stop: asyncio.Event) -> None:
         asyncio.TaskGroup() as tasks,
     ):
         store = Store(pool, settings.lookup_seconds)
-        keys = KeyRing(store, ValkeyShelf(valkey, settings.key_ttl_seconds), _ring_limits(settings))
-        prices, amendments = PriceTable(), Amendments(valkey)
-        outstanding = Outstanding(settings.outstanding)
-        since = Since(valkey, bus, store, outstanding, amendments)
-        limits = Limits(
+        keys = KeyRing(store, ValkeyKeyCache(valkey, settings.key_ttl_seconds), _ring_limits(settings))
+        prices, counter_writes = PriceTable(), CounterWrites(valkey)
+        in_flight = InFlight(settings.outstanding)
+        since = StoreEpoch(valkey, bus, store, in_flight, counter_writes)
+        limits = Limiter(
             valkey,
             store,
             Plans(prices),
-            Shares(settings.local_share),
+            LocalFallback(settings.local_share),
             since,
-            outstanding,
-            amendments,
+            in_flight,
+            counter_writes,
             _rules(settings),
             _ids(),
         )
-        decisions, last_used = Decisions(bus), LastUsed(bus)
-        service = AuthorizationService(Decider(keys, limits, peppers, decisions, last_used, tokens))
+        decisions, last_used = DecisionLog(bus), LastUsed(bus)
+        service = AuthorizationService(Authorizer(keys, limits, peppers, decisions, last_used, tokens))
         await wait_for_schema(pool, SCHEMA_VERSION, seconds=settings.schema_seconds)
         changed = asyncio.Event()
         ready = [asyncio.Event() for _ in range(4)]
         running = {
-            "changes": follow(bus, keys, changed, ready[0]),
-            "releases": follow_releases(bus, amendments, ready[1]),
+            "changes": follow_invalidations(bus, keys, changed, ready[0]),
+            "releases": follow_releases(bus, counter_writes, ready[1]),
             "since": since.run(ready[2]),
             "prices": follow_prices(store, prices, changed, _pricing(settings), ready[3]),
-            "amendments": amendments.run(),
+            "counter writes": counter_writes.run(),
             "decisions": decisions.run(),
             "last used": last_used.run(),
         }
@@ -107,11 +107,11 @@ def _tokens(settings: AuthzSettings, pepper: bytes) -> "Tokens | None":
     """Imported only where it is used: the libraries take 27 MB."""
     if settings.issuers_file is None:
         return None
-    from authz import issuers
-    from authz.issuer_keys import Pace
-    from authz.tokens import Tokens
+    from authz.credentials import issuers
+    from authz.credentials.issuer_keys import FetchIntervals
+    from authz.credentials.tokens import Tokens
 
-    return Tokens(issuers.read(settings.issuers_file), pepper, Pace(refresh=settings.issuer_refresh_seconds))
+    return Tokens(issuers.read(settings.issuers_file), pepper, FetchIntervals(refresh=settings.issuer_refresh_seconds))
 
 
 def _ids() -> Callable[[], str]:
@@ -131,8 +131,8 @@ def _ring_limits(settings: AuthzSettings) -> KeyRingLimits:
     )
 
 
-def _rules(settings: AuthzSettings) -> LimitRules:
-    return LimitRules(
+def _rules(settings: AuthzSettings) -> LimiterSettings:
+    return LimiterSettings(
         default_output_tokens=settings.default_output_tokens,
         most_output_tokens=settings.most_output_tokens,
         deadline=settings.deadline_seconds,

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from authz.keys import KeyRecord, owner
-from authz.prices import Price
+from authz.credentials.key_record import KeyRecord, owner
+from authz.limits.prices import Price
 from ledger.limits import Level, Limit, Rule
 
 SCHEMA_VERSION = 4  # projects and limits (3), balances by scope, model and period (4)

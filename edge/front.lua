@@ -12,7 +12,8 @@ local function is_token(text)
   return TOKENS and #text <= MOST_TOKEN_CHARACTERS and string.match(text, "^[%w_-]+%.[%w_-]+%.[%w_-]+$") ~= nil
 end
 
--- What is wrong with the request's credential, by the rules of authz/credentials.py; nil: it may be one of ours.
+-- What is wrong with the request's credential, by the rules of
+-- authz/credentials/request_credential.py; nil: it may be one of ours.
 local function refusal(headers)
   local found = nil
   for _, name in ipairs(CREDENTIAL_HEADERS) do

@@ -8,15 +8,15 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 
-from authz.amendments import Amendments
-from authz.asking import Question
-from authz.keys import KeyRecord
-from authz.limits import Grant, LimitRules, Limits
-from authz.outstanding import Outstanding
-from authz.plans import Plans
-from authz.prices import Price, PriceTable
-from authz.shares import Shares
-from authz.since import Since
+from authz.credentials.key_record import KeyRecord
+from authz.limits.counter_writes import CounterWrites
+from authz.limits.in_flight import InFlight
+from authz.limits.limiter import Grant, Limiter, LimiterSettings
+from authz.limits.local_fallback import LocalFallback
+from authz.limits.plans import Plans
+from authz.limits.prices import Price, PriceTable
+from authz.limits.recovery import StoreEpoch
+from authz.request_facts import RequestFacts
 from common.operations import Kind
 from ledger.limits import Limit, Rule
 from storage.valkey import Valkey
@@ -40,11 +40,11 @@ class Ledger:
 class Harness:
     """One authz's limits."""
 
-    limits: Limits
+    limits: Limiter
     valkey: Valkey
     ledger: Ledger
     prices: PriceTable
-    amendments: Amendments
+    counter_writes: CounterWrites
     redis_url: str
     now: list[float]
     account: str = field(default_factory=lambda: f"h-{uuid.uuid4().hex[:10]}")
@@ -85,7 +85,7 @@ class Harness:
     ) -> Grant:
         """`size` in input tokens."""
         return await self.limits.admit(
-            record, Question("public", "", kind, model, size, output, choices, uuid.uuid4().hex)
+            record, RequestFacts("public", "", kind, model, size, output, choices, uuid.uuid4().hex)
         )
 
 
@@ -94,27 +94,27 @@ async def harness(redis_url: str, **rules: float) -> AsyncIterator[Harness]:
     """Connected, and with its tasks running."""
     valkey = Valkey(redis_url, call_seconds=30.0)
     ledger, prices, now = Ledger(), PriceTable(), [time.time()]
-    outstanding, amendments = Outstanding(10_000), Amendments(valkey)
-    since = Since(valkey, None, ledger, outstanding, amendments)
+    in_flight, counter_writes = InFlight(10_000), CounterWrites(valkey)
+    since = StoreEpoch(valkey, None, ledger, in_flight, counter_writes)
     numbers, head = count(), uuid.uuid4().hex
-    limits = Limits(
+    limits = Limiter(
         valkey,
         ledger,
         Plans(prices, lambda: now[0]),
-        Shares(0.25),
+        LocalFallback(0.25),
         since,
-        outstanding,
-        amendments,
-        LimitRules(**rules),  # type: ignore[arg-type]
+        in_flight,
+        counter_writes,
+        LimiterSettings(**rules),  # type: ignore[arg-type]
         lambda: f"{head}-{next(numbers)}",
         wall=lambda: now[0],
     )
     ready = asyncio.Event()
-    tasks = [asyncio.create_task(since.run(ready)), asyncio.create_task(amendments.run())]
+    tasks = [asyncio.create_task(since.run(ready)), asyncio.create_task(counter_writes.run())]
     try:
         async with asyncio.timeout(30):
             await ready.wait()
-        yield Harness(limits, valkey, ledger, prices, amendments, redis_url, now)
+        yield Harness(limits, valkey, ledger, prices, counter_writes, redis_url, now)
     finally:
         for task in tasks:
             task.cancel()

@@ -10,7 +10,7 @@ import pytest
 from google.rpc.error_details_pb2 import ErrorInfo, QuotaFailure, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from authz.last_used import LastUsed
+from authz.events.last_used import LastUsed
 from authz.metrics import AUTHZ_SHADOW_REFUSALS
 from common import names
 from messaging.bus import Bus, connect_bus

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from authz.limits import Grant
-from authz.refusals import LimitError
+from authz.limits.limiter import Grant
+from authz.limits.refusals import LimitError
 from billing.reservations.settlement import connect_settlement
 from billing.rollups import Balance, Totals
 from common import names
@@ -85,9 +85,9 @@ async def test_the_tightest_rule_caps_and_is_named(world: Harness) -> None:
     assert (grant.max_output_tokens, grant.capped_by) == (300, "account/cost/day/USD")
     grant = await world.admit(world.record(tokens(10_000), key_limits=[tokens(5_000, "minute")]), output=300)
     assert (grant.max_output_tokens, grant.capped_by) == (300, "")  # it is what was asked for
-    assert grant.standing.tokens is not None
-    assert grant.standing.tokens.rule.name == "key/tokens/minute"
-    assert grant.standing.tokens.remaining == 5_000 - 2 * 400
+    assert grant.rate_limits.tokens is not None
+    assert grant.rate_limits.tokens.rule.name == "key/tokens/minute"
+    assert grant.rate_limits.tokens.remaining == 5_000 - 2 * 400
 
 
 async def test_money_counts_only_what_is_priced_in_its_currency(world: Harness) -> None:
@@ -131,8 +131,8 @@ async def test_a_day_begins_anew_and_a_month_and_a_life_do_not(world: Harness) -
     await settle(world, today, {("a", "", "2026-11-22"): 220, ("a", "", "2026-11"): 440, ("a", "", "life"): 440})
     world.now[0] += 86_400
     grant = await world.admit(record)
-    assert grant.standing.tokens is not None
-    assert grant.standing.tokens.rule.limit.period == "month"
+    assert grant.rate_limits.tokens is not None
+    assert grant.rate_limits.tokens.rule.limit.period == "month"
     assert (await refused(world, record)).facts["rule"] == "account/tokens/month"
 
 
@@ -176,7 +176,7 @@ async def test_a_place_among_so_many_at_once_is_free_again_by_release_or_by_sett
     error = await refused(world, record)
     assert (error.reason, error.retry_after_seconds) == (Reason.RATE_LIMIT_EXCEEDED, 1.0)
     for _ in range(2):  # told twice, freed once
-        await world.amendments.send("", {world.account: [("free", first.reservation)]})
+        await world.counter_writes.send("", {world.account: [("free", first.reservation)]})
     third = await world.admit(record)
     await refused(world, record)
     await settle(world, [first, second], {})  # the first is free already
@@ -207,7 +207,7 @@ async def test_a_rule_in_shadow_decides_and_refuses_nothing(world: Harness) -> N
     grant = await world.admit(record, output=100)
     assert grant.max_output_tokens == 100
     assert {error.facts["measure"] for error in grant.shadows} == {"requests", "tokens"}
-    assert grant.standing.requests is None
+    assert grant.rate_limits.requests is None
 
 
 async def test_a_changed_amount_applies_to_what_was_counted_before(world: Harness) -> None:
@@ -215,9 +215,9 @@ async def test_a_changed_amount_applies_to_what_was_counted_before(world: Harnes
         await world.admit(world.record(requests(5), tokens(10_000)))
     await refused(world, world.record(requests(4), tokens(10_000)))
     grant = await world.admit(world.record(requests(7), tokens(1_000)))
-    assert grant.standing.requests is not None
-    assert grant.standing.tokens is not None
-    assert (grant.standing.requests.remaining, grant.standing.tokens.remaining) == (1, 1_000 - 6 * 110)
+    assert grant.rate_limits.requests is not None
+    assert grant.rate_limits.tokens is not None
+    assert (grant.rate_limits.requests.remaining, grant.rate_limits.tokens.remaining) == (1, 1_000 - 6 * 110)
 
 
 async def test_use_that_is_settled_while_it_is_loaded_is_not_missed(world: Harness) -> None:
@@ -238,8 +238,8 @@ async def test_use_that_is_settled_while_it_is_loaded_is_not_missed(world: Harne
         world.ledger.used = used  # type: ignore[method-assign]
         grant = await world.admit(world.record(tokens(1_000)))
         world.ledger.used = read  # type: ignore[method-assign]
-        assert grant.standing.tokens is not None
-        assert grant.standing.tokens.remaining == 1_000 - 700 - 110
+        assert grant.rate_limits.tokens is not None
+        assert grant.rate_limits.tokens.remaining == 1_000 - 700 - 110
 
 
 async def test_a_check_whose_caller_left_holds_nothing(world: Harness) -> None:

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, get_state_machine_test, initialize, rule
 
-from authz.keys import KeyRecord
-from authz.limits import Grant
-from authz.refusals import LimitError
+from authz.credentials.key_record import KeyRecord
+from authz.limits.limiter import Grant
+from authz.limits.refusals import LimitError
 from billing.reservations.settlement import Settlement, connect_settlement
 from billing.rollups import Balance, Totals
 from common.errors import Reason
@@ -193,9 +193,9 @@ class Histories(RuleBasedStateMachine):
             assert answer.capped_by in {rule.name for rule in rules if fits[id(rule)] == granted}
         else:
             assert answer.capped_by == ""
-        if answer.standing.tokens is not None:
-            left = self.model.left(answer.standing.tokens.rule)
-            assert answer.standing.tokens.remaining == left - size - granted * choices
+        if answer.rate_limits.tokens is not None:
+            left = self.model.left(answer.rate_limits.tokens.rule)
+            assert answer.rate_limits.tokens.remaining == left - size - granted * choices
         cost = 0 if kind is Kind.READING else self.model.price(model, size, granted * choices)
         self.model.asked.append(
             Asked(key, model, kind, answer.reservation, size + granted * choices, cost, kind is not Kind.READING)
@@ -234,7 +234,7 @@ class Histories(RuleBasedStateMachine):
         if running:
             one = data.draw(st.sampled_from(running), label="released")
             one.slot = False
-            self.run(self.world.amendments.send("", {self.world.account: [("free", one.reservation)]}))
+            self.run(self.world.counter_writes.send("", {self.world.account: [("free", one.reservation)]}))
 
     @rule()
     def next_day(self) -> None:

@@ -11,8 +11,8 @@ import pytest
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from authz.answers import denied
-from authz.credentials import credential, refused
+from authz.check.check_response import denied
+from authz.credentials.request_credential import credential, refused
 from common.errors import STATUS_DETAILS_METADATA, UplionError
 from credentials.api_keys import TEST_KEY, MalformedKeyError, generate, parse
 

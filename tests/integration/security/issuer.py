@@ -12,7 +12,7 @@ from joserfc import jwt
 from joserfc.jwk import Key, generate_key
 from joserfc.jws import JWSRegistry
 
-from authz.issuers import ALGORITHMS
+from authz.credentials.issuers import ALGORITHMS
 
 _SHAPES: dict[str, tuple[Any, Any]] = {
     "RS256": ("RSA", 2048),

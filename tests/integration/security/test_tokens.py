@@ -10,15 +10,15 @@ import msgspec
 import pytest
 from joserfc.jwk import OctKey, RSAKey, generate_key
 
-from authz import issuers
-from authz.issuer_keys import FetchError, Pace, fetch_keys
-from authz.tokens import Tokens
+from authz.credentials import issuers
+from authz.credentials.issuer_keys import FetchError, FetchIntervals, fetch_keys
+from authz.credentials.tokens import Tokens
 from common.errors import Reason, UplionError
 from stack.ports import free_port
 from tests.integration.security.forged_tokens import forged
 from tests.integration.security.issuer import Issuer, running_issuer
 
-FAST = Pace(refresh=60.0, again=0.05, wait=20.0, fetch=20.0)
+FAST = FetchIntervals(refresh=60.0, again=0.05, wait=20.0, fetch=20.0)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +43,8 @@ def trusting(url: str, **changes: Any) -> issuers.Issuer:
 
 
 @asynccontextmanager
-async def verifying(url: str, pace: Pace = FAST, **changes: Any) -> AsyncIterator[Tokens]:
-    tokens = Tokens([trusting(url, **changes)], b"pepper", pace)
+async def verifying(url: str, intervals: FetchIntervals = FAST, **changes: Any) -> AsyncIterator[Tokens]:
+    tokens = Tokens([trusting(url, **changes)], b"pepper", intervals)
     running = asyncio.create_task(tokens.run())
     yield tokens
     running.cancel()
@@ -156,7 +156,7 @@ async def test_an_issuer_that_answered_is_left_alone_for_a_while() -> None:
 
 async def test_unknown_keys_make_nobody_ask_the_issuer_often() -> None:
     with running_issuer() as issuer:
-        async with verifying(issuer.url, Pace(again=3600.0, wait=20.0, fetch=20.0)) as tokens:
+        async with verifying(issuer.url, FetchIntervals(again=3600.0, wait=20.0, fetch=20.0)) as tokens:
             await tokens.verify(issuer.token())
             for number in range(50):
                 await refusal(tokens, issuer.token(header={"kid": f"k{number}"}))
@@ -179,7 +179,9 @@ async def until(tokens: Tokens, text: str, outcome: Reason | None) -> None:
 async def test_an_issuer_that_goes_away_is_not_missed_and_a_new_key_waits_for_its_return() -> None:
     port = free_port()
     with running_issuer(port) as issuer:
-        tokens = Tokens([trusting(issuer.url)], b"pepper", Pace(refresh=0.05, again=0.05, wait=0.1, fetch=20.0))
+        tokens = Tokens(
+            [trusting(issuer.url)], b"pepper", FetchIntervals(refresh=0.05, again=0.05, wait=0.1, fetch=20.0)
+        )
         running = asyncio.create_task(tokens.run())
         await until(tokens, issuer.token(), None)
     known = issuer.token()
@@ -196,7 +198,7 @@ async def test_an_issuer_that_goes_away_is_not_missed_and_a_new_key_waits_for_it
 async def test_with_an_issuer_that_never_answered_nobody_can_tell() -> None:
     with running_issuer() as issuer:
         text = issuer.token()
-    async with verifying(issuer.url, Pace(again=0.05, wait=0.2, fetch=20.0)) as tokens:
+    async with verifying(issuer.url, FetchIntervals(again=0.05, wait=0.2, fetch=20.0)) as tokens:
         found = await refusal(tokens, text)
         assert (found.reason, found.retry_after_seconds) == (Reason.UNAVAILABLE, 1)
         assert (await refusal(tokens, "a.b.c")).reason is Reason.INVALID_API_KEY  # that is no outage

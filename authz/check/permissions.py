@@ -1,0 +1,80 @@
+"""What a key may be used for: doors, models, networks and tiers. Raises what the caller is to see."""
+
+import re
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+from authz.credentials.key_record import KeyRecord
+from authz.request_facts import RequestFacts
+from common import names
+from common.errors import Reason, UplionError
+from common.operations import Kind
+
+_ADMIN_SCOPES = (names.SCOPE_ADMIN, names.SCOPE_ADMIN_READ, names.SCOPE_ADMIN_WRITE)
+_REMEMBERED = 10_000
+
+
+def check_listener(record: KeyRecord, listener: str) -> tuple[str, ...]:
+    """What the caller may do at the admin listener, where control knows which method needs what; empty elsewhere."""
+    if listener == names.LISTENER_PUBLIC:
+        if names.SCOPE_INFERENCE in record.scopes:
+            return ()
+        raise _scope_missing(names.SCOPE_INFERENCE)
+    if listener == names.LISTENER_ADMIN:
+        found = tuple(scope for scope in _ADMIN_SCOPES if scope in record.scopes)
+        if found:
+            return found
+        raise _scope_missing(names.SCOPE_ADMIN)
+    raise UplionError(Reason.PERMISSION_DENIED, "This call did not come through the gateway.")
+
+
+def check_restrictions(record: KeyRecord, question: RequestFacts) -> None:
+    """Models are for requests that name one; the router refuses those whose body names another than the edge read."""
+    if record.networks and not _inside(record.networks, question.client):
+        raise UplionError(Reason.PERMISSION_DENIED, "This key cannot be used from this network.", rule="networks")
+    named = record.models and question.model and question.kind is not Kind.READING
+    if named and not _models(record.models).fullmatch(question.model):
+        message = f'This key cannot be used for the model "{question.model}".'
+        raise UplionError(Reason.MODEL_NOT_ALLOWED, message, param="model", rule="models")
+
+
+def tier(record: KeyRecord, wanted: str) -> str:
+    """The tier a request is served in: of the key's tiers the one it asks for, or the first. Raises PERMISSION_DENIED.
+
+    A key that lists none has the default one, whatever it asks for: the answer says which tier served.
+    """
+    if not record.tiers:
+        return names.TIER_DEFAULT
+    if wanted in ("", "auto"):
+        return record.tiers[0]
+    if wanted not in record.tiers:
+        message = f"This key cannot be used for the tier that was asked for, only for: {', '.join(record.tiers)}."
+        raise UplionError(Reason.PERMISSION_DENIED, message, param="service_tier", rule="tiers")
+    return wanted
+
+
+def _scope_missing(scope: str) -> UplionError:
+    return UplionError(Reason.PERMISSION_DENIED, f'This needs a key with the scope "{scope}".', scope=scope)
+
+
+@lru_cache(_REMEMBERED)
+def _models(globs: tuple[str, ...]) -> re.Pattern[str]:
+    """`*` is any characters, `?` is one; everything else is itself."""
+    patterns = (re.escape(glob).replace(r"\*", ".*").replace(r"\?", ".") for glob in globs)
+    return re.compile("|".join(patterns), re.DOTALL)
+
+
+@lru_cache(_REMEMBERED)
+def _networks(networks: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
+    return tuple(ip_network(each, strict=False) for each in networks)
+
+
+def _inside(networks: tuple[str, ...], client: str) -> bool:
+    """A client whose address nobody knows is outside."""
+    try:
+        address: IPv4Address | IPv6Address = ip_address(client)
+    except ValueError:
+        return False
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return any(address in network for network in _networks(networks))

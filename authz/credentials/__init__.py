@@ -1,0 +1,1 @@
+"""API keys and signed tokens: how they are found, verified and cached."""

@@ -1,0 +1,168 @@
+"""The public keys of an issuer: fetched in the background, kept while it is away, never waited for long."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import Any
+
+from joserfc.jwk import ECKey, Key, OKPKey, RSAKey, import_key
+
+from authz.credentials.issuers import Issuer, is_safe
+from common.errors import Reason, UplionError
+
+logger = logging.getLogger(__name__)
+
+_MOST_BYTES = 256 << 10
+_MOST_KEYS = 100
+_LEAST_RSA_BITS = 2048
+_CHUNK_BYTES = 16 << 10
+
+
+class FetchError(Exception):
+    """The issuer did not answer, or not with what it should."""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchIntervals:
+    """How often an issuer is asked, and how long anybody waits for it (seconds)."""
+
+    refresh: float = 300.0
+    again: float = 10.0  # at least this between two times, whatever unknown keys are shown
+    wait: float = 0.1  # a check waits so long for a key nobody has seen yet
+    fetch: float = 5.0
+    trusted: float = 86_400.0  # while the issuer does not answer
+
+
+class IssuerKeys:
+    """Keys by id. `run` must be running."""
+
+    def __init__(self, issuer: Issuer, intervals: FetchIntervals, clock: Callable[[], float] = time.monotonic) -> None:
+        self._issuer = issuer
+        self._intervals = intervals
+        self._clock = clock
+        self._keys: dict[str, Key] = {}
+        self._fetched: float | None = None  # when the keys were fetched last
+        self._tried: float | None = None
+        self._asked = asyncio.Event()
+        self._round = asyncio.Event()  # of the fetch that comes next
+
+    async def key(self, key_id: str) -> Key | None:
+        """The key; None: the issuer has no such key; raises UNAVAILABLE when nobody can tell."""
+        found = self._known(key_id)
+        if found is not None:
+            return found
+        now = self._clock()
+        if self._fetched is not None and now - self._fetched < self._intervals.again:
+            return None
+        if self._tried is None or now - self._tried >= self._intervals.again:
+            coming = self._round
+            self._asked.set()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._intervals.wait):
+                    await coming.wait()
+        if self._fetched is not None and self._fetched >= now:
+            return self._known(key_id)
+        raise UplionError(
+            Reason.UNAVAILABLE, "The token's issuer cannot be asked at the moment. Try again.", retry_after_seconds=1
+        )
+
+    async def run(self) -> None:
+        """Fetches until cancelled: at once, then now and then, and sooner when an unknown key is shown."""
+        while True:
+            self._asked.clear()
+            fetched = await self._fetch()
+            self._tried = self._clock()
+            if fetched is not None:
+                self._keys, self._fetched = fetched, self._tried
+            self._round.set()
+            self._round = asyncio.Event()
+            await asyncio.sleep(self._intervals.again)
+            if fetched is not None:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._intervals.refresh):
+                        await self._asked.wait()
+
+    async def _fetch(self) -> dict[str, Key] | None:
+        try:
+            return await asyncio.to_thread(fetch_keys, self._issuer, self._intervals.fetch)
+        except Exception as problem:  # a stranger's answer: whatever it breaks, the keys there are go on
+            told = str(problem) if isinstance(problem, FetchError) else repr(problem)
+            logger.warning("an issuer's keys were not fetched", extra={"issuer": self._issuer.issuer, "problem": told})
+            return None
+
+    def _known(self, key_id: str) -> Key | None:
+        if self._fetched is None or self._clock() - self._fetched > self._intervals.trusted:
+            return None
+        return self._keys.get(key_id)
+
+
+def fetch_keys(issuer: Issuer, seconds: float) -> dict[str, Key]:
+    """The issuer's signing keys by id; blocks for about `seconds` at most; raises FetchError."""
+    deadline = time.monotonic() + seconds
+    plain = issuer.issuer.startswith("http://")  # then it is on this machine, and so may its keys be
+    url = issuer.jwks_uri
+    if url is None:
+        known = _json(f"{issuer.issuer.rstrip('/')}/.well-known/openid-configuration", deadline)
+        if known.get("issuer") != issuer.issuer:
+            raise FetchError("the discovery document is another issuer's")
+        url = known.get("jwks_uri")
+        if not isinstance(url, str) or not is_safe(url, plain=plain):
+            raise FetchError("the discovery document names no safe jwks_uri")
+    keys = _json(url, deadline).get("keys")
+    if not isinstance(keys, list):
+        raise FetchError("the key set is no key set")
+    found = {key.kid: key for key in map(_key, keys[:_MOST_KEYS]) if key is not None and key.kid}
+    if not found:
+        raise FetchError("the key set holds no key that could sign a token")
+    return found
+
+
+def _key(data: Any) -> Key | None:
+    """A public key for signatures; None for anything else (a shared secret above all)."""
+    try:
+        if (
+            data.get("use", "sig") != "sig"
+            or data["kty"] not in ("RSA", "EC", "OKP")
+            or not isinstance(data["kid"], str)
+        ):
+            return None
+        key = import_key(data)
+    except Exception as problem:  # joserfc's, cryptography's, and what an odd shape makes of either
+        logger.warning("a key of an issuer is not understood", extra={"problem": type(problem).__name__})
+        return None
+    if not isinstance(key, RSAKey | ECKey | OKPKey):
+        return None
+    return None if isinstance(key, RSAKey) and key.raw_value.key_size < _LEAST_RSA_BITS else key
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def _json(url: str, deadline: float) -> dict[str, Any]:
+    """A small JSON object, over TLS that is verified; no redirect is followed, and plain http takes no proxy."""
+    proxies = {scheme: proxy for scheme, proxy in urllib.request.getproxies().items() if scheme != "http"}
+    opener = urllib.request.build_opener(_NoRedirects, urllib.request.ProxyHandler(proxies))
+    request = urllib.request.Request(url, headers={"accept": "application/json"})  # noqa: S310  is_safe() said so
+    body = b""
+    try:
+        with opener.open(request, timeout=max(0.1, deadline - time.monotonic())) as answer:
+            while chunk := answer.read1(_CHUNK_BYTES):
+                body += chunk
+                if len(body) > _MOST_BYTES:
+                    raise FetchError("the answer is too large")
+                if time.monotonic() > deadline:
+                    raise FetchError("the answer took too long")
+        found = json.loads(body)
+    except (OSError, HTTPException, ValueError, RecursionError) as problem:  # URLError is an OSError
+        raise FetchError(f"{url}: {problem}") from problem
+    if not isinstance(found, dict):
+        raise FetchError(f"{url}: no JSON object")
+    return found

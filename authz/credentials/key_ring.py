@@ -1,0 +1,176 @@
+"""Keys that are trusted: looked up once, kept for a minute, dropped the moment they are revoked."""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from authz.credentials.key_record import CachedRecord, KeyRecord
+from common.errors import Reason, UplionError
+
+logger = logging.getLogger(__name__)
+_READS_AFTER_INVALIDATION = 3
+
+
+class Store(Protocol):
+    """Where keys, and the accounts of tokens, really are."""
+
+    async def key(self, key_id: str) -> KeyRecord | None: ...
+
+
+class SharedKeyCache(Protocol):
+    """A cache that the authz processes share; it never raises, and may forget."""
+
+    async def get(self, key_id: str) -> CachedRecord | None: ...
+    async def put(self, cached: CachedRecord) -> None: ...
+    async def drop(self, kind: str, name: str) -> None: ...
+
+
+@dataclass(slots=True)
+class _Known:
+    record: KeyRecord
+    read_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRingLimits:
+    """How long things are trusted (seconds) and how many are kept."""
+
+    ttl: float = 60.0
+    stale: float = 600.0
+    unknown_ttl: float = 5.0
+    known: int = 100_000
+    unknown: int = 50_000
+    lookups: int = 64
+
+
+class KeyRing:
+    """Memory, then the shelf, then Postgres. A flood of made-up keys fills bounded space and asks boundedly often."""
+
+    def __init__(
+        self, store: Store, shelf: SharedKeyCache, limits: KeyRingLimits, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._store = store
+        self._shared = shelf
+        self._limits = limits
+        self._clock = clock
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._unknown: OrderedDict[str, float] = OrderedDict()
+        self._flights: dict[str, asyncio.Future[KeyRecord | None]] = {}
+        self._invalidations = 0
+
+    def cached(self, key_id: str) -> KeyRecord | None:
+        """The record if it is known and fresh: the hot path, without an await."""
+        found = self._known.get(key_id)
+        if found is not None and self._clock() - found.read_seconds < self._limits.ttl:
+            return found.record
+        return None
+
+    async def find(self, key_id: str) -> KeyRecord | None:
+        """The record, or None for an unknown key; raises UNAVAILABLE when nobody can tell."""
+        while True:
+            record = self.cached(key_id)
+            if record is not None:
+                return record
+            refused_until = self._unknown.get(key_id)
+            if refused_until is not None:
+                if self._clock() < refused_until:
+                    return None
+                del self._unknown[key_id]
+            flight = self._flights.get(key_id)
+            if flight is None:
+                return await self._lead(key_id)
+            await asyncio.wait([flight])  # never cancels the flight that others wait for
+            if not flight.cancelled():
+                return flight.result()
+
+    async def invalidate(self, kind: str, name: str) -> None:
+        """Forgets a key (`kind` "key") or an account's keys ("account"), here and on the shelf. Idempotent."""
+        self._forget(kind, name)
+        await self._shared.drop(kind, name)
+        self._forget(kind, name)  # what a lookup brought from the shelf meanwhile
+
+    def expire_all(self) -> None:
+        """After a gap in which revocations may have been missed: ask again before believing anything."""
+        self._invalidations += 1
+        for known in self._known.values():
+            known.read_seconds = min(known.read_seconds, self._clock() - self._limits.ttl)
+
+    def __len__(self) -> int:
+        return len(self._known) + len(self._unknown)
+
+    def _forget(self, kind: str, name: str) -> None:
+        self._invalidations += 1
+        if kind == "key":
+            self._known.pop(name, None)
+            self._unknown.pop(name, None)
+        elif kind == "account":
+            for key_id in [each for each, known in self._known.items() if known.record.account == name]:
+                del self._known[key_id]
+
+    async def _lead(self, key_id: str) -> KeyRecord | None:
+        """Looks up for everybody who asks meanwhile."""
+        if len(self._flights) >= self._limits.lookups:
+            raise UplionError(Reason.UNAVAILABLE, "Too many unknown keys at once. Try again.", retry_after_seconds=1)
+        flight: asyncio.Future[KeyRecord | None] = asyncio.get_running_loop().create_future()
+        self._flights[key_id] = flight
+        try:
+            record = await self._look_up(key_id)
+            flight.set_result(record)
+        except Exception as problem:
+            flight.set_exception(problem)
+            flight.exception()  # read: nobody may be waiting
+            raise
+        finally:
+            del self._flights[key_id]
+            if not flight.done():
+                flight.cancel()
+        return record
+
+    async def _look_up(self, key_id: str) -> KeyRecord | None:
+        for _ in range(_READS_AFTER_INVALIDATION):
+            seen = self._invalidations
+            cached = await self._shared.get(key_id)
+            if cached is not None and self._clock() - cached.read_seconds < self._limits.ttl:
+                if seen == self._invalidations:
+                    self._remember(cached)
+                    return cached.record
+                continue
+            read_seconds = self._clock()
+            try:
+                record = await self._store.key(key_id)
+            except Exception as problem:  # asyncpg's many: whatever it is, Postgres did not answer
+                return self._stale(key_id, problem)
+            if seen != self._invalidations:
+                continue  # revoked while we read? read again
+            if record is None:
+                self._refuse(key_id)
+                return None
+            self._remember(CachedRecord(record, read_seconds))
+            await self._shared.put(CachedRecord(record, read_seconds))
+            return record
+        raise UplionError(Reason.UNAVAILABLE, "Keys are changing. Try again.", retry_after_seconds=1)
+
+    def _stale(self, key_id: str, problem: Exception) -> KeyRecord:
+        known = self._known.get(key_id)
+        if known is not None and self._clock() - known.read_seconds < self._limits.stale:
+            return known.record
+        logger.warning("a key could not be looked up", extra={"problem": repr(problem)})
+        raise UplionError(
+            Reason.UNAVAILABLE, "Keys cannot be checked at the moment. Try again shortly.", retry_after_seconds=1
+        ) from problem
+
+    def _remember(self, cached: CachedRecord) -> None:
+        self._known[cached.record.id] = _Known(cached.record, cached.read_seconds)
+        self._known.move_to_end(cached.record.id)
+        while len(self._known) > self._limits.known:
+            self._known.popitem(last=False)
+
+    def _refuse(self, key_id: str) -> None:
+        self._known.pop(key_id, None)
+        self._unknown[key_id] = self._clock() + self._limits.unknown_ttl
+        while len(self._unknown) > self._limits.unknown:
+            self._unknown.popitem(last=False)

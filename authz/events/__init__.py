@@ -1,0 +1,1 @@
+"""The NATS messages that authz receives or sends beside checks."""

@@ -1,0 +1,43 @@
+"""Changes as they are announced on NATS: a key or an account that must be asked for again, at once, and new prices."""
+
+import asyncio
+import contextlib
+import logging
+
+from authz.credentials.key_ring import KeyRing
+from common import names
+from common.tasks import not_cancelled
+from messaging.bus import Bus
+
+logger = logging.getLogger(__name__)
+_LOOK_SECONDS = 1.0
+
+
+async def follow_invalidations(bus: Bus, keys: KeyRing, prices: asyncio.Event, ready: asyncio.Event) -> None:
+    """Runs until cancelled; `prices` is set when they changed.
+
+    Announcements are not stored: after a gap in the connection everything is asked again.
+    """
+    subscription = await bus.nc.subscribe(names.SUBJECT_INVALIDATE)
+    await bus.nc.flush(timeout=5)
+    ready.set()
+    seen = bus.reconnects
+    while not_cancelled():
+        message = None
+        with contextlib.suppress(TimeoutError):
+            message = await subscription.next_msg(timeout=_LOOK_SECONDS)
+        if bus.reconnects != seen:
+            seen = bus.reconnects
+            keys.expire_all()
+            prices.set()
+        if message is None:
+            continue
+        kind, _, name = message.data.decode("utf-8", "replace").partition(":")
+        if kind == "prices":
+            prices.set()
+            continue
+        if kind not in {"key", "account"} or not name:
+            logger.warning("an invalidation makes no sense", extra={"bytes": len(message.data)})
+            continue
+        await keys.invalidate(kind, name)
+        logger.info("keys invalidated", extra={"kind": kind})

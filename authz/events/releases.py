@@ -1,0 +1,28 @@
+"""Places that requests give up at their end: the router says so on NATS, one authz hears it and frees it in Valkey.
+
+Core NATS keeps nothing: an end that nobody heard is a place that is freed when billing settles the request.
+"""
+
+import asyncio
+
+from nats.aio.msg import Msg
+
+from authz.limits.counter_writes import CounterWrites
+from common import names
+from messaging.bus import Bus
+
+_QUEUE = "authz"
+
+
+async def follow_releases(bus: Bus, counter_writes: CounterWrites, ready: asyncio.Event) -> None:
+    """Runs until cancelled."""
+
+    async def on_message(message: Msg) -> None:
+        account, _, reservation = message.data.decode("utf-8", "replace").partition(" ")
+        if account and reservation:
+            counter_writes.free(account, reservation)
+
+    await bus.nc.subscribe(names.SUBJECT_RELEASE, queue=_QUEUE, cb=on_message)
+    await bus.nc.flush(timeout=5)
+    ready.set()
+    await asyncio.Event().wait()

@@ -1,0 +1,1 @@
+"""Rate limits and budgets: counting in Valkey, reservations, refusals, and what happens when Valkey fails."""
