@@ -1,4 +1,4 @@
-"""What a worker says of itself in KV `workers`, and in its gauges."""
+"""The worker's heartbeat: its entry in KV `workers`, renewed every few seconds, and its gauges."""
 
 import asyncio
 import logging
@@ -29,70 +29,66 @@ CAPABILITIES = {
 }
 
 
+def worker_state(model: AIModel, engine: Engine, *, worker_id: str, address: str, revision: int) -> WorkerState:
+    """What does not change while the worker runs."""
+    state = WorkerState(
+        worker_id=worker_id,
+        address=address,
+        model=model.name,
+        revision=revision,
+        slots_total=model.spec.maxProcessNum,
+        context_tokens=engine.context_tokens,
+        capabilities=sorted(CAPABILITIES[capability] for capability in engine.capabilities),
+        pid=os.getpid(),
+    )
+    state.start_time.GetCurrentTime()
+    return state
+
+
 class Heartbeat:
-    """Renews the worker's entry; the entry vanishes by itself when the worker does."""
+    """Renews the worker's entry, which the bucket drops when it is not renewed."""
 
-    def __init__(
-        self,
-        bus: Bus,
-        model: AIModel,
-        engine: Engine,
-        desk: SlotManager,
-        *,
-        worker_id: str,
-        address: str,
-        revision: int,
-    ) -> None:
+    def __init__(self, bus: Bus, state: WorkerState, engine: Engine, slots: SlotManager) -> None:
         self._bus = bus
+        self._state = state
         self._engine = engine
-        self._desk = desk
+        self._slots = slots
         self._bucket: KeyValue | None = None
-        self._state = WorkerState(
-            worker_id=worker_id,
-            address=address,
-            model=model.name,
-            revision=revision,
-            slots_total=model.spec.maxProcessNum,
-            context_tokens=engine.context_tokens,
-            capabilities=sorted(CAPABILITIES[capability] for capability in engine.capabilities),
-            pid=os.getpid(),
-        )
-        self._state.start_time.GetCurrentTime()
-        self._waiting = metrics.VLLM_WAITING.labels(model.name)
-        self._running = metrics.VLLM_RUNNING.labels(model.name)
-        self._cache_use = metrics.VLLM_CACHE_USE.labels(model.name)
+        self._waiting = metrics.VLLM_WAITING.labels(state.model)
+        self._running = metrics.VLLM_RUNNING.labels(state.model)
+        self._cache_use = metrics.VLLM_CACHE_USE.labels(state.model)
 
-    async def announce(self) -> None:
-        """Says how things are now. Raises what NATS raises."""
+    async def publish(self) -> None:
+        """Writes the entry as it is now. Raises what NATS raises."""
         stats = self._engine.stats()
         state = self._state
-        state.slots_free = self._desk.free
+        state.slots_free = self._slots.free
         state.queued = stats.queued
         state.cache_use = stats.cache_use or 0.0
-        state.draining = self._desk.draining
-        state.unmetered = self._desk.blocked()
+        state.draining = self._slots.draining
+        state.unmetered = self._slots.blocked
         self._waiting.set(stats.queued)
         self._running.set(stats.running)
         self._cache_use.set(stats.cache_use or 0.0)
-        metrics.SLOTS.labels("free").set(self._desk.free)
-        metrics.SLOTS.labels("taken").set(self._desk.busy)
+        metrics.SLOTS.labels("free").set(self._slots.free)
+        metrics.SLOTS.labels("taken").set(self._slots.busy)
         if self._bucket is None:
             self._bucket = await self._bus.js.key_value(names.KV_WORKERS)
         await self._bucket.put(state.worker_id, state.SerializeToString())
 
-    async def run(self, turned: asyncio.Event) -> None:
-        """Announces for ever, and at once when `turned` is set; a broker that is away is tried again."""
+    async def run(self, changed: asyncio.Event) -> None:
+        """Publishes for ever, and at once when `changed` is set; retries while NATS is away."""
         while not_cancelled():
             with suppress(TimeoutError):
                 async with asyncio.timeout(RENEW_SECONDS):
-                    await turned.wait()
-            turned.clear()
+                    await changed.wait()
+            changed.clear()
             try:
-                await self.announce()
+                await self.publish()
             except (nats.errors.Error, TimeoutError, OSError) as problem:
-                logger.warning("presence could not be announced", extra={"problem": repr(problem)})
+                logger.warning("heartbeat not published", extra={"problem": repr(problem)})
 
     async def withdraw(self) -> None:
-        """Takes the entry away at once."""
+        """Deletes the entry. Raises what NATS raises."""
         if self._bucket is not None:
             await self._bucket.delete(self._state.worker_id)

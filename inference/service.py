@@ -17,7 +17,8 @@ from uplion.inference.v1.sampling_pb2 import Sampling as SamplingMessage
 from common import telemetry
 from common.errors import Reason, UplionError
 from inference.engines.engine import Chat, Engine, Generation, Output, Piece, Prompt, Sampling, Text, Tokens
-from inference.tickets.slots import HeldTicket, SlotManager
+from inference.tickets.held import HeldTicket
+from inference.tickets.slots import SlotManager
 from inference.usage_events import FINISH_REASONS, Attempt, UsageRecorder
 
 logger = logging.getLogger(__name__)
@@ -44,18 +45,18 @@ Context = grpc.aio.ServicerContext[RunRequest, RunEvent]
 class RunService(WorkerServiceServicer):
     """Runs what was offered, exactly once, and settles its ticket however the call ends."""
 
-    def __init__(self, engine: Engine, desk: SlotManager, usage: UsageRecorder) -> None:
+    def __init__(self, engine: Engine, slots: SlotManager, usage: UsageRecorder) -> None:
         self._engine = engine
-        self._desk = desk
+        self._slots = slots
         self._usage = usage
 
     async def Run(  # the proto's name
         self, request: RunRequest, context: Context
     ) -> AsyncIterator[RunEvent]:
-        held = self._desk.claim(request.ticket.request_id, request.ticket.attempt)
+        held = self._slots.claim(request.ticket.request_id, request.ticket.attempt)
         if held is None:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "This ticket was not offered, or was taken back.")
-        run = _Run(self._engine, self._desk, self._usage, held, request.WhichOneof("input") or "none")
+        run = _Run(self._engine, self._slots, self._usage, held, request.WhichOneof("input") or "none")
         task = asyncio.current_task()
         if task is not None:  # grpc.aio leaves a generator unfinished when the call ends while it writes
             task.add_done_callback(run.close)
@@ -94,10 +95,10 @@ class _Run:
     """One run: what was told of it, how it ended, and that it is settled exactly once."""
 
     def __init__(
-        self, engine: Engine, desk: SlotManager, usage: UsageRecorder, held: HeldTicket, operation: str
+        self, engine: Engine, slots: SlotManager, usage: UsageRecorder, held: HeldTicket, operation: str
     ) -> None:
         self._engine = engine
-        self._desk = desk
+        self._slots = slots
         self._usage = usage
         self._held = held
         self.output = Output()
@@ -106,7 +107,7 @@ class _Run:
         self._reason: Reason | None = Reason.CANCELLED
         self._told = False
         self._closed = False
-        held.on_deadline = self._expire
+        held.run = self
 
     @property
     def complete(self) -> bool:
@@ -139,9 +140,10 @@ class _Run:
             self._engine.cancel(self._held.id)
         if self._status == CANCELLED and self._held.deadline_seconds <= time.time():
             self.ended(TIMED_OUT, Reason.DEADLINE_EXCEEDED)  # the caller's own clock was a little faster
-        self._desk.settle(self._held, self._usage.ran(self._attempt, self._status, self._reason))
+        self._slots.settle(self._held, self._usage.ran(self._attempt, self._status, self._reason))
 
-    def _expire(self) -> None:
+    def expire(self) -> None:
+        """Ends it, since the deadline is over."""
         self.output.fail(UplionError(Reason.DEADLINE_EXCEEDED, "The request's time is over."))
 
 

@@ -1,1 +1,1 @@
-"""Tickets that this worker holds: its slots, and the settlement of each ticket."""
+"""Tickets: where they come from, the slots that they occupy, and how each is settled."""

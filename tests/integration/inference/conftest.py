@@ -20,7 +20,7 @@ from worker_fakes import WAIT_SECONDS, StartWorker, Worker, fake_router, manifes
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine may take longer to open a run than a router has time to."""
-    monkeypatch.setattr("inference.tickets.slots.OFFER_SECONDS", 20.0)
+    monkeypatch.setattr("inference.tickets.intake.OFFER_SECONDS", 20.0)
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ async def test_a_worker_whose_usage_is_refused_takes_no_tickets_until_it_is_not(
 
 async def test_a_late_ticket_that_was_delivered_before_is_its_routers_to_judge(start_worker, monkeypatch):
     """Its attempt may have been completed by a worker that died: an event of ours would say that nothing came of it."""
-    monkeypatch.setattr("inference.tickets.slots.OFFER_SECONDS", 2.0)
+    monkeypatch.setattr("inference.tickets.intake.OFFER_SECONDS", 2.0)
     router = (await start_worker()).router
     ticket = router.ticket(seconds=2.8)
     await router.offer(ticket)  # nobody opens the run: it comes back, and by then its time is over

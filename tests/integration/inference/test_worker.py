@@ -275,7 +275,7 @@ async def test_a_run_ends_at_its_deadline(start_worker):
 
 
 async def test_an_unanswered_offer_is_given_to_another(start_worker, monkeypatch):
-    monkeypatch.setattr("inference.tickets.slots.OFFER_SECONDS", 2.0)
+    monkeypatch.setattr("inference.tickets.intake.OFFER_SECONDS", 2.0)
     router = (await start_worker()).router
     request = router.chat()
     first, _ = await router.offer(request.ticket)

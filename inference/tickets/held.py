@@ -1,0 +1,73 @@
+"""A ticket that this worker holds, and the states it passes through."""
+
+import time
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from uplion.dispatch.v1.ticket_pb2 import Ticket
+
+from common import names
+from inference.tickets.source import Delivery
+
+
+class TicketState(Enum):
+    """Where a held ticket is. Offered and running tickets occupy a slot."""
+
+    OFFERED = "offered"  # its router was offered the run and has not answered
+    RUNNING = "running"  # its router opened the run
+    SETTLING = "settling"  # its usage event is being stored, or its acknowledgement is not confirmed
+    RELEASED = "released"  # acknowledged, or given back to its queue
+
+
+_NEXT = {
+    TicketState.OFFERED: {TicketState.RUNNING, TicketState.SETTLING, TicketState.RELEASED},
+    TicketState.RUNNING: {TicketState.SETTLING},
+    TicketState.SETTLING: {TicketState.RELEASED},
+    TicketState.RELEASED: frozenset[TicketState](),
+}
+
+
+class PendingOffer(Protocol):
+    """An offer that its router has not answered."""
+
+    def close(self) -> None:
+        """Ignores an answer from now on. Idempotent."""
+
+
+class Run(Protocol):
+    """The call that works on a ticket."""
+
+    def expire(self) -> None:
+        """Ends it, since the deadline is over."""
+
+
+@dataclass(slots=True, eq=False)
+class HeldTicket:
+    """A ticket, the delivery that brought it, and its state."""
+
+    ticket: Ticket
+    delivery: Delivery
+    id: str = field(init=False)  # the attempt's, unique in this process
+    traceparent: str = field(init=False)
+    deadline_seconds: float = field(init=False)  # unix time
+    state: TicketState = TicketState.OFFERED
+    since_seconds: float = field(default_factory=time.monotonic)  # when it entered the state
+    renewed_seconds: float = field(default_factory=time.monotonic)  # when its queue last heard that it is in progress
+    offer: PendingOffer | None = None
+    run: Run | None = None
+
+    def __post_init__(self) -> None:
+        self.id = names.attempt_id(self.ticket.request_id, self.ticket.attempt)
+        self.traceparent = self.delivery.traceparent
+        self.deadline_seconds = self.ticket.deadline.seconds + self.ticket.deadline.nanos / 1e9
+
+    def enter(self, state: TicketState) -> None:
+        """Changes the state; a state that cannot follow the present one is a bug."""
+        assert state in _NEXT[self.state], f"a ticket that is {self.state.value} cannot become {state.value}"
+        self.state, self.since_seconds = state, time.monotonic()
+        if state is not TicketState.OFFERED and self.offer is not None:
+            self.offer.close()
+            self.offer = None
+        if state is not TicketState.RUNNING:
+            self.run = None

@@ -1,0 +1,130 @@
+"""The intake of tickets: pulls them while slots are free, offers each to its router, and watches their time."""
+
+import asyncio
+import logging
+import time
+
+from google.protobuf.message import DecodeError
+from uplion.billing.v1.usage_event_pb2 import AttemptStatus
+from uplion.dispatch.v1.ticket_pb2 import Ticket
+
+from common.errors import Reason
+from common.tasks import not_cancelled
+from inference import metrics
+from inference.tickets.held import HeldTicket, TicketState
+from inference.tickets.offers import Offers, Refusal
+from inference.tickets.slots import SlotManager
+from inference.tickets.source import Delivery, SourceUnavailableError, TicketSource
+from inference.usage_events import UsageRecorder
+
+logger = logging.getLogger(__name__)
+
+OFFER_SECONDS = 2.0  # how long a router may take to answer an offer
+RENEW_SECONDS = 10.0  # well under half of the queue's ack wait
+_MAX_DELIVERIES = 5  # of a ticket whose router never answers
+_GIVE_BACK_SECONDS = 1.0  # before a ticket that this worker cannot run is delivered again
+_NEXT_SECONDS = 1.0  # the credit is set anew at least this often
+_SWEEP_SECONDS = 0.25
+
+
+class TicketIntake:
+    """Tasks: `run` until the drain begins; `sweep` until every ticket is settled."""
+
+    def __init__(self, source: TicketSource, slots: SlotManager, offers: Offers, usage: UsageRecorder) -> None:
+        self._source = source
+        self._slots = slots
+        self._offers = offers
+        self._usage = usage
+
+    async def run(self) -> None:
+        """Takes tickets as long as slots are free; ends only when cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._pull(), name="ticket pull")
+            tasks.create_task(self._renew_credit(), name="ticket credit")
+
+    async def finish(self) -> None:
+        """Takes no more tickets (`run` was cancelled): those that have arrived go back to their queue."""
+        for delivery in await self._source.finish():
+            await self._take(delivery)  # while draining no slot is free
+
+    async def sweep(self) -> None:
+        """Ends offers and runs whose time is over, and keeps queues from delivering again; for ever."""
+        while not_cancelled():
+            await asyncio.sleep(_SWEEP_SECONDS)
+            try:
+                for held in self._slots.held():
+                    await self._check_time(held)
+            except SourceUnavailableError as problem:
+                logger.warning("tickets could not be renewed", extra={"problem": str(problem)})
+
+    async def _pull(self) -> None:
+        while not_cancelled():
+            await self._source.want(self._slots.free)
+            delivery = await self._source.next(_NEXT_SECONDS)
+            if delivery is not None:
+                await self._take(delivery)
+
+    async def _renew_credit(self) -> None:
+        while not_cancelled():
+            await self._slots.freed.wait()
+            self._slots.freed.clear()
+            await self._source.want(self._slots.free)
+
+    async def _take(self, delivery: Delivery) -> None:
+        """Decides about a delivery; one that cannot be answered now is delivered again by its queue."""
+        try:
+            await self._decide(delivery)
+        except SourceUnavailableError as problem:
+            logger.warning("ticket not answered", extra={"problem": str(problem)})
+
+    async def _decide(self, delivery: Delivery) -> None:
+        """It is offered, settled without a run, given back, or a dead letter."""
+        try:
+            ticket = Ticket.FromString(delivery.payload)
+            if not ticket.request_id or not ticket.attempt or not ticket.reply_subject:
+                raise DecodeError("request_id, attempt and reply_subject must be set")
+        except DecodeError as problem:
+            logger.error("ticket cannot be read", extra={"problem": str(problem)})
+            await delivery.dead_letter(str(problem))
+            return
+        if self._slots.holds(ticket):  # delivered twice: settling the one we hold settles both
+            return
+        if self._slots.free < 1:
+            await delivery.give_back(_GIVE_BACK_SECONDS if self._slots.blocked else 0.0)
+            return
+        held = HeldTicket(ticket, delivery)
+        self._slots.hold(held)
+        if self._slots.superseded(ticket):
+            self._slots.settle(held, None)
+        elif held.deadline_seconds <= time.time() and delivery.delivery_count == 1:
+            timed_out = AttemptStatus.ATTEMPT_STATUS_TIMED_OUT
+            self._slots.settle(held, self._usage.never_ran(ticket, timed_out, Reason.DEADLINE_EXCEEDED))
+        else:  # a late one that was delivered before may have run elsewhere: its router knows, and refuses it then
+            self._offers.send(held, self._refused)
+
+    def _refused(self, held: HeldTicket, refusal: Refusal) -> None:
+        if refusal is Refusal.REFUSED:
+            metrics.OFFERS_REFUSED.inc()
+            self._slots.settle(held, None)
+        else:
+            cancelled = AttemptStatus.ATTEMPT_STATUS_CANCELLED
+            self._slots.settle(held, self._usage.never_ran(held.ticket, cancelled, Reason.CANCELLED))
+
+    async def _check_time(self, held: HeldTicket) -> None:
+        now_seconds = time.monotonic()
+        if held.state is TicketState.OFFERED and now_seconds - held.since_seconds > OFFER_SECONDS:
+            await self._expire_offer(held)
+            return
+        if held.run is not None and held.deadline_seconds <= time.time():
+            held.run.expire()
+        if held.state is not TicketState.RELEASED and now_seconds - held.renewed_seconds > RENEW_SECONDS:
+            held.renewed_seconds = now_seconds
+            await held.delivery.in_progress()
+
+    async def _expire_offer(self, held: HeldTicket) -> None:
+        """The router neither opened the run nor refused it: another worker may try, a few times."""
+        if held.delivery.delivery_count >= _MAX_DELIVERIES:
+            failed = AttemptStatus.ATTEMPT_STATUS_FAILED
+            self._slots.settle(held, self._usage.never_ran(held.ticket, failed, Reason.UNAVAILABLE))
+        else:
+            await self._slots.give_back(held, _GIVE_BACK_SECONDS)
