@@ -1,1 +1,1 @@
-"""From AIModel manifests to running workers, on this machine."""
+"""Keeps workers running for the AIModel manifests in KV `models`."""

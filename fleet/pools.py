@@ -1,4 +1,4 @@
-"""The workers of one model: as many as its manifest asks for, all of its newest version."""
+"""The pool of one model: as many workers as its manifest asks for, all of the newest version."""
 
 import asyncio
 import json
@@ -11,36 +11,36 @@ from common.manifest import AIModel
 
 
 class Worker(Protocol):
-    """One worker that is kept running by whoever made it."""
+    """A worker process that its factory's runtime restarts when it ends."""
 
     @property
     def serving(self) -> bool:
-        """It is ready and takes work."""
+        """It is ready and takes tickets."""
 
     @property
     def failing(self) -> bool:
-        """It ended badly and is not ready again."""
+        """It ended with an error and is not ready again yet."""
 
     @property
     def message(self) -> str:
-        """Why it fails, in a sentence; empty when it does not."""
+        """Why it is failing, in one sentence; empty when it is not."""
 
     async def keep(self) -> None:
-        """Runs it, starting it again when it ends, until it is stopped."""
+        """Runs it and restarts it when it ends; returns once it was stopped."""
 
     async def stop(self, grace_seconds: float) -> None:
-        """Ends it for good when what it holds is done, or when the grace is over."""
+        """Stops it for good, once its running requests have finished or the grace is over."""
 
 
-class Workplace(Protocol):
-    """Where workers are made."""
+class WorkerFactory(Protocol):
+    """Creates workers on this machine, or wherever else they run."""
 
     def worker(self, model: AIModel, revision: int, number: int, on_change: Callable[[], None]) -> Worker:
-        """A worker, not yet running; `on_change` is called whenever it fares differently."""
+        """A worker that is not started yet; `on_change` is called whenever its state changes."""
 
 
 class Phase(Enum):
-    """How a model fares; the values are what KV `fleet` says."""
+    """The state of a model's pool; the values are those in KV `fleet`."""
 
     STARTING = "starting"
     READY = "ready"
@@ -50,7 +50,7 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class PoolReport:
-    """How a model fares, and why."""
+    """The state of a model's pool, and why."""
 
     phase: Phase
     message: str = ""
@@ -68,7 +68,7 @@ class _Member:
 
 
 def version_of(model: AIModel) -> bytes:
-    """What a worker must be started anew for when it changes: everything that it reads."""
+    """The part of a manifest that a worker reads: when it changes, workers are replaced."""
     document = json.loads(model.to_json())
     for scaling in ("replicas", "msgBacklogThreshold", "labels", "image", "resources"):
         document["spec"].pop(scaling, None)
@@ -77,38 +77,38 @@ def version_of(model: AIModel) -> bytes:
 
 
 def replicas_of(model: AIModel) -> int:
-    """How many workers it asks for here; a rented model needs one to talk to its upstream."""
+    """How many workers the pool has; a remote model needs one at most, to call its upstream."""
     return min(model.spec.replicas, 1) if model.spec.type == "remote" else model.spec.replicas
 
 
 class Pool:
-    """Call `want` with each new manifest; `run` makes it so, and returns once the model is gone."""
+    """Replaces and scales the workers of a model; `run` is its task."""
 
-    def __init__(self, model: AIModel, revision: int, workplace: Workplace, on_change: Callable[[], None]) -> None:
+    def __init__(self, model: AIModel, revision: int, factory: WorkerFactory, on_change: Callable[[], None]) -> None:
         self._model: AIModel | None = model
         self._revision = revision
-        self._workplace, self._on_change = workplace, on_change
+        self._factory, self._on_change = factory, on_change
         self._grace_seconds = 0.0
         self._members: list[_Member] = []
         self._wake = asyncio.Event()
 
-    def want(self, model: AIModel, revision: int) -> None:
-        """A changed manifest: new workers first, and then the old ones finish and end."""
+    def update(self, model: AIModel, revision: int) -> None:
+        """A new manifest: new workers are started first, then the old ones finish and end."""
         self._model, self._revision = model, revision
         self._wake.set()
 
     def end(self, grace_seconds: float) -> None:
-        """The model is gone: its workers finish what they hold within the grace."""
+        """The model was deleted: its workers finish their requests within the grace."""
         self._model, self._grace_seconds = None, grace_seconds
         self._wake.set()
 
     @property
     def ended(self) -> bool:
-        """The model is gone and so are its workers."""
+        """The model was deleted and its workers have ended."""
         return self._model is None and not self._members
 
     async def run(self, drain_grace_seconds: float) -> None:
-        """Keeps as many workers as wanted until the pool is ended and the last one is gone."""
+        """Reconciles workers with the manifest; returns when the pool has ended."""
         self._grace_seconds = drain_grace_seconds
         async with asyncio.TaskGroup() as tasks:
             while not self.ended:
@@ -128,14 +128,14 @@ class Pool:
             wanted.append(self._start(tasks, self._model, version, next(free_numbers)))
         replaced = all(member.worker.serving for member in wanted)
         for member in current:
-            # An older worker serves on until the new ones do; one that never served has nothing to offer.
+            # A worker of an older version serves until the new ones do; one that is not serving is stopped at once.
             if member not in wanted and (replaced or member.version == version or not member.worker.serving):
                 member.retiring = True
                 name = f"retire worker {member.number}"
                 tasks.create_task(member.worker.stop(self._grace_seconds), name=name)
 
     def _start(self, tasks: asyncio.TaskGroup, model: AIModel, version: bytes, number: int) -> _Member:
-        member = _Member(version, number, self._workplace.worker(model, self._revision, number, self._wake.set))
+        member = _Member(version, number, self._factory.worker(model, self._revision, number, self._wake.set))
         self._members.append(member)
 
         async def keep() -> None:
@@ -147,11 +147,11 @@ class Pool:
         return member
 
     def report(self) -> PoolReport:
-        """How the model fares now."""
+        """The state of the pool now."""
         if self._model is None or replicas_of(self._model) == 0:
             return PoolReport(Phase.STOPPED)
         workers = [member.worker for member in self._members if not member.retiring]
-        complaint = next((worker.message for worker in workers if worker.failing), "")
+        problem = next((worker.message for worker in workers if worker.failing), "")
         if any(worker.serving for worker in workers):
-            return PoolReport(Phase.READY, complaint)
-        return PoolReport(Phase.FAILING, complaint) if complaint else PoolReport(Phase.STARTING)
+            return PoolReport(Phase.READY, problem)
+        return PoolReport(Phase.FAILING, problem) if problem else PoolReport(Phase.STARTING)

@@ -8,8 +8,8 @@ from common.settings import setting
 
 @dataclass(frozen=True, slots=True)
 class FleetSettings:
-    """UPLION_FLEET_*"""
+    """Environment variables UPLION_FLEET_*."""
 
     PREFIX: ClassVar[str] = "FLEET"
-    nats_url: str = setting(doc="where the manifests are kept", env="NATS_URL", secret=True)
-    drain_grace_seconds: float = setting(30.0, doc="how long a worker's running requests may take when it is ended")
+    nats_url: str = setting(doc="NATS, which holds the manifests", env="NATS_URL", secret=True)
+    drain_grace_seconds: float = setting(30.0, doc="how long the running requests of a stopped worker may take")

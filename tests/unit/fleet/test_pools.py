@@ -41,7 +41,7 @@ class PretendWorker:
         self._ended.set()
 
 
-class PretendWorkplace:
+class PretendFactory:
     def __init__(self) -> None:
         self.made: list[PretendWorker] = []
 
@@ -55,16 +55,16 @@ class PretendWorkplace:
 
 
 @asynccontextmanager
-async def a_pool(model: AIModel) -> AsyncIterator[tuple[Pool, PretendWorkplace]]:
-    place = PretendWorkplace()
-    pool = Pool(model, 1, place, lambda: None)
+async def a_pool(model: AIModel) -> AsyncIterator[tuple[Pool, PretendFactory]]:
+    factory = PretendFactory()
+    pool = Pool(model, 1, factory, lambda: None)
     running = asyncio.create_task(pool.run(5.0))
     await settle()
-    yield pool, place
+    yield pool, factory
     pool.end(5.0)
     await asyncio.wait_for(running, 60)
     assert pool.ended
-    assert not place.running
+    assert not factory.running
 
 
 async def settle() -> None:
@@ -73,74 +73,74 @@ async def settle() -> None:
 
 
 async def test_as_many_workers_as_replicas() -> None:
-    async with a_pool(a_model(replicas=3)) as (pool, place):
-        assert [worker.number for worker in place.running] == [0, 1, 2]
-        pool.want(a_model(replicas=1), 2)
+    async with a_pool(a_model(replicas=3)) as (pool, factory):
+        assert [worker.number for worker in factory.running] == [0, 1, 2]
+        pool.update(a_model(replicas=1), 2)
         await settle()
-        assert [worker.number for worker in place.running] == [0]
-        pool.want(a_model(replicas=2), 3)
+        assert [worker.number for worker in factory.running] == [0]
+        pool.update(a_model(replicas=2), 3)
         await settle()
-        assert len(place.running) == 2
+        assert len(factory.running) == 2
 
 
 async def test_scaling_replaces_nobody() -> None:
-    async with a_pool(a_model(replicas=1)) as (pool, place):
-        place.made[0].becomes(serving=True)
-        pool.want(a_model(replicas=2, labels={"a": "b"}), 2)
+    async with a_pool(a_model(replicas=1)) as (pool, factory):
+        factory.made[0].becomes(serving=True)
+        pool.update(a_model(replicas=2, labels={"a": "b"}), 2)
         await settle()
-        assert place.made[0] in place.running
-        assert len(place.made) == 2
+        assert factory.made[0] in factory.running
+        assert len(factory.made) == 2
 
 
 async def test_a_changed_manifest_starts_new_workers_before_the_old_end() -> None:
-    async with a_pool(a_model()) as (pool, place):
-        old = place.made[0]
+    async with a_pool(a_model()) as (pool, factory):
+        old = factory.made[0]
         old.becomes(serving=True)
-        pool.want(a_model(contextLength=128), 2)
+        pool.update(a_model(contextLength=128), 2)
         await settle()
-        new = place.made[1]
+        new = factory.made[1]
         assert (old.grace_seconds, new.revision, new.number) == (None, 2, 1)
         new.becomes(serving=True)
         await settle()
         assert old.grace_seconds == 5.0
-        assert place.running == [new]
+        assert factory.running == [new]
 
 
 async def test_a_new_version_that_fails_leaves_the_old_one_serving() -> None:
-    async with a_pool(a_model()) as (pool, place):
-        place.made[0].becomes(serving=True)
-        pool.want(a_model(contextLength=128), 2)
+    async with a_pool(a_model()) as (pool, factory):
+        factory.made[0].becomes(serving=True)
+        pool.update(a_model(contextLength=128), 2)
         await settle()
-        place.made[1].becomes(serving=False, message="no such file")
+        factory.made[1].becomes(serving=False, message="no such file")
         await settle()
-        assert place.made[0].grace_seconds is None
+        assert factory.made[0].grace_seconds is None
         assert pool.report().phase is Phase.READY
         assert pool.report().message == "no such file"
-        pool.want(a_model(contextLength=256), 3)
+        pool.update(a_model(contextLength=256), 3)
         await settle()
-        assert place.made[1].grace_seconds is not None  # it never served, so nothing is lost
-        assert place.made[0].grace_seconds is None
+        assert factory.made[1].grace_seconds is not None  # it never served, so nothing is lost
+        assert factory.made[0].grace_seconds is None
 
 
 async def test_phases_follow_the_workers() -> None:
-    async with a_pool(a_model()) as (pool, place):
+    async with a_pool(a_model()) as (pool, factory):
         assert pool.report().phase is Phase.STARTING
-        place.made[0].becomes(serving=False, message="crashed")
+        factory.made[0].becomes(serving=False, message="crashed")
         assert (pool.report().phase, pool.report().message) == (Phase.FAILING, "crashed")
-        place.made[0].becomes(serving=True)
+        factory.made[0].becomes(serving=True)
         assert (pool.report().phase, pool.report().message) == (Phase.READY, "")
-        pool.want(a_model(replicas=0), 2)
+        pool.update(a_model(replicas=0), 2)
         await settle()
         assert pool.report().phase is Phase.STOPPED
-        assert not place.running
+        assert not factory.running
 
 
 async def test_a_model_wanted_again_while_it_ends_comes_back() -> None:
-    async with a_pool(a_model()) as (pool, place):
+    async with a_pool(a_model()) as (pool, factory):
         pool.end(1.0)
-        pool.want(a_model(), 2)
+        pool.update(a_model(), 2)
         await settle()
-        assert len(place.running) == 1
+        assert len(factory.running) == 1
 
 
 def test_a_rented_model_needs_one_worker_at_most() -> None:
