@@ -12,11 +12,10 @@ from uplion.billing.v1 import usage_event_pb2
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus
 from uplion.dispatch.v1.run_pb2 import Delta, RunEvent, RunRequest, TextInput, Vector
 from uplion.dispatch.v1.worker_service_pb2_grpc import WorkerServiceServicer
-from uplion.inference.v1.sampling_pb2 import Sampling as SamplingMessage
 
-from common import telemetry
+from common import sampling, telemetry
 from common.errors import Reason, UplionError
-from inference.engines.engine import Chat, Engine, Generation, Output, Piece, Prompt, Sampling, Text, Tokens
+from inference.engines.engine import Chat, Engine, Generation, Output, Piece, Prompt, Text, Tokens
 from inference.tickets.held import HeldTicket
 from inference.tickets.slots import SlotManager
 from inference.usage_events import FINISH_REASONS, Attempt, UsageRecorder
@@ -163,7 +162,7 @@ def generation_of(attempt_id: str, request: RunRequest) -> Generation:
     return Generation(
         id=attempt_id,
         prompt=prompt,
-        sampling=_sampling(request.sampling),
+        sampling=sampling.from_message(request.sampling),
         resume=tuple(tuple(array.ids) for array in request.resume),
     )
 
@@ -175,20 +174,6 @@ def _text(item: TextInput, param: str) -> Text | Tokens:
     if kind == "tokens":
         return Tokens(item.tokens.ids)
     raise UplionError(Reason.INVALID_REQUEST, "Neither text nor tokens were given.", param=param)
-
-
-def _sampling(message: SamplingMessage) -> Sampling:
-    return Sampling(
-        max_output_tokens=message.max_output_tokens if message.HasField("max_output_tokens") else None,
-        temperature=message.temperature if message.HasField("temperature") else 1.0,
-        top_p=message.top_p if message.HasField("top_p") else 1.0,
-        top_k=message.top_k,
-        seed=message.seed if message.HasField("seed") else None,
-        stop=tuple(message.stop),
-        choices=message.choices or 1,
-        frequency_penalty=message.frequency_penalty,
-        presence_penalty=message.presence_penalty,
-    )
 
 
 def _delta(piece: Piece) -> Delta:

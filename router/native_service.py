@@ -15,9 +15,9 @@ from router.answers import Answer, Piece
 from router.front import Context, Front, Sink, caller, internal_error, write
 from router.jobs import Job, Operation
 from router.models import Models
-from router.native_requests import chat_job, completion_job, embedding_job
 from router.openai_frames import floats
 from router.records import Record
+from router.surfaces.native.parse import chat_job, completion_job, embedding_job
 
 _PAGE = 100
 _MAX_PAGE = 1000

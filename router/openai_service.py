@@ -21,9 +21,9 @@ from router.answers import Piece
 from router.front import Context, Front, caller, internal_error, write
 from router.jobs import Operation
 from router.models import Models
-from router.openai_requests import OpenAIRequest, parse_chat, parse_completion, parse_embedding
 from router.records import Record
 from router.settings import RouterSettings
+from router.surfaces.openai.parse import OpenAIRequest, parse_chat, parse_completion, parse_embedding
 
 logger = logging.getLogger(__name__)
 

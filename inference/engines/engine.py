@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Protocol
 
 from common.errors import Reason, UplionError
+from common.sampling import Sampling
 
 
 class Finish(Enum):
@@ -48,25 +49,6 @@ class Tokens:
 
 
 Prompt = Chat | Text | Tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How tokens are drawn; ranges were checked at the edge of the platform."""
-
-    max_output_tokens: int | None = None
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    choices: int = 1
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-
-    @property
-    def greedy(self) -> bool:
-        return self.temperature < 1e-5
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from common.errors import Reason, UplionError
+from common.sampling import Sampling
 from inference.engines.engine import (
     Capability,
     EngineStats,
@@ -13,7 +14,6 @@ from inference.engines.engine import (
     Generation,
     Output,
     Piece,
-    Sampling,
     Text,
     Tokens,
     Vectors,

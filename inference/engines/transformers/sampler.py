@@ -13,7 +13,8 @@ from transformers.generation.continuous_batching.cb_logits_processors import Con
 from transformers.generation.continuous_batching.requests import FutureRequestState
 from transformers.generation.logits_process import LogitsProcessorList
 
-from inference.engines.engine import Output, Sampling
+from common.sampling import Sampling
+from inference.engines.engine import Output
 from inference.engines.transformers.compute_time import StepClock
 
 _SEED_MASK = (1 << 63) - 1

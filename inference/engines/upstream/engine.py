@@ -142,25 +142,14 @@ class UpstreamEngine:
             output.fail(_failed("could not be understood"))
 
     def _body(self, generation: Generation) -> dict[str, Any]:
-        sampling = generation.sampling
         prompt = generation.prompt
         body: dict[str, Any] = {"model": self._model, "stream": True, "stream_options": {"include_usage": True}}
         if isinstance(prompt, Chat):
             body["messages"] = list(prompt.messages)
         else:
             body["prompt"] = prompt.text if isinstance(prompt, Text) else list(prompt.ids)
-        optional: dict[str, tuple[Any, Any]] = {
-            self._limit_field: (sampling.max_output_tokens, None),
-            "temperature": (sampling.temperature, 1.0),
-            "top_p": (sampling.top_p, 1.0),
-            "top_k": (sampling.top_k, 0),
-            "seed": (sampling.seed, None),
-            "stop": (list(sampling.stop), []),
-            "n": (sampling.choices, 1),
-            "frequency_penalty": (sampling.frequency_penalty, 0.0),
-            "presence_penalty": (sampling.presence_penalty, 0.0),
-        }
-        body.update({name: value for name, (value, default) in optional.items() if value != default})
+        names = {"choices": "n", "max_output_tokens": self._limit_field}
+        body.update((names.get(name, name), value) for name, value in generation.sampling.changed().items())
         return body
 
     @asynccontextmanager

@@ -13,7 +13,8 @@ import tiny_model
 
 from common.errors import Reason, UplionError
 from common.manifest import AIModel, Metadata, Spec
-from inference.engines.engine import Chat, Finish, Generation, Output, Sampling, Text, Tokens
+from common.sampling import Sampling
+from inference.engines.engine import Chat, Finish, Generation, Output, Text, Tokens
 from inference.engines.registry import engine_for
 from inference.settings import InferenceSettings
 

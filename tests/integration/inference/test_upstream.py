@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from common.errors import Reason, UplionError
+from common.sampling import Sampling
 from common.settings import SettingsError
-from inference.engines.engine import Chat, Finish, Generation, Output, Sampling, Text, Tokens
+from inference.engines.engine import Chat, Finish, Generation, Output, Text, Tokens
 from inference.engines.upstream.engine import UpstreamEngine
 
 HELLO = Chat([{"role": "user", "content": "Hello"}])

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from common.errors import Reason, UplionError
-from inference.engines.engine import Finish, Output, Piece, Sampling, output_limit
+from common.sampling import Sampling
+from inference.engines.engine import Finish, Output, Piece, output_limit
 
 
 async def test_what_the_reader_has_not_taken_is_merged_and_all_is_counted():

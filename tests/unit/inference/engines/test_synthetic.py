@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 from common.manifest import Synthetic
-from inference.engines.engine import Chat, Generation, Output, Sampling, Text
+from common.sampling import Sampling
+from inference.engines.engine import Chat, Generation, Output, Text
 from inference.engines.synthetic import TOKENS, SyntheticEngine, token_count, vector
 
 

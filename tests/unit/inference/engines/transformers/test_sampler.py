@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from inference.engines.engine import Sampling
+from common.sampling import Sampling
 from inference.engines.transformers.compute_time import ComputeClock, StepClock
 from inference.engines.transformers.fast_import import fast_import
 

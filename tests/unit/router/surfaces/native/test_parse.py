@@ -12,7 +12,7 @@ from uplion.inference.v1.sampling_pb2 import Sampling
 
 from common.errors import Reason, UplionError
 from common.identity import Identity
-from router.native_requests import chat_job, completion_job, embedding_job
+from router.surfaces.native.parse import chat_job, completion_job, embedding_job
 
 IDENTITY = Identity("acme", "key1", "res1", "m", "default", 100, 60.0, "r1")
 HELLO = [ChatMessage(role="user", content="hi", name="joe")]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from common.errors import Reason, UplionError
 from common.identity import Identity
-from router.openai_requests import OpenAIRequest, parse_chat, parse_completion, parse_embedding
+from router.surfaces.openai.parse import OpenAIRequest, parse_chat, parse_completion, parse_embedding
 
 IDENTITY = Identity("acme", "key1", "res1", "m", "default", 100, 60.0, "r1")
 HELLO = [{"role": "user", "content": "hi"}]

@@ -1,0 +1,1 @@
+"""The native dialect: the typed messages of uplion.inference.v1, which are its schema, and gRPC statuses."""

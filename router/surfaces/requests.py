@@ -1,0 +1,62 @@
+"""What the parsers of all dialects share: refusals, limits of what a request may hold, and a job from checked parts."""
+
+from typing import Final, NoReturn
+
+import msgspec
+from uplion.dispatch.v1.run_pb2 import ChatInput, EmbeddingInput, RunRequest, TextInput
+from uplion.inference.v1.sampling_pb2 import Sampling
+
+from common.errors import Reason, UplionError
+from common.identity import Identity
+from router.jobs import Job, Operation
+
+MOST_MESSAGES: Final = 4096
+MOST_NAME_CHARACTERS: Final = 256
+MOST_INPUTS: Final = 2048  # OpenAI's own bound for embeddings
+ROLES: Final = frozenset({"system", "developer", "user", "assistant"})
+BAD_ROLE: Final = "must be one of system, developer, user, assistant"
+
+_GUESSED_OUTPUT_TOKENS: Final = 256
+_CHARACTERS_PER_TOKEN: Final = 4
+_UINT32: Final = (1 << 32) - 1
+
+_encode = msgspec.json.Encoder().encode
+
+
+def invalid(param: str, problem: str) -> NoReturn:
+    """Refuses a field whose value is wrong."""
+    raise UplionError(Reason.INVALID_REQUEST, f"'{param}' {problem}.", param=param)
+
+
+def unsupported(param: str, problem: str = "is not supported") -> NoReturn:
+    """Refuses a field that asks for something that is not built."""
+    raise UplionError(Reason.UNSUPPORTED_PARAMETER, f"'{param}' {problem}.", param=param)
+
+
+def chat_job(identity: Identity, model: str, messages: list[dict[str, str]], sampling: Sampling) -> Job:
+    """A job for messages in their plain form: role, text content, and name where one was given."""
+    run = RunRequest(chat=ChatInput(messages_json=_encode(messages)), sampling=sampling)
+    return _generation(identity, Operation.CHAT, model, run, sum(len(message["content"]) for message in messages))
+
+
+def completion_job(identity: Identity, model: str, prompt: TextInput, sampling: Sampling) -> Job:
+    run = RunRequest(completion=prompt, sampling=sampling)
+    return _generation(identity, Operation.COMPLETION, model, run, characters(prompt))
+
+
+def embedding_job(identity: Identity, model: str, items: list[TextInput]) -> Job:
+    run = RunRequest(embedding=EmbeddingInput(items=items))
+    estimate = 1 + sum(map(characters, items)) // _CHARACTERS_PER_TOKEN
+    return Job(identity, Operation.EMBEDDING, model, run, choices=0, estimated_tokens=estimate)
+
+
+def characters(item: TextInput) -> int:
+    """About how many characters of text an input is worth."""
+    return _CHARACTERS_PER_TOKEN * len(item.tokens.ids) if item.HasField("tokens") else len(item.text)
+
+
+def _generation(identity: Identity, operation: Operation, model: str, run: RunRequest, size: int) -> Job:
+    choices = run.sampling.choices or 1
+    output = run.sampling.max_output_tokens or _GUESSED_OUTPUT_TOKENS
+    estimate = min(1 + size // _CHARACTERS_PER_TOKEN + output * choices, _UINT32)
+    return Job(identity, operation, model, run, choices=choices, estimated_tokens=estimate)
