@@ -1,28 +1,31 @@
 """Attention over the paged cache on a CPU, request by request.
 
 The library's `sdpa` builds one dense mask over every request of a step, so that 200 requests cost 200 times the work of
-one each; here each looks at its own keys only. Registered through the library's own AttentionInterface.
+one each; here each request attends to its own keys only. Registered through the library's own AttentionInterface.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict, cast
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from inference.engines.transformers.library_types import PagedCache, TextConfig
+
 NAME = "uplion_paged"
 _SMALLEST_BUCKET = 64
+_PLAN = "uplion_plan"  # attribute of a tensor of the step
 
 
 def register() -> None:
-    """Makes the name known to the library. Idempotent."""
+    """Registers `forward` with the library. Idempotent."""
     AttentionInterface.register(NAME, forward)
 
 
-def suits(config: Any) -> bool:
-    """Whether a model attends fully and plainly in every layer; others keep the library's own."""
+def suits(config: TextConfig) -> bool:
+    """Whether every layer has plain full attention; other models keep the library's implementation."""
     layer_types = getattr(config, "layer_types", None) or ["full_attention"]
     return (
         set(layer_types) == {"full_attention"}
@@ -39,8 +42,8 @@ def forward(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
-    cache: Any = None,
-    **kwargs: Any,
+    cache: PagedCache | None = None,
+    **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
     """The library's signature. Without a paged cache (embeddings) it is the library's sdpa."""
     if cache is None:
@@ -48,7 +51,7 @@ def forward(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
         return plain
-    plan = _plan(kwargs)
+    plan = _plan(cast(_StepIndexes, kwargs))
     key, value = cache.update(key, value, module.layer_idx, {**kwargs, "read_index": plan.read_index})
     output = torch.empty_like(query)
     grouped = query.shape[1] != key.shape[1]
@@ -67,6 +70,14 @@ def forward(
     return output.transpose(1, 2).contiguous(), None
 
 
+class _StepIndexes(TypedDict):
+    """The library's arguments about a step: where each request's queries and keys end, and which keys are read."""
+
+    cu_seq_lens_q: torch.Tensor
+    cu_seq_lens_k: dict[str, torch.Tensor]
+    read_index: list[torch.Tensor]
+
+
 @dataclass(frozen=True, slots=True)
 class _Bucket:
     """Requests with one query each and about as many keys; padded to the longest of them."""
@@ -78,26 +89,26 @@ class _Bucket:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Who looks at what in a step; the same in every layer."""
+    """Which keys each query of a step attends to; the same in every layer."""
 
     decodes: list[_Bucket]
     prompts: list[tuple[int, int, int, int, torch.Tensor | None]]  # query from, to; key from, to; mask
     read_index: list[torch.Tensor]  # the library's, in our order: keys come out of the cache already padded
 
 
-def _plan(kwargs: dict[str, Any]) -> _Plan:
-    """Made in the first layer; kept on a tensor of the step, and gone with it."""
-    query_ends = kwargs["cu_seq_lens_q"]
-    found: _Plan | None = getattr(query_ends, "uplion_plan", None)
+def _plan(indexes: _StepIndexes) -> _Plan:
+    """Built in the first layer, and kept on a tensor of the step as long as that lives."""
+    query_ends = indexes["cu_seq_lens_q"]
+    found: _Plan | None = getattr(query_ends, _PLAN, None)
     if found is None:
-        (key_ends,) = kwargs["cu_seq_lens_k"].values()
-        (read_index,) = kwargs["read_index"]
-        found = _made_plan(query_ends.tolist(), key_ends.tolist(), read_index)
-        query_ends.uplion_plan = found
+        (key_ends,) = indexes["cu_seq_lens_k"].values()
+        (read_index,) = indexes["read_index"]
+        found = _build_plan(query_ends.tolist(), key_ends.tolist(), read_index)
+        setattr(query_ends, _PLAN, found)
     return found
 
 
-def _made_plan(query_ends: list[int], key_ends: list[int], read_index: torch.Tensor) -> _Plan:
+def _build_plan(query_ends: list[int], key_ends: list[int], read_index: torch.Tensor) -> _Plan:
     buckets: dict[int, list[tuple[int, int, int]]] = {}
     waiting: list[tuple[int, int, int, int]] = []
     for at in range(len(query_ends) - 1):

@@ -1,6 +1,6 @@
-"""Whose time the engine's time was: what a request took of its device, for the ledger.
+"""Compute seconds of each request, for the ledger: what runs on a device at once shares its time.
 
-Never more than the time that passed: what runs at once shares it.
+Together they are never more than the time that passed.
 """
 
 import threading
@@ -12,13 +12,13 @@ from inference.engines.engine import Output
 
 @dataclass(slots=True, eq=False)
 class Span:
-    """Something the device works on, from `ComputeClock.start` until `stop`."""
+    """One piece of work on the device, from `ComputeClock.start` until `stop`."""
 
     seconds: float = 0.0
 
 
 class ComputeClock:
-    """Divides the time of one device evenly among the spans that are open at each moment. For any thread."""
+    """Divides the time of one device evenly among the spans that are open at each moment. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -51,8 +51,8 @@ class ComputeClock:
 class StepClock:
     """Divides each step of the engine among the requests in it, by the tokens computed for each.
 
-    Used by the engine's thread alone. A step that made nothing (part of a long prompt) ends where the next one begins:
-    that is at once, for as long as anyone in it is still wanted.
+    Used by the engine's thread alone. A step without outputs (part of a long prompt) ends where the next one begins,
+    which is at once as long as one of its requests is wanted.
     """
 
     def __init__(self, clock: ComputeClock) -> None:
@@ -67,7 +67,7 @@ class StepClock:
         self._span = self._clock.start()
 
     def end(self) -> None:
-        """Its outputs are there. Idempotent."""
+        """The step is over. Idempotent."""
         if self._span is None:
             return
         seconds = self._clock.stop(self._span)

@@ -2,7 +2,7 @@
 
 transformers 5.23 marks functions for torch._dynamo and names DTensor in type tests; importing the two was 5 s of 12 s
 until a model is loaded (on two busy cores) and 38 MB of memory. Listing all models there are reads 450 files, another
-half second. Their places are held while transformers is imported, and given back afterwards.
+half second. Stand-ins take their places in `sys.modules` while transformers is imported, and are removed afterwards.
 """
 
 import importlib
@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 _COMPILER = "torch._dynamo"
 _MODELS = "transformers.models"
@@ -19,28 +18,30 @@ _VMAP = "torch._dynamo._trace_wrapped_higher_order_op"
 
 
 class _Unmarked(ModuleType):
-    """Holds the place of the compiler: its decorators leave functions as they are."""
+    """Stands in for the compiler: its decorators return functions unchanged."""
 
-    __path__: list[str] = []  # noqa: RUF012  # what makes a module a package
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__ = []  # what makes a module a package
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Callable[..., object]:
         if name.startswith("__"):
             raise AttributeError(name)
         return _plain
 
 
-def _plain(function: Callable[..., Any] | None = None, *_: Any, **__: Any) -> Any:
+def _plain(function: Callable[..., object] | None = None, *_: object, **__: object) -> Callable[..., object]:
     return _plain if function is None else function
 
 
-def _real_vmap_context(*arguments: Any) -> Any:
-    """What masking asks of the compiler's package when a mask has to be built after all."""
+def _real_vmap_context(*arguments: object) -> object:
+    """The real class of the compiler's package, for the rare mask that has to be built."""
     return importlib.import_module(_VMAP).TransformGetItemToIndex(*arguments)
 
 
 @contextmanager
 def fast_import() -> Iterator[None]:
-    """Whatever of transformers is imported inside the block is imported leanly, unless there is an accelerator."""
+    """Imports of transformers inside the block are such imports, unless there is an accelerator."""
     import torch
 
     if _COMPILER in sys.modules or torch.cuda.is_available():

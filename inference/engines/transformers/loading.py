@@ -4,7 +4,6 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import GenerationConfig
@@ -16,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 from inference.engines.transformers import attention
 from inference.engines.transformers.compute_time import ComputeClock, StepClock
 from inference.engines.transformers.fast_import import fast_import
+from inference.engines.transformers.library_types import CausalModel, FastTokenizer, TextConfig
 from inference.engines.transformers.model_files import ModelFilesError
 from inference.engines.transformers.sampler import Sampler
 
@@ -29,21 +29,21 @@ _TOKENS_PER_SLOT = 128  # what a slot's share of the cache holds by default; mor
 
 @dataclass(frozen=True, slots=True)
 class EngineResources:
-    """What the worker allows an engine."""
+    """What an engine may use, from the manifest and the settings."""
 
-    slots: int
-    context_tokens: int | None
-    cache_bytes: int  # 0: by default
-    threads: int  # 0: by default
-    device: str
+    slots: int  # requests at once
+    context_tokens: int | None  # None: what the model was made for
+    cache_bytes: int  # of the key-value cache on a CPU; 0: by the number of slots
+    threads: int  # 0: one less than the CPUs
+    device: str  # cpu, cuda or auto
 
 
 @dataclass(slots=True)
 class LoadedModel:
-    """A model ready to start."""
+    """A model and all that its engine needs to generate."""
 
-    model: Any
-    tokenizer: Any
+    model: CausalModel
+    tokenizer: FastTokenizer
     manager: ContinuousBatchingManager
     sampler: Sampler
     clock: ComputeClock
@@ -54,7 +54,7 @@ class LoadedModel:
 
 
 def load(folder: Path, resources: EngineResources) -> LoadedModel:
-    """Reads weights and tokenizer. Takes seconds: call it in a thread."""
+    """Reads weights and tokenizer, which takes seconds: call it in a thread. Raises ModelFilesError."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     logging.getLogger("ContinuousBatchingLogger").setLevel(logging.WARNING)
@@ -91,13 +91,13 @@ def load(folder: Path, resources: EngineResources) -> LoadedModel:
 
 
 def prepare(loaded: LoadedModel, router: OutputRouter) -> None:
-    """Allocates the cache and everything else a step needs; outputs go to `router` from then on."""
+    """Allocates the cache and everything else that a step needs; its outputs go to `router`."""
     loaded.manager.output_router = router
     with fast_import():
         loaded.manager.warmup()
 
 
-def _model(folder: Path, device: str) -> Any:
+def _model(folder: Path, device: str) -> CausalModel:
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -109,11 +109,12 @@ def _model(folder: Path, device: str) -> Any:
         )
     except (ValueError, OSError, RuntimeError) as problem:
         raise ModelFilesError(f"The model in {folder} cannot be loaded: {_first_line(problem)}") from problem
-    return model.to(device).eval()
+    loaded: CausalModel = model.to(device).eval()
+    return loaded
 
 
 def _batching(
-    config: Any, resources: EngineResources, context_tokens: int, *, on_cpu: bool
+    config: TextConfig, resources: EngineResources, context_tokens: int, *, on_cpu: bool
 ) -> ContinuousBatchingConfig:
     """On an accelerator the library sizes the cache by free memory; on a CPU that would be the whole machine's."""
     if not on_cpu:
@@ -135,20 +136,21 @@ def _batching(
     )
 
 
-def _cache_bytes_per_token(config: Any) -> int:
+def _cache_bytes_per_token(config: TextConfig) -> int:
     """Keys and values of one token in float32."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return int(2 * config.num_hidden_layers * heads * size * 4)
 
 
-def _tokenizer(folder: Path) -> Any:
-    """The fast tokenizer; its own file is read directly, which spares the import of every other kind."""
+def _tokenizer(folder: Path) -> FastTokenizer:
+    """Reads tokenizer.json directly where there is one: AutoTokenizer imports the classes of every model."""
     try:
         if (folder / "tokenizer.json").exists():
             from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-            return TokenizersBackend.from_pretrained(folder, local_files_only=True)
+            tokenizer: FastTokenizer = TokenizersBackend.from_pretrained(folder, local_files_only=True)
+            return tokenizer
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -159,7 +161,7 @@ def _tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+def _end_tokens(model: CausalModel, tokenizer: FastTokenizer) -> frozenset[int]:
     stated = model.generation_config.eos_token_id if model.generation_config is not None else None
     ends = set(stated) if isinstance(stated, list) else {stated}
     return frozenset(int(token) for token in ends | {tokenizer.eos_token_id} if token is not None and token >= 0)

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 _WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt")
 _WEIGHTS = ".safetensors"
@@ -29,7 +28,8 @@ def model_folder(source: str) -> Path:
 def check(folder: Path, name: str) -> None:
     """Refuses what would run code or reach outside the folder, before anything is loaded."""
     config = _json(folder / "config.json", name)
-    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
         raise ModelFilesError(f"The config.json of {name} does not name a model_type.")
     weights = [path.name for path in folder.iterdir() if path.suffix == _WEIGHTS]
     if not weights:
@@ -38,13 +38,14 @@ def check(folder: Path, name: str) -> None:
         )
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        named = _json(index, name).get("weight_map", {}).values()
+        weight_map = _json(index, name).get("weight_map")
+        named = weight_map.values() if isinstance(weight_map, dict) else ()
         strange = sorted({str(part) for part in named if "/" in str(part) or "\\" in str(part)})
         if strange:
             raise ModelFilesError(f"The index of {name} points outside its folder: {strange[0]}.")
-    if "auto_map" in config and not _known(config["model_type"]):
+    if "auto_map" in config and not _known(model_type):
         raise ModelFilesError(
-            f"{name} needs code of its own (model_type {config['model_type']}), which is never run; "
+            f"{name} needs code of its own (model_type {model_type}), which is never run; "
             "use a model that transformers knows."
         )
 
@@ -55,13 +56,15 @@ def _known(model_type: str) -> bool:
     return model_type in CONFIG_MAPPING_NAMES
 
 
-def _json(path: Path, name: str) -> Any:
+def _json(path: Path, name: str) -> dict[str, object]:
+    """A JSON file; anything else than an object is read as an empty one."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as problem:
         raise ModelFilesError(f"{name} has no {path.name}, so it is not a model folder.") from problem
     except (OSError, ValueError) as problem:
         raise ModelFilesError(f"{path.name} of {name} cannot be read: {problem}.") from problem
+    return document if isinstance(document, dict) else {}
 
 
 def _from_hub(source: str) -> Path:

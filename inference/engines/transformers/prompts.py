@@ -1,11 +1,11 @@
-"""Prompts to tokens: the model's chat template, its tokenizer, and checks before anything is computed."""
+"""Prompts to token ids: the model's chat template, its tokenizer, and what both refuse."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from common.errors import Reason, UplionError
 from inference.engines.engine import Chat, Prompt, Text, Tokens
+from inference.engines.transformers.library_types import FastTokenizer
 
 _LONG_CHARACTERS = 16_384  # longer texts are encoded in a thread, so that the event loop goes on
 
@@ -13,10 +13,10 @@ _LONG_CHARACTERS = 16_384  # longer texts are encoded in a thread, so that the e
 class Prompts:
     """Turns prompts into token ids for one model."""
 
-    def __init__(self, tokenizer: Any, vocabulary_size: int) -> None:
+    def __init__(self, tokenizer: FastTokenizer, vocabulary_size: int) -> None:
         self._tokenizer = tokenizer
         self._vocabulary_size = vocabulary_size
-        self._has_template = bool(getattr(tokenizer, "chat_template", None))
+        self._has_template = bool(tokenizer.chat_template)
 
     async def encode(self, prompt: Prompt) -> list[int]:
         """The prompt's tokens; raises INVALID_REQUEST for what the model cannot read."""
@@ -54,16 +54,15 @@ class Prompts:
         from jinja2.exceptions import TemplateError
 
         try:
-            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            return self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except TemplateError as problem:
             raise UplionError(
                 Reason.INVALID_REQUEST, f"The model's chat template refuses the messages: {problem}", param="messages"
             ) from problem
-        return str(text)
 
 
 def _plain(message: Mapping[str, object], index: int) -> dict[str, object]:
-    """A message as templates know them: content as one text, and roles they have heard of."""
+    """A message as every template accepts it: content as one text, and `system` for the newer role `developer`."""
     content = message.get("content")
     if isinstance(content, list):
         texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]

@@ -1,4 +1,4 @@
-"""Server-sent events as upstreams really send them (conventions.md 4.3)."""
+"""Server-sent events, in every form that upstreams were seen to send."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ _LONGEST_EVENT_BYTES = 4 * 1024 * 1024
 
 
 class SseTooLongError(Exception):
-    """An event has no end within reason."""
+    """An event is longer than is reasonable."""
 
 
 class SseReader:

@@ -1,4 +1,4 @@
-"""The engine `openai` against an upstream that does what real ones have done (conventions.md 4.3)."""
+"""The engine `openai` against an upstream that does what real ones have done."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What is refused before anything of a model is loaded (robustness.md S6)."""
+"""What is refused before anything of a model is loaded."""
 
 import json
 
