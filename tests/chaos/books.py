@@ -14,7 +14,8 @@ from common import names
 from ledger import limits
 from messaging.bus import connect_bus
 from tests.chaos.crowd import Told
-from tests.e2e.platform import Platform
+from tests.kit.platform import Platform
+from tests.kit.until import until
 
 _QUIET_SECONDS = 180.0
 
@@ -129,10 +130,11 @@ async def until_released(platform: Platform, account: str) -> int:
     redis = Redis.from_url(platform.facts["redis_url"])
     try:
         orphans = await redis.zcard(names.reservations_key(account))
-        deadline = time.monotonic() + _QUIET_SECONDS
-        while held := await redis.zcard(names.reservations_key(account)):
-            assert time.monotonic() < deadline, f"{held} reservations are still held"
-            await asyncio.sleep(0.5)
+
+        async def none_held() -> bool:
+            return not await redis.zcard(names.reservations_key(account))
+
+        await until(none_held, _QUIET_SECONDS)
         reserved = await redis.hgetall(names.reserved_key(account))
         assert all(int(amount) == 0 for field, amount in reserved.items() if field != b"since"), reserved
         print(f"{orphans} reservations never told their end, and were given back")

@@ -1,5 +1,5 @@
-"""Platforms as in tests/e2e."""
+"""Platforms of the tests' own."""
 
-from tests.e2e.conftest import start_platform
+from tests.kit.platform import start_platform
 
 __all__ = ["start_platform"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.e2e.platform import SYNTHETIC
+from tests.kit.platform import SYNTHETIC
 
 _REST_SECONDS = 0.05  # after a failure: a refused client does not ask again at once
 _TIMEOUT_SECONDS = 60.0

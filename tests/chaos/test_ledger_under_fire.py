@@ -20,7 +20,8 @@ import pytest
 
 from tests.chaos.books import differences, until_quiet, until_released
 from tests.chaos.crowd import Crowd
-from tests.e2e.platform import UPLION, Platform, Up
+from tests.kit.platform import UPLION, Platform, Up
+from tests.kit.until import until
 
 pytestmark = pytest.mark.chaos
 
@@ -59,14 +60,13 @@ def _pid(platform: Platform, name: str) -> int | None:
 
 
 async def _signal(platform: Platform, name: str, number: signal.Signals = signal.SIGKILL) -> None:
-    async with asyncio.timeout(60):
-        while True:
-            pid = _pid(platform, name)
-            with suppress(ProcessLookupError):
-                if pid is not None:
-                    os.kill(pid, number)
-                    return
-            await asyncio.sleep(0.05)
+    def sent() -> bool:
+        pid = _pid(platform, name)
+        if pid is not None:
+            os.kill(pid, number)
+        return pid is not None
+
+    await until(sent, ignoring=(ProcessLookupError,))
 
 
 async def _shoot(platform: Platform, seed: int, seconds: float) -> None:
@@ -90,13 +90,12 @@ async def _shoot(platform: Platform, seed: int, seconds: float) -> None:
 
 async def _serving(platform: Platform) -> None:
     """Waits until every part is ready."""
-    async with asyncio.timeout(90):
-        while True:
-            with suppress(OSError, ValueError):
-                parts = json.loads((platform.state / "run.json").read_text())["parts"]
-                if all(part["status"] == "ready" for part in parts):
-                    return
-            await asyncio.sleep(0.2)
+
+    def ready() -> bool:
+        parts = json.loads((platform.state / "run.json").read_text())["parts"]
+        return all(part["status"] == "ready" for part in parts)
+
+    await until(ready, 90, ignoring=(OSError, ValueError))
 
 
 @asynccontextmanager

@@ -10,8 +10,8 @@ import pytest
 from google.api import annotations_pb2
 from google.protobuf.json_format import MessageToDict
 
-from tests.e2e.platform import Platform
-from tests.integration.control.contract import Method, aimed, every_method
+from tests.kit.admin_methods import Method, aimed, every_method
+from tests.kit.platform import Platform
 
 ADMIN_SCOPES = ("--scope", "admin:read", "--scope", "admin:write")
 

@@ -13,7 +13,8 @@ import pytest
 from uplion.inference.v1.chat_pb2 import ChatMessage, ChatRequest
 from uplion.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 
-from tests.e2e.platform import REPOSITORY, SYNTHETIC, Platform, until
+from tests.kit.platform import REPOSITORY, SYNTHETIC, Platform
+from tests.kit.until import until_sync
 
 HELLO = [{"role": "user", "content": "Hello!"}]
 RULE = "key/tokens/life"
@@ -92,7 +93,7 @@ def test_a_refusal_and_a_shadow_rule_are_explained_under_the_id_that_the_client_
     with pytest.raises(openai.RateLimitError) as refused:
         client.chat.completions.create(model=SYNTHETIC, messages=HELLO, max_tokens=2)
     assert refused.value.code == "insufficient_quota"
-    told = until(lambda: explained(platform, str(refused.value.request_id)), 30)
+    told = until_sync(lambda: explained(platform, str(refused.value.request_id)), 30)
     assert (told["key"], told["model"], told["attempts"]) == (made["id"], SYNTHETIC, [])
     decision = told["decision"]
     assert (decision["rule"], decision["reason"], decision["limit"]) == ("key/tokens/day", "INSUFFICIENT_QUOTA", 1)
@@ -102,7 +103,7 @@ def test_a_refusal_and_a_shadow_rule_are_explained_under_the_id_that_the_client_
     answer = platform.client(api_key=watched["key"]).chat.completions.create(
         model=SYNTHETIC, messages=HELLO, max_tokens=2
     )
-    told = until(
+    told = until_sync(
         lambda: (
             (found := explained(platform, str(answer._request_id)))
             and found["attempts"]

@@ -12,7 +12,8 @@ from nats.js.errors import NotFoundError
 from redis.asyncio import Redis
 
 from messaging.bus import connect_bus
-from tests.e2e.platform import DEMO, Platform, until
+from tests.kit.platform import DEMO, Platform
+from tests.kit.until import until_sync
 
 CANARY = "xyzzy-canary-7351"
 _MESSAGES_MOST = 2_000  # of each stream, the newest
@@ -83,7 +84,7 @@ def test_no_prompt_text_rests_anywhere(platform: Platform) -> None:
         return text if text.count(created["id"]) >= len(calls) else ""
 
     found = {
-        "Postgres": until(stored, 60),
+        "Postgres": until_sync(stored, 60),
         "Valkey": asyncio.run(valkey(platform.facts["redis_url"])),
         "NATS": asyncio.run(streams(platform.facts["nats_url"])),
     }

@@ -14,7 +14,8 @@ from uplion.dispatch.v1.worker_state_pb2 import WorkerState
 
 from common import names
 from messaging.bus import connect_bus
-from tests.e2e.platform import REPOSITORY, SYNTHETIC, Platform, Up, until
+from tests.kit.platform import REPOSITORY, SYNTHETIC, Platform, Up
+from tests.kit.until import until_sync
 
 _TOKENS = 1500  # 30 s, and workers say every 3 s whether they are busy
 
@@ -74,18 +75,18 @@ async def _attempts(platform: Platform, request_id: str) -> list[tuple[int, int]
 def test_killing_the_worker_in_mid_stream_breaks_nothing(start_platform: Up) -> None:
     platform = start_platform("-f", str(REPOSITORY / "tests/e2e/synthetic.yaml"))
     _, *undisturbed = _stream(platform, 60)
-    until(lambda: _busy_worker(platform) is None)
+    until_sync(lambda: _busy_worker(platform) is None)
 
     stream = _stream(platform, _TOKENS)
     request_id = next(stream)
     frames = [next(stream) for _ in range(20)]
-    os.kill(until(lambda: _busy_worker(platform)), signal.SIGKILL)
+    os.kill(until_sync(lambda: _busy_worker(platform)), signal.SIGKILL)
     frames += stream
 
     assert frames[-1] == "[DONE]"
     assert _text(frames).startswith(_text(undisturbed))  # every answer is the same text: nothing twice, nothing lost
     assert json.loads(frames[-2])["usage"]["completion_tokens"] == _TOKENS
-    until(lambda: len(asyncio.run(_attempts(platform, request_id))) == 2)
+    until_sync(lambda: len(asyncio.run(_attempts(platform, request_id))) == 2)
     counted = asyncio.run(_attempts(platform, request_id))
     assert [attempt for attempt, _ in counted] == [1, 2]
     assert sum(tokens for _, tokens in counted) == _TOKENS  # each token billed once, by the attempt that made it

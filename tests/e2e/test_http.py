@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
-from tests.e2e.platform import DEMO, SYNTHETIC, Platform
+from tests.kit.platform import DEMO, SYNTHETIC, Platform
 
 HELLO = [{"role": "user", "content": "Hello!"}]
 

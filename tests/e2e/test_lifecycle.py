@@ -10,7 +10,9 @@ import httpx2
 import pytest
 
 from stack.ports import free_port
-from tests.e2e.platform import REPOSITORY, SYNTHETIC, UPLION, Platform, Up, alive, processes_of, until
+from tests.kit.platform import REPOSITORY, SYNTHETIC, UPLION, Platform, Up
+from tests.kit.processes import alive, mentioning
+from tests.kit.until import until_sync
 
 MODEL = str(REPOSITORY / "tests/e2e/synthetic.yaml")
 HELLO = [{"role": "user", "content": "Hello!"}]
@@ -38,7 +40,7 @@ def test_sigterm_under_load_finishes_what_is_running(start_platform: Up) -> None
 
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         running = [pool.submit(stream) for _ in range(16)]
-        until(lambda: len(started) == 16)  # 100 tokens at 50 a second: all of them are in the middle
+        until_sync(lambda: len(started) == 16)  # 100 tokens at 50 a second: all of them are in the middle
         assert platform.end(signal.SIGTERM) == 0
         for future in running:
             tokens, finish = future.result(60)
@@ -48,33 +50,33 @@ def test_sigterm_under_load_finishes_what_is_running(start_platform: Up) -> None
 
 def test_kill_9_of_the_supervisor_leaves_no_process(start_platform: Up) -> None:
     platform = start_platform("-f", MODEL)
-    assert len(processes_of(platform.state)) > 5
+    assert len(mentioning(platform.state)) > 5
     os.kill(platform.facts["pids"]["supervisor"], signal.SIGKILL)
     platform.process.wait(60)
-    until(lambda: not processes_of(platform.state))
+    until_sync(lambda: not mentioning(platform.state))
     # One that is being torn down has no arguments any more, but lives for another moment.
-    until(lambda: not [pid for pid in platform.facts["pids"].values() if alive(pid)])
+    until_sync(lambda: not [pid for pid in platform.facts["pids"].values() if alive(pid)])
 
 
 def test_data_survives_down_and_up_and_killed_parts_come_back(start_platform: Up) -> None:
     platform = start_platform("-f", MODEL)
     created = platform.cli("keys", "create")
     _ask(platform, created["key"])
-    until(lambda: [row for row in platform.cli("usage", "--by", "key") if row["group"] == created["id"]])
+    until_sync(lambda: [row for row in platform.cli("usage", "--by", "key") if row["group"] == created["id"]])
     assert platform.end(signal.SIGINT) == 0
 
     again = start_platform(state=platform.state)
     assert again.facts["api_key"] == platform.facts["api_key"]
     _ask(again, created["key"])  # the model is still there, too
-    until(
+    until_sync(
         lambda: [
             row for row in again.cli("usage", "--by", "key") if row["group"] == created["id"] and row["requests"] == 2
         ]
     )
     for part in ("router", "nats", "valkey", "postgres", "envoy"):
         os.kill(again.facts["pids"][part], signal.SIGKILL)
-        until(lambda: _answers(again, created["key"]))
-    until(again.is_healthy)
+        until_sync(lambda: _answers(again, created["key"]))
+    until_sync(again.is_healthy)
 
 
 def _ask(platform: Platform, key: str) -> None:
@@ -106,7 +108,7 @@ def test_a_port_in_use_is_one_clear_sentence(start_platform: Up, tmp_path: Path)
     assert done.returncode != 0
     assert port in done.stderr
     assert "Traceback" not in done.stderr
-    until(lambda: not processes_of(tmp_path))
+    until_sync(lambda: not mentioning(tmp_path))
 
 
 @pytest.mark.parametrize(("text", "says"), [("kind: Nope", ":1:"), ("a: [", "not valid YAML")])
@@ -123,7 +125,7 @@ def test_a_bad_manifest_starts_nothing(tmp_path: Path, text: str, says: str) -> 
     assert done.returncode != 0
     assert says in done.stderr
     assert "Traceback" not in done.stderr
-    assert not processes_of(state)
+    assert not mentioning(state)
 
 
 def test_our_own_idle_python_stays_under_200_mb_without_the_worker(platform: Platform) -> None:

@@ -9,7 +9,8 @@ import openai
 
 from common import names
 from messaging.bus import connect_bus
-from tests.e2e.platform import DEMO, SYNTHETIC, Platform, until
+from tests.kit.platform import DEMO, SYNTHETIC, Platform
+from tests.kit.until import until_sync
 
 HELLO = [{"role": "user", "content": "Hello!"}]
 
@@ -48,7 +49,7 @@ def test_usage_soon_shows_what_the_final_chunk_said(platform: Platform) -> None:
     )
     told = chunks[-1].usage
     assert told is not None
-    row = until(lambda: _usage(platform, created["id"]))
+    row = until_sync(lambda: _usage(platform, created["id"]))
     assert (row["requests"], row["input_tokens"], row["output_tokens"]) == (
         1,
         told.prompt_tokens,
@@ -70,7 +71,7 @@ def test_a_client_that_disconnects_is_billed_for_what_was_made_until_then(platfo
             seen += line.startswith("data: ")
             if seen == 20:
                 break
-    (row,) = until(lambda: _rows(platform, "SELECT * FROM usage_events WHERE request_id = $1", request_id))
+    (row,) = until_sync(lambda: _rows(platform, "SELECT * FROM usage_events WHERE request_id = $1", request_id))
     assert 15 <= row["output_tokens"] < 2000  # 50 tokens/s: it was stopped soon, not after 80 s
     assert row["key"] == created["id"]
 
@@ -78,7 +79,7 @@ def test_a_client_that_disconnects_is_billed_for_what_was_made_until_then(platfo
         models = {model["name"]: model for model in platform.cli("models", "list")}
         return all(worker["slots_free"] == worker["slots_total"] for worker in models[SYNTHETIC]["workers"])
 
-    until(slots_are_free)
+    until_sync(slots_are_free)
 
 
 def test_refused_requests_are_counted_too(platform: Platform) -> None:
@@ -89,7 +90,7 @@ def test_refused_requests_are_counted_too(platform: Platform) -> None:
             client.chat.completions.create(messages=HELLO, **arguments)  # type: ignore[call-overload]
         except openai.APIStatusError as refused:
             assert refused.status_code in (400, 404)
-    rows = until(
+    rows = until_sync(
         lambda: (
             (found := _rows(platform, "SELECT * FROM usage_events WHERE key = $1", created["id"]))
             and len(found) == 2
@@ -101,7 +102,7 @@ def test_refused_requests_are_counted_too(platform: Platform) -> None:
 
 def test_200_streams_at_once_end_correctly_and_are_counted_once(platform: Platform) -> None:
     created = platform.cli("keys", "create")
-    events_before = until(lambda: _settled(platform))
+    events_before = until_sync(lambda: _settled(platform))
 
     async def one(client: openai.AsyncOpenAI, number: int) -> tuple[str, int, int]:
         text, usage = "", None
@@ -132,7 +133,7 @@ def test_200_streams_at_once_end_correctly_and_are_counted_once(platform: Platfo
             return await asyncio.gather(*(one(client, number) for number in range(200)))
 
     told = asyncio.run(all_of_them())
-    row = until(lambda: (found := _usage(platform, created["id"])) and found["requests"] == 200 and found)
+    row = until_sync(lambda: (found := _usage(platform, created["id"])) and found["requests"] == 200 and found)
     assert row["input_tokens"] == sum(prompt for _, prompt, _ in told)
     assert row["output_tokens"] == sum(completion for _, _, completion in told)
     (count,) = _rows(
@@ -145,7 +146,7 @@ def test_200_streams_at_once_end_correctly_and_are_counted_once(platform: Platfo
 
 
 def test_everything_that_counts_agrees(platform: Platform) -> None:
-    until(lambda: _settled(platform))
+    until_sync(lambda: _settled(platform))
     report = platform.cli("reconcile")
     assert report["clean"]
     assert report["stream_events"] > 0

@@ -10,7 +10,7 @@ from google.rpc.status_pb2 import Status
 from uplion.inference.v1 import chat_pb2, completion_pb2, embedding_pb2, inference_service_pb2_grpc, model_pb2
 from uplion.inference.v1.sampling_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP, Sampling
 
-from tests.e2e.platform import DEMO, SYNTHETIC, Platform
+from tests.kit.platform import DEMO, SYNTHETIC, Platform
 
 HELLO = [chat_pb2.ChatMessage(role="user", content="Hello!")]
 

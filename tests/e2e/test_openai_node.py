@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.platform import DEMO, REPOSITORY, Platform
+from tests.kit.platform import DEMO, REPOSITORY, Platform
 
 
 def test_the_node_sdk_works_unmodified(platform: Platform) -> None:

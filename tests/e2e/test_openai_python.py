@@ -8,7 +8,7 @@ import struct
 import openai
 import pytest
 
-from tests.e2e.platform import DEMO, SYNTHETIC, Platform
+from tests.kit.platform import DEMO, SYNTHETIC, Platform
 
 HELLO = [{"role": "user", "content": "Hello!"}]
 

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import asyncpg
 import pytest
 
-from tests.e2e.platform import Platform, until
+from tests.kit.platform import Platform
+from tests.kit.until import until_sync
 
 MODEL = "flaky"
 HELLO = [{"role": "user", "content": "Hello!"}]
@@ -88,7 +89,7 @@ def test_an_sdk_that_tries_again_pays_once(platform: Platform, flaky: list[dict[
         finally:
             await connection.close()
 
-    rows = until(lambda: (found := asyncio.run(query())) and len(found) == 3 and found, 30)
+    rows = until_sync(lambda: (found := asyncio.run(query())) and len(found) == 3 and found, 30)
     assert [row["status"] for row in rows] == ["failed", "failed", "completed"]
     assert len({(row["request_id"], row["attempt"]) for row in rows}) == 3
     assert [int(row["cost"]) for row in rows] == [0, 0, sum(USAGE.values())]

@@ -18,8 +18,9 @@ from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
 
 from common import names
 from messaging.bus import connect_bus
-from tests.e2e.platform import Platform, until
-from tests.usage_stream import all_acknowledged
+from tests.kit.platform import Platform
+from tests.kit.until import until_sync
+from tests.kit.usage_stream import all_acknowledged
 
 MODELS = ("same-euro", "same-dollar", "same-unpriced")
 TOKENS = ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
@@ -100,12 +101,12 @@ def test_every_way_to_ask_gives_the_same_number(platform: Platform, tmp_path: Pa
     rates = ("--input", "0.15", "--output", "0.6000000001", "--cached", "0.01", "--request", "0.0003")
     platform.cli("prices", "set", MODELS[0], "--currency", "EUR", *rates, "--gpu-second", "0.000007")
     platform.cli("prices", "set", MODELS[1], "--currency", "USD", *rates, "--reasoning", "3", "--cache-write", "0.2")
-    until(lambda: run(billed(platform)), 60)
+    until_sync(lambda: run(billed(platform)), 60)
     before = metric(platform)
     events = [event(account, number, dice) for number in range(200)]
     run(publish(platform, events))
     ledger = "SELECT {} FROM usage_events WHERE account = $1 GROUP BY 1"
-    until(lambda: run(sql(platform, "SELECT FROM usage_events WHERE account = $1", account))[199:], 30)
+    until_sync(lambda: run(sql(platform, "SELECT FROM usage_events WHERE account = $1", account))[199:], 30)
 
     whole = by_currency(run(sql(platform, ledger.format(SUMS), account)))
     assert whole.keys() == {"EUR", "USD", ""}
@@ -132,7 +133,7 @@ def test_every_way_to_ask_gives_the_same_number(platform: Platform, tmp_path: Pa
         assert {currency: cost for currency, cost in shown.items() if currency} == costs
     unpriced_tokens = sum(row["unpriced_tokens"] for row in rows)
     requests = "uplion_billing_requests_total"  # counted a moment after the ledger has them
-    counted = until(lambda: (found := metric(platform))[requests] - before[requests] >= 200 and found, 30)
+    counted = until_sync(lambda: (found := metric(platform))[requests] - before[requests] >= 200 and found, 30)
 
     def grown(name: str) -> Decimal:
         return Decimal(counted[name] - before[name])

@@ -7,7 +7,8 @@ import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
-from tests.e2e.platform import REPOSITORY, SYNTHETIC, Up, until
+from tests.kit.platform import REPOSITORY, SYNTHETIC, Up
+from tests.kit.until import until_sync
 
 CANARY = "xyzzy-canary-of-spans"
 
@@ -56,8 +57,8 @@ def test_a_request_is_one_trace_from_the_edge_to_the_worker(
     def ours() -> set[str]:
         return {name for trace, _, name in seen.spans if trace == trace_id}
 
-    until(lambda: {"router.chat", "router.queue", "inference.chat"} <= ours())
-    until(lambda: [service for trace, service, _ in seen.spans if trace == trace_id and service == "edge"])
+    until_sync(lambda: {"router.chat", "router.queue", "inference.chat"} <= ours())
+    until_sync(lambda: [service for trace, service, _ in seen.spans if trace == trace_id and service == "edge"])
     assert platform.end() == 0
     assert trace_id in seen.sent.hex()
     assert CANARY.encode() not in seen.sent

@@ -1,6 +1,5 @@
 """authz as it really runs, with real Postgres, Valkey and NATS, and a gRPC client in Envoy's place."""
 
-import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,12 +16,13 @@ from envoy.service.auth.v3 import external_auth_pb2 as auth
 
 from authz.app import main
 from authz.settings import AuthzSettings
-from common import lifecycle, names
+from common import names
 from common.operations import FACTS_NAMESPACE
 from control.schema.migrate import migrate
 from credentials import api_keys
 from ledger.limits import Limit
 from tests.integration.authz.rules import as_json
+from tests.kit import services
 
 PEPPER = b"test pepper"
 CHECK = "/envoy.service.auth.v3.Authorization/Check"
@@ -193,30 +193,8 @@ async def database(postgres_database: str) -> AsyncIterator[tuple[str, asyncpg.C
 
 @asynccontextmanager
 async def running(settings: AuthzSettings, connection: asyncpg.Connection) -> AsyncIterator[Authz]:
-    """Starts main() and learns its port from its own announcement."""
-    addresses: asyncio.Queue[str] = asyncio.Queue()
-    original = lifecycle.announce_ready
-
-    def announced(name: str, address: str = "") -> None:
-        addresses.put_nowait(address)
-
-    lifecycle.announce_ready = announced
-    stop = asyncio.Event()
-    service = asyncio.create_task(main(settings, stop))
-    try:
-        waiting = asyncio.create_task(addresses.get())
-        await asyncio.wait({waiting, service}, timeout=60, return_when=asyncio.FIRST_COMPLETED)
-        if service.done():
-            service.result()
-        address = waiting.result()
-    finally:
-        lifecycle.announce_ready = original
-    try:
-        async with grpc.aio.insecure_channel(address) as channel:
-            yield Authz(address, channel, connection)
-    finally:
-        stop.set()
-        await asyncio.wait_for(service, 60)
+    async with services.running(main, settings) as authz, grpc.aio.insecure_channel(authz.address) as channel:
+        yield Authz(authz.address, channel, connection)
 
 
 @pytest.fixture

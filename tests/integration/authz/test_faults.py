@@ -2,9 +2,9 @@
 
 import asyncio
 import os
-import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -18,6 +18,8 @@ from common.settings import dump
 from control.schema.migrate import migrate
 from storage.valkey import Valkey, ValkeyError
 from tests.integration.authz.rules import at_once, requests, tokens
+from tests.kit.services import ServiceProcess
+from tests.kit.until import until
 
 
 @pytest.fixture
@@ -31,9 +33,10 @@ def own_postgres(start_server: Callable[[str], Any]) -> Any:
 
 
 async def _until(authz: Any, key: str, status: int, seconds: float = 60.0) -> None:
-    async with asyncio.timeout(seconds):
-        while (await authz.check(key)).status != status:
-            await asyncio.sleep(0.05)
+    async def answered() -> bool:
+        return bool((await authz.check(key)).status == status)
+
+    await until(answered, seconds)
 
 
 async def test_valkey_killed_known_keys_have_a_share_strangers_503_and_it_recovers_alone(
@@ -135,33 +138,21 @@ async def test_calls_of_one_turn_share_a_write_and_keep_their_order(redis_url: s
 
 
 async def test_the_process_serves_under_uvloop_and_drains_on_sigterm(
-    settings: AuthzSettings, database: Any, authz: Any
+    settings: AuthzSettings, database: Any, authz: Any, tmp_path: Path
 ) -> None:
     """As it is deployed: `python -m authz`, told by environment, ended by a signal, exit code 0."""
     await authz.add_account()
     key = await authz.add_key()
-    environment = {**os.environ, **dump(settings), "UPLION_AUTHZ_LISTEN": "127.0.0.1:0"}
-    process = subprocess.Popen(  # noqa: ASYNC220  its output is read in a thread
-        [sys.executable, "-m", "authz"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    assert process.stdout is not None
+    environment = {**dump(settings), "UPLION_AUTHZ_LISTEN": "127.0.0.1:0"}
+    process = await asyncio.to_thread(ServiceProcess, "authz", environment=environment, folder=tmp_path)
     try:
-        address = ""
-        while not address:
-            line = await asyncio.to_thread(process.stdout.readline)
-            assert line, "authz ended before it was ready"
-            if '"ready"' in line:
-                address = line.partition('"address": "')[2].partition('"')[0]
-        async with grpc.aio.insecure_channel(address) as channel:
+        async with grpc.aio.insecure_channel(process.address) as channel:
             authz.channel = channel
             answers = await asyncio.gather(*(authz.check(key.text) for _ in range(50)))
         assert {answer.status for answer in answers} == {200}
-        process.terminate()
-        assert await asyncio.to_thread(process.wait, 60) == 0
     finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+        code = await asyncio.to_thread(process.stop)
+    assert code == 0
 
 
 async def test_a_missing_secret_refuses_to_start_and_says_which() -> None:

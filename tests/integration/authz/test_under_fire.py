@@ -1,10 +1,7 @@
 """Three authz under load while Valkey dies, or loses all it held: a budget is not overspent. `make test-chaos`."""
 
 import asyncio
-import os
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -24,6 +21,7 @@ from common import names
 from common.settings import dump
 from messaging.bus import connect_bus
 from tests.integration.authz.rules import requests, tokens
+from tests.kit.services import ServiceProcess
 
 pytestmark = pytest.mark.chaos
 
@@ -110,7 +108,9 @@ async def test_a_budget_is_overspent_by_one_percent_at_most(
         first = await stack.enter_async_context(start(settings))  # for its database, and as the first of three
         doors = [first]
         for number in range(1, _PROCESSES):
-            channel = grpc.aio.insecure_channel(await _start(stack, settings, tmp_path / f"{number}.log"))
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            channel = grpc.aio.insecure_channel(await _start(stack, settings, folder))
             doors.append(replace(first, channel=await stack.enter_async_context(channel)))
         await first.add_account(tokens(_BUDGET), requests(100_000))
         crowd = Crowd(doors, await first.add_key(), bus, first.account)
@@ -138,22 +138,8 @@ async def test_a_budget_is_overspent_by_one_percent_at_most(
             await settling
 
 
-async def _start(stack: AsyncExitStack, settings: AuthzSettings, log: Path) -> str:
+async def _start(stack: AsyncExitStack, settings: AuthzSettings, folder: Path) -> str:
     """Another authz, in a process of its own; its address."""
-
-    def run() -> tuple["subprocess.Popen[bytes]", str]:
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "authz"], env={**os.environ, **dump(settings)}, stdout=output
-            )
-        while process.poll() is None:
-            for line in log.read_text().splitlines():
-                if '"ready"' in line:
-                    return process, line.partition('"address": "')[2].partition('"')[0]
-            time.sleep(0.1)
-        raise AssertionError("authz ended before it was ready")
-
-    process, address = await asyncio.to_thread(run)
-    stack.callback(process.wait, 60)
-    stack.callback(process.terminate)
-    return address
+    process = await asyncio.to_thread(ServiceProcess, "authz", environment=dump(settings), folder=folder)
+    stack.callback(process.stop)
+    return process.address

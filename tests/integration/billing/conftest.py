@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +20,8 @@ from common import names
 from control.schema.migrate import migrate
 from ledger import hash_chain
 from messaging.bus import Bus, connect_bus
-from tests.usage_stream import all_acknowledged
+from tests.kit.until import until
+from tests.kit.usage_stream import all_acknowledged
 
 _WAIT_SECONDS = 60.0
 
@@ -97,15 +98,9 @@ class Harness:
             found[f"reserved{key}"] = int(reserved.get(field, 0))
         return found
 
-    async def until(self, condition: Callable[[], Awaitable[bool]]) -> None:
-        """Waits for a condition."""
-        async with asyncio.timeout(_WAIT_SECONDS):
-            while not await condition():
-                await asyncio.sleep(0.03)
-
     async def until_done(self) -> None:
         """Waits until every published event is acknowledged."""
-        await self.until(lambda: all_acknowledged(self.bus))
+        await until(lambda: all_acknowledged(self.bus))
 
     async def check(self, *events: UsageEvent) -> None:
         """Ledger, rollups, balances, spending and hash chain hold exactly these events, each once."""

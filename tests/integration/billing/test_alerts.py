@@ -1,6 +1,5 @@
 """Alerts: each once, and told to the webhook until it takes them, also by the next process."""
 
-import asyncio
 import hashlib
 import hmac
 import json
@@ -17,6 +16,7 @@ import pytest
 from billing.alerting.detection import Alerts, Thresholds
 from billing.alerting.webhooks import Webhook, target
 from common import names
+from tests.kit.until import until
 
 SECRET = "a secret of the webhook's tests"
 NOW = datetime(2026, 11, 21, 14, 30, tzinfo=UTC)
@@ -212,5 +212,5 @@ async def test_billing_tells_by_itself(harness):
     with receiver() as (url, got):
         harness.settings = replace(harness.settings, alert_webhook_url=url, alert_webhook_secret=SECRET)
         async with harness.billing():
-            await harness.until(lambda: asyncio.sleep(0, bool(got)))
+            await until(lambda: bool(got))
     assert json.loads(got[0][2])["kind"] == "unpriced"

@@ -9,6 +9,7 @@ import pytest
 
 from common.settings import dump
 from messaging import bus as bus_module
+from tests.kit.until import until
 
 # A real billing process that dies, as by kill -9, the first time it comes to this point.
 KILLED = """
@@ -78,7 +79,7 @@ async def test_sigterm_under_load_ends_in_order_and_the_next_process_goes_on_at_
         async def some():
             return await harness.database.fetchval("SELECT count(*) FROM usage_events") > 0
 
-        await harness.until(some)
+        await until(some)
         process.terminate()
         async with asyncio.timeout(60):
             assert await process.wait() == 0
@@ -172,6 +173,6 @@ async def test_nats_dies_in_the_middle_and_comes_back(with_servers, start_server
         await server.kill()
         await asyncio.sleep(0.3)
         await server.start()
-        await harness.until(lambda: asyncio.sleep(0, harness.bus.nc.is_connected))
+        await until(lambda: harness.bus.nc.is_connected)
         await outage.publish(100)
         await outage.finish()

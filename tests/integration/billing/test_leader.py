@@ -9,6 +9,7 @@ from uplion.dispatch.v1.worker_state_pb2 import WorkerState
 from billing.duties.worker_uptime import WorkerUptime
 from billing.leader import Duty, lead
 from common import names
+from tests.kit.until import until
 
 
 @asynccontextmanager
@@ -34,14 +35,14 @@ async def test_one_leads_and_another_takes_over(harness):
         return lead(harness.settings.postgres_url, [Duty("count", 0.01, count)])
 
     async with running(duty("one"), duty("two")):
-        await harness.until(lambda: asyncio.sleep(0, max(done.values()) > 5))
+        await until(lambda: max(done.values()) > 5)
         assert min(done.values()) == 0
         await harness.database.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)"
             " WHERE locktype = 'advisory' AND datname = current_database()"
         )
         before = dict(done)
-        await harness.until(lambda: asyncio.sleep(0, sum(done.values()) > sum(before.values()) + 50))
+        await until(lambda: sum(done.values()) > sum(before.values()) + 50)
 
 
 async def test_a_duty_that_swallows_its_end_delays_nobody(harness):

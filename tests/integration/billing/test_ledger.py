@@ -15,6 +15,7 @@ from uplion.billing.v1.usage_event_pb2 import AttemptStatus
 
 from billing.store import LedgerWriter
 from common import names
+from tests.kit.until import until
 
 PRICE = (
     "INSERT INTO prices (model, effective_from, currency, input_per_million_tokens, cached_per_million_tokens,"
@@ -255,7 +256,7 @@ async def test_told_to_stop_it_finishes_its_batch(harness):
                 info = await harness.bus.js.consumer_info(names.STREAM_USAGE, names.CONSUMER_BILLING)
                 return info.delivered.consumer_seq >= 300
 
-        await harness.until(taken)
+        await until(taken)
         await asyncio.sleep(0.5)  # delivered is not yet received, and the batch stays open for a second more
     await harness.until_done()
     await harness.check(*events)

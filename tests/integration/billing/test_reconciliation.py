@@ -13,6 +13,7 @@ from billing.reconciliation import counters as counters_module
 from billing.reconciliation.counters import connect_counters
 from billing.reconciliation.run import Reconciler
 from common import names
+from tests.kit.until import until
 
 Tamper = Callable[[Any], Awaitable[object]]
 
@@ -161,7 +162,7 @@ async def test_a_run_is_made_when_asked_for_and_says_when_it_cannot(harness: Any
         return answer is not None
 
     async with harness.billing():
-        await harness.until(answered)
+        await until(answered)
         assert answer is not None
         assert Reconciliation.FromString(answer.data).stream_events == 30
         await harness.database.execute("ALTER TABLE usage_hourly RENAME TO gone")

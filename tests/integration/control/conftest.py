@@ -1,6 +1,5 @@
 """A running control service and the stubs to call it with."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,12 +14,12 @@ from uplion.control.v1.model_service_pb2_grpc import ModelServiceStub
 from uplion.control.v1.project_service_pb2_grpc import ProjectServiceStub
 from uplion.control.v1.usage_service_pb2_grpc import UsageServiceStub
 
-import common.lifecycle
 from common.errors import UplionError, from_rpc_error
 from common.names import HEADER_ACCOUNT, HEADER_KEY, HEADER_SCOPES, SCOPE_ADMIN
 from control.app import main
 from control.settings import ControlSettings
 from messaging.bus import Bus, connect_bus
+from tests.kit.services import running
 
 Metadata = tuple[tuple[str, str], ...]
 PEPPERS = ("2:pepper of the tests", "1:pepper of the past")
@@ -32,7 +31,6 @@ def by(*scopes: str, account: str = "default") -> Metadata:
 
 
 CALLER = by(SCOPE_ADMIN)
-_START_SECONDS = 60.0
 _CALL_SECONDS = 60.0
 
 
@@ -67,21 +65,9 @@ class Control:
 
 
 @asynccontextmanager
-async def run_control(settings: ControlSettings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Control]:
-    """The real service in this event loop; leaving stops it and fails when it failed."""
-    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    monkeypatch.setattr(common.lifecycle, "announce_ready", lambda name, address="": ready.set_result(address))
-    stop = asyncio.Event()
-    service = asyncio.create_task(main(settings, stop))
-    try:
-        done, _ = await asyncio.wait({service, ready}, timeout=_START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        if service in done:
-            service.result()
-        async with grpc.aio.insecure_channel(ready.result()) as channel:
-            yield Control(ready.result(), channel)
-    finally:
-        stop.set()
-        await service
+async def run_control(settings: ControlSettings) -> AsyncIterator[Control]:
+    async with running(main, settings) as service, grpc.aio.insecure_channel(service.address) as channel:
+        yield Control(service.address, channel)
 
 
 @pytest.fixture
@@ -90,15 +76,15 @@ def settings(postgres_database: str, nats_url: str) -> ControlSettings:
 
 
 @pytest.fixture
-async def control(settings: ControlSettings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Control]:
-    async with run_control(settings, monkeypatch) as running:
-        yield running
+async def control(settings: ControlSettings) -> AsyncIterator[Control]:
+    async with run_control(settings) as started:
+        yield started
 
 
 @pytest.fixture
-def start_control(monkeypatch: pytest.MonkeyPatch) -> Callable[[ControlSettings], AbstractAsyncContextManager[Control]]:
+def start_control() -> Callable[[ControlSettings], AbstractAsyncContextManager[Control]]:
     """Runs control with settings of the test's own."""
-    return lambda settings: run_control(settings, monkeypatch)
+    return run_control
 
 
 @pytest.fixture

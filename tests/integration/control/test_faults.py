@@ -13,6 +13,7 @@ from uplion.control.v1.model_pb2 import ApplyModelRequest, ListModelsRequest
 from common import names
 from common.errors import Reason
 from messaging.bus import connect_bus
+from tests.kit.until import until
 
 MANIFEST = Struct()
 MANIFEST.update(
@@ -25,13 +26,13 @@ MANIFEST.update(
 )
 
 
-async def until_it_works(call, seconds=60.0):
-    async with asyncio.timeout(seconds):
-        while True:
-            try:
-                return await call()
-            except Exception:
-                await asyncio.sleep(0.05)
+async def until_it_works(call):
+    """Once it raises nothing, what it gave."""
+
+    async def worked():
+        return [await call()]
+
+    return (await until(worked, ignoring=(Exception,)))[0]
 
 
 async def test_postgres_dies_and_comes_back(settings, start_control, start_server):

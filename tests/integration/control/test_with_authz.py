@@ -1,6 +1,5 @@
 """control and the real authz together: what control says of a key is what happens to its requests."""
 
-import asyncio
 from dataclasses import replace
 
 import pytest
@@ -12,6 +11,7 @@ from uplion.control.v1.project_pb2 import CreateProjectRequest, UpdateProjectReq
 from authz.settings import AuthzSettings
 from credentials import api_keys
 from tests.integration.authz.conftest import running
+from tests.kit.until import until
 
 OLD, NEW = "1:pepper of the past", "2:pepper of the tests"
 ACTIVE, SUSPENDED = ResourceState.RESOURCE_STATE_ACTIVE, ResourceState.RESOURCE_STATE_SUSPENDED
@@ -35,9 +35,11 @@ def authz_settings(settings, redis_url):
 
 async def becomes(authz, text, status):
     """Waits until the key is answered so."""
-    async with asyncio.timeout(60):
-        while (await authz.check(text)).status != status:
-            await asyncio.sleep(0.02)
+
+    async def answered():
+        return (await authz.check(text)).status == status
+
+    await until(answered)
 
 
 async def test_keys_under_an_old_and_a_new_pepper_work_while_both_are_known(

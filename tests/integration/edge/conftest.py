@@ -17,7 +17,7 @@ from google.protobuf.json_format import MessageToDict
 from common.operations import FACTS_NAMESPACE
 from credentials.api_keys import TEST_KEY
 from credentials.headers import HEADERS as CREDENTIALS
-from tests.integration.edge.envoys import PATIENCE_SECONDS, EdgeProcess, Reply, edge_settings, raw, request
+from tests.kit.envoy import PATIENCE_SECONDS, EdgeProcess, Reply, edge_settings, raw, request
 
 
 @dataclass

@@ -1,8 +1,5 @@
 """Envoy and the real authz together: what a client really sees of every decision."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +13,7 @@ from authz.settings import AuthzSettings
 from common.settings import dump
 from control.schema.migrate import migrate
 from credentials import api_keys
+from tests.kit.services import ServiceProcess
 
 CHAT = b'{"model":"m","max_tokens":5}'
 NATIVE = "/uplion.inference.v1.InferenceService/Chat"
@@ -28,6 +26,7 @@ def real(
     redis_url: str,
     nats_url: str,
     another_edge: Any,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[int, str, str]]:
     """The public port, a key without limits, and a key that may ask twice a minute."""
     import asyncio
@@ -60,26 +59,11 @@ def real(
         limits_seconds=10.0,
         lookup_seconds=10.0,
     )
-    process = subprocess.Popen(
-        [sys.executable, "-m", "authz"],
-        env={**os.environ, **dump(settings)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdout is not None
-    address = ""
-    while not address:
-        line = process.stdout.readline()
-        assert line, "authz ended before it was ready"
-        if '"ready"' in line:
-            address = line.partition('"address": "')[2].partition('"')[0]
-    envoy = another_edge(int(address.rpartition(":")[2]), backends[2])
+    process = ServiceProcess("authz", environment=dump(settings), folder=tmp_path_factory.mktemp("authz"))
+    envoy = another_edge(process.port("authz"), backends[2])
     yield envoy.ports["public"], texts[0], texts[1]
     envoy.stop()
-    process.terminate()
-    process.wait(60)
-    process.stdout.close()
+    process.stop()
 
 
 def bearer(text: str) -> dict[str, str]:

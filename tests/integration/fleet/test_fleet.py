@@ -1,11 +1,12 @@
 """The fleet with a real NATS and real worker processes; their engine is synthetic."""
 
 import asyncio
+import functools
 import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from stack.settings import StackSettings
 from stack.state import State
 from stack.wiring import Wiring
 from stack.workers import LocalWorkplace
+from tests.kit import until as kit
 
 
 def a_model(name: str = "m", **spec: object) -> AIModel:
@@ -70,16 +72,7 @@ class Fleet:
         return [part.process.pid for part in self.place.parts if part.serving and part.process]
 
 
-async def until(condition: Callable[[], Any], seconds: float = 90.0) -> Any:
-    async with asyncio.timeout(seconds):
-        while True:
-            with suppress(nats.errors.Error, TimeoutError):  # the next try may do
-                value = condition()
-                if asyncio.iscoroutine(value):
-                    value = await value
-                if value:
-                    return value
-            await asyncio.sleep(0.02)
+until = functools.partial(kit.until, seconds=90.0, ignoring=(nats.errors.Error, TimeoutError))
 
 
 @asynccontextmanager

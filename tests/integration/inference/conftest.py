@@ -1,7 +1,6 @@
-"""Starts workers in this process; the router's side of their protocol stands in worker_fakes.py."""
+"""Starts workers in this process, with a fake router."""
 
 import asyncio
-import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
@@ -12,9 +11,8 @@ import pytest
 
 from inference import app
 from inference.settings import InferenceSettings
-
-sys.path.insert(0, str(Path(__file__).parent))  # no packages under tests
-from worker_fakes import WAIT_SECONDS, StartWorker, Worker, fake_router, manifest_file
+from tests.kit.fake_router import WAIT_SECONDS, StartWorker, Worker, fake_router, manifest_file
+from tests.kit.until import until
 
 
 @pytest.fixture(autouse=True)
@@ -38,11 +36,13 @@ async def start_worker_at(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitab
             context = fake_router(nats_url, model)
             worker = Worker(await context.__aenter__(), stop, task)
             workers.append((worker, context))
-            async with asyncio.timeout(WAIT_SECONDS * 3):
-                while await worker.router.worker() is None:
-                    if task.done():
-                        task.result()
-                    await asyncio.sleep(0.01)
+
+            async def registered() -> bool:
+                if task.done():
+                    task.result()
+                return await worker.router.worker() is not None
+
+            await until(registered, WAIT_SECONDS * 3)
             return worker
 
         yield start

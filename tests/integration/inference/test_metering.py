@@ -8,17 +8,12 @@ from contextlib import asynccontextmanager
 import grpc.aio
 from nats.js import api
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus
-from worker_fakes import fake_router, manifest_file
 
 from common import names
+from tests.kit.fake_router import fake_router, manifest_file
+from tests.kit.until import until
 
 SECONDS = 40.0
-
-
-async def until(condition, seconds=SECONDS):
-    async with asyncio.timeout(seconds):
-        while not await condition():
-            await asyncio.sleep(0.02)
 
 
 @asynccontextmanager
@@ -61,7 +56,7 @@ async def test_usage_spooled_by_a_killed_worker_is_sent_by_the_next_one(start_se
             first.kill()
         await server.start()
         async with process(manifest, server.url, spool):
-            await until(lambda: asyncio.sleep(0, router.bus.nc.is_connected))
+            await until(lambda: router.bus.nc.is_connected)
             await router.bus.ensure_streams()
             usage = await router.usage(request.ticket.request_id)
             assert (usage.status, usage.usage.output_tokens) == (AttemptStatus.ATTEMPT_STATUS_COMPLETED, 300)

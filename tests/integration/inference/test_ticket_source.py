@@ -3,8 +3,6 @@
 import asyncio
 from contextlib import asynccontextmanager
 
-from worker_fakes import WAIT_SECONDS, fake_router
-
 from common import names
 from inference.tickets.intake import TicketIntake
 from inference.tickets.jetstream_source import JetStreamSource
@@ -12,6 +10,7 @@ from inference.tickets.offers import Offers
 from inference.tickets.slots import SlotManager
 from inference.usage_events import UsageRecorder
 from messaging.inbox import Inbox
+from tests.kit.fake_router import WAIT_SECONDS, fake_router
 
 
 class StoredAtOnce:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-import tiny_model
 
 from common.errors import Reason, UplionError
 from common.manifest import AIModel, Metadata, Spec
@@ -17,6 +16,7 @@ from common.sampling import Sampling
 from inference.engines.engine import Chat, Finish, Generation, Output, Text, Tokens
 from inference.engines.registry import engine_for
 from inference.settings import InferenceSettings
+from tests.integration.inference import tiny_model
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # one engine for all: a start costs a second
 GREEDY = Sampling(max_output_tokens=12, temperature=0.0)

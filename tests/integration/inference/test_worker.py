@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 
 import grpc
 import pytest
@@ -12,7 +12,6 @@ from uplion.billing.v1.usage_event_pb2 import AttemptStatus
 from uplion.dispatch.v1.run_pb2 import EmbeddingInput, RunRequest, TextInput, TokenArray
 from uplion.dispatch.v1.worker_service_pb2_grpc import WorkerServiceStub
 from uplion.inference.v1.sampling_pb2 import FinishReason
-from worker_fakes import WAIT_SECONDS, fake_router, manifest_file
 
 from common import names
 from common.errors import Reason, UplionError, from_rpc_error
@@ -20,36 +19,11 @@ from common.manifest import Synthetic
 from inference import app
 from inference.engines.synthetic import SyntheticEngine
 from inference.settings import InferenceSettings
+from tests.kit.fake_router import WAIT_SECONDS, fake_router, manifest_file
+from tests.kit.tcp_proxy import TcpProxy
+from tests.kit.until import until
 
 SLOW = {"outputTokens": 10_000, "tokensPerSecond": 100}
-
-
-async def until(condition, seconds=WAIT_SECONDS):
-    async with asyncio.timeout(seconds):
-        while not await condition():
-            await asyncio.sleep(0.02)
-
-
-@asynccontextmanager
-async def cable(address):
-    """A TCP forwarder to `address`, and how to cut it."""
-    writers = []
-
-    async def copy(reader, writer):
-        while data := await reader.read(65536):
-            writer.write(data)
-
-    async def forward(reader, writer):
-        host, port = address.split(":")
-        far_reader, far_writer = await asyncio.open_connection(host, port)
-        writers.extend([writer, far_writer])
-        with suppress(OSError):
-            await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer))
-
-    server = await asyncio.start_server(forward, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
-        yield f"127.0.0.1:{port}", lambda: [writer.transport.abort() for writer in writers]
 
 
 async def status_of(call):
@@ -174,10 +148,10 @@ async def test_a_lost_connection_is_a_cancelled_call(start_worker):
     router = (await start_worker(synthetic=SLOW)).router
     request = router.chat()
     offer, _ = await router.offer(request.ticket)
-    async with cable(offer.address) as (address, cut), grpc.aio.insecure_channel(address) as channel:
+    async with TcpProxy(offer.address) as proxy, grpc.aio.insecure_channel(proxy.address) as channel:
         call = WorkerServiceStub(channel).Run(request)
         await call.read()
-        cut()
+        proxy.cut()
         usage = await router.usage(request.ticket.request_id)
     assert usage.status == AttemptStatus.ATTEMPT_STATUS_CANCELLED
     await router.settled()
@@ -411,7 +385,7 @@ async def test_usage_survives_a_broker_that_dies_and_comes_back(start_server, tm
             last = event
         assert last.usage.output_tokens == 100, "the answer does not need the broker"
         await server.start()
-        await until(lambda: asyncio.sleep(0, router.bus.nc.is_connected))
+        await until(lambda: router.bus.nc.is_connected)
         usage = await router.usage(request.ticket.request_id)
         assert usage.status == AttemptStatus.ATTEMPT_STATUS_COMPLETED
         stop.set()

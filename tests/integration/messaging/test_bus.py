@@ -10,6 +10,7 @@ from common import names
 from messaging import bus as bus_module
 from messaging.bus import Bus, Change, connect_bus
 from messaging.pull import Pull
+from tests.kit.until import until
 
 StartServer = Callable[[str], Any]
 
@@ -38,7 +39,7 @@ async def test_a_standing_credit_brings_every_message_once_and_no_more_than_want
         await _tickets(bus, model, 100)
         async with Pull(bus, names.STREAM_TASKS, consumer) as pull:
             await pull.want(8)
-            await _until(lambda: len(pull._waiting) == 8)
+            await until(lambda: len(pull._waiting) == 8)
             await asyncio.sleep(0.2)
             assert len(pull._waiting) == 8  # nothing was taken, so nothing more was asked for
             assert await _take(pull, 100) == [str(number) for number in range(100)]
@@ -75,7 +76,7 @@ async def test_a_pull_goes_on_after_the_server_was_killed(start_server: StartSer
             assert await _take(pull, 1) == ["before"]
             await server.kill()
             await server.start()
-            await _until(lambda: bus.reconnects > 0)
+            await until(lambda: bus.reconnects > 0)
             await bus.publish(names.usage_subject("m"), b"after")
             # The server writes a consumer's state ten times a second: what it lost of that is delivered once more.
             while (taken := await _take(pull, 1)) != ["after"]:
@@ -96,11 +97,11 @@ async def test_a_watch_tells_what_is_there_then_changes_and_deletes(nats_url: st
                     seen.append(change)
 
         task = asyncio.create_task(follow())
-        await _until(lambda: None in seen)
+        await until(lambda: None in seen)
         assert [change.value for change in seen if change] == [b"1"]
         await models.put(key, b"2")
         await models.delete(key)
-        await _until(lambda: len(seen) == 4)
+        await until(lambda: len(seen) == 4)
         assert [change.value for change in seen[2:] if change] == [b"2", None]
         task.cancel()
 
@@ -121,15 +122,15 @@ async def test_a_watch_survives_a_restart_and_tells_what_vanished(start_server: 
                     known.pop(change.key, None)
 
         task = asyncio.create_task(follow())
-        await _until(lambda: "w1" in known)
+        await until(lambda: "w1" in known)
         await server.kill()
         await server.start()
-        await _until(lambda: bus.reconnects > 0)
+        await until(lambda: bus.reconnects > 0)
         await bus.ensure_streams()
-        await _until(lambda: "w1" not in known)
+        await until(lambda: "w1" not in known)
         workers = await bus.js.key_value(names.KV_WORKERS)
         await workers.put("w2", b"new")
-        await _until(lambda: known == {"w2": b"new"})
+        await until(lambda: known == {"w2": b"new"})
         task.cancel()
 
 
@@ -236,9 +237,3 @@ async def test_nobody_at_the_address_is_an_error_within_the_deadline() -> None:
     with pytest.raises((TimeoutError, bus_module.nats.errors.Error, OSError)):
         async with connect_bus("nats://127.0.0.1:1", "test", connect_seconds=1.0):
             pass
-
-
-async def _until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.02)

@@ -21,6 +21,7 @@ from common import names
 from messaging.bus import Bus, connect_bus
 from messaging.inbox import Inbox
 from messaging.outbox import Outbox
+from tests.kit.until import until
 
 SECONDS = 40.0
 MANY = 1 << 20
@@ -33,12 +34,6 @@ def server(start_module_server: Callable[[str], Any]) -> Any:
 
 def event(number: int, model: str) -> UsageEvent:
     return UsageEvent(request_id=f"{model}-{number}", attempt=1, model=model)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(SECONDS):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def connected(bus: Bus) -> None:
@@ -158,6 +153,7 @@ async def test_what_a_killed_process_spooled_is_sent_by_a_living_one(server: Any
         from uplion.billing.v1.usage_event_pb2 import UsageEvent
         from messaging.bus import connect_bus
         from messaging.outbox import Outbox
+from tests.kit.until import until
         from messaging.inbox import Inbox
 
         async def main():

@@ -1,11 +1,10 @@
 """A real router, a real NATS, and a scripted worker that speaks the real worker protocol."""
 
 import asyncio
-import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc.aio
@@ -13,172 +12,19 @@ import nats.errors
 import pytest
 from google.api.httpbody_pb2 import HttpBody
 from uplion.billing.v1 import usage_event_pb2 as billing
-from uplion.dispatch.v1 import run_pb2, ticket_pb2, worker_service_pb2_grpc, worker_state_pb2
-from uplion.inference.v1 import sampling_pb2
+from uplion.dispatch.v1 import worker_service_pb2_grpc
 
 from common.identity import Identity
-from common.names import HEADER_REQUEST_ID, KV_MODELS, KV_WORKERS, STREAM_TASKS, token
+from common.names import HEADER_REQUEST_ID, KV_MODELS, STREAM_TASKS, token
 from messaging.bus import Bus, connect_bus
-from messaging.pull import Pull
 from router.app import main
 from router.settings import RouterSettings
+from tests.kit.scripted_worker import ScriptedWorker
+from tests.kit.services import running
+from tests.kit.tcp_proxy import TcpProxy
+from tests.kit.until import until
 
-Script = Callable[[run_pb2.RunRequest, Any], AsyncIterator[run_pb2.RunEvent]]
 _STEP_SECONDS = 60.0
-ALL = (1, 2, 3, 4)
-
-
-def word(index: int, text: str, *ids: int, finish: int = 0) -> run_pb2.Delta:
-    return run_pb2.Delta(index=index, text=text, token_ids=ids, finish_reason=finish)  # type: ignore[arg-type]
-
-
-async def hello(request: run_pb2.RunRequest, context: Any) -> AsyncIterator[run_pb2.RunEvent]:
-    """Two words for each choice, one event for each word."""
-    choices = request.sampling.choices or 1
-    yield run_pb2.RunEvent(input_tokens=7)
-    yield run_pb2.RunEvent(deltas=[word(index, "Hello", 1) for index in range(choices)])
-    yield run_pb2.RunEvent(
-        deltas=[word(index, " wörld", 2, finish=sampling_pb2.FINISH_REASON_STOP) for index in range(choices)]
-    )
-    yield run_pb2.RunEvent(usage=sampling_pb2.TokenUsage(input_tokens=7, cached_tokens=3, output_tokens=2 * choices))
-
-
-@dataclass
-class SeamWorker(worker_service_pb2_grpc.WorkerServiceServicer):
-    """Pulls tickets, offers, runs a script. Says what it saw."""
-
-    bus: Bus
-    model: str
-    script: Script = hello
-    slots: int = 64
-    mute: bool = False  # tells the meter nothing, as one that dies before it did
-    capabilities: tuple[int, ...] = ALL
-    worker_id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    address: str = ""
-    offered: list[ticket_pb2.Ticket] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-    runs: list[run_pb2.RunRequest] = field(default_factory=list)
-    cancelled: list[str] = field(default_factory=list)
-    server: Any = None
-    task: Any = None
-    wire: Any = None
-
-    async def Run(  # noqa: N802  # the RPC's name
-        self, request: run_pb2.RunRequest, context: Any
-    ) -> AsyncIterator[run_pb2.RunEvent]:
-        seen = run_pb2.RunRequest()
-        seen.CopyFrom(request)
-        self.runs.append(seen)
-        try:
-            whole = run_pb2.RunEvent()
-            async for event in self.script(request, context):
-                whole.MergeFrom(event)
-                if not request.once or event.HasField("usage"):
-                    yield whole if request.once else event
-                if event.HasField("usage"):
-                    await self.publish(request, billing.ATTEMPT_STATUS_COMPLETED, event.usage)
-        except asyncio.CancelledError:
-            self.cancelled.append(request.ticket.request_id)
-            await self.publish(request, billing.ATTEMPT_STATUS_CANCELLED, sampling_pb2.TokenUsage())
-            raise
-
-    async def publish(self, request: run_pb2.RunRequest, status: int, usage: sampling_pb2.TokenUsage) -> None:
-        if self.mute:
-            return
-        ticket = request.ticket
-        event = billing.UsageEvent(
-            request_id=ticket.request_id,
-            attempt=ticket.attempt,
-            model=self.model,
-            usage=usage,
-            status=status,  # type: ignore[arg-type]
-            last=True,
-            provider="worker",
-        )
-        await self.bus.nc.publish(f"usage.{token(self.model)}", event.SerializeToString())
-
-    async def kill(self) -> None:
-        """Ends it as kill -9 does: no more pulls, every stream broken."""
-        self.task.cancel()
-        await asyncio.wait([self.task])
-        await self.bus.nc.close()
-        await self.server.stop(None)
-
-    async def announce(self, *, draining: bool = False, unmetered: bool = False) -> None:
-        state = worker_state_pb2.WorkerState(
-            worker_id=self.worker_id,
-            address=self.address,
-            model=self.model,
-            capabilities=self.capabilities,  # type: ignore[arg-type]
-            context_tokens=2048,
-            draining=draining,
-            unmetered=unmetered,
-        )
-        bucket = await self.bus.js.key_value(KV_WORKERS)
-        await bucket.put(self.worker_id, state.SerializeToString())
-
-    async def vanish(self) -> None:
-        """As its entry's time runs out."""
-        await (await self.bus.js.key_value(KV_WORKERS)).delete(self.worker_id)
-
-    async def take_tickets(self) -> None:
-        consumer = await self.bus.ensure_task_consumer(self.model)
-        async with Pull(self.bus, STREAM_TASKS, consumer) as pull:
-            while True:
-                await pull.want(self.slots)
-                message = await pull.next(1.0)
-                if message is None:
-                    continue
-                ticket = ticket_pb2.Ticket.FromString(message.data)
-                self.offered.append(ticket)
-                await self.offer(ticket)
-                await message.ack_sync(60.0)
-
-    async def offer(self, ticket: ticket_pb2.Ticket) -> None:
-        offer = ticket_pb2.Offer(
-            request_id=ticket.request_id, attempt=ticket.attempt, worker_id=self.worker_id, address=self.address
-        )
-        inbox = self.bus.nc.new_inbox()
-
-        async def refused(message: Any) -> None:
-            self.refused.append(f"{ticket.request_id}.{ticket.attempt}")
-
-        await self.bus.nc.subscribe(inbox, cb=refused)
-        await self.bus.nc.publish(ticket.reply_subject, offer.SerializeToString(), reply=inbox)
-
-
-class Wire:
-    """A TCP hop that can go dead without closing, as the host of a stopped process does."""
-
-    def __init__(self, address: str) -> None:
-        self._host, _, self._port = address.rpartition(":")
-        self._writers: list[asyncio.StreamWriter] = []
-        self.flows = asyncio.Event()
-        self.flows.set()
-
-    async def __aenter__(self) -> "Wire":
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for writer in self._writers:
-            writer.close()
-
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection(self._host, int(self._port))
-        self._writers += [writer, far_writer]
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._copy(reader, far_writer))
-            tasks.create_task(self._copy(far_reader, writer))
-
-    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError):
-            while data := await reader.read(65536):
-                await self.flows.wait()
-                writer.write(data)
-        writer.close()
 
 
 @dataclass
@@ -219,21 +65,18 @@ class World:
     usage: list[billing.UsageEvent]
     stop: asyncio.Event
     router: "asyncio.Task[None]"
-    start_worker: Callable[..., Awaitable[SeamWorker]]
+    start_worker: Callable[..., Awaitable[ScriptedWorker]]
 
     async def until(self, condition: Callable[[], object], seconds: float = _STEP_SECONDS) -> None:
-        async with asyncio.timeout(seconds):
-            while not condition():
-                await asyncio.sleep(0.005)
+        await until(condition, seconds)
 
     async def until_queued(self) -> None:
         """Waits until a ticket of this model is in its stream."""
-        async with asyncio.timeout(_STEP_SECONDS):
-            while True:
-                with suppress(nats.errors.Error, TimeoutError):  # the next try may do
-                    if (await self.bus.js.stream_info(STREAM_TASKS, subjects_filter=self.tickets)).state.subjects:
-                        return
-                await asyncio.sleep(0.01)
+
+        async def queued() -> object:
+            return (await self.bus.js.stream_info(STREAM_TASKS, subjects_filter=self.tickets)).state.subjects
+
+        await until(queued, _STEP_SECONDS, ignoring=(nats.errors.Error, TimeoutError))
 
     @property
     def tickets(self) -> str:
@@ -246,44 +89,10 @@ class World:
         return self.usage[-1]
 
 
-class _Ready(logging.Handler):
-    """Hears the one line that says where the router listens."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.getMessage() == "ready" and getattr(record, "service", "") == "router" and not self.address.done():
-            self.address.set_result(str(vars(record)["address"]))
-
-
 MANIFEST = (
     b'{"apiVersion":"model.youxam.com/v1alpha1","kind":"AIModel","metadata":{"name":"%s"},'
     b'"spec":{"type":"local","model":"x","engine":"synthetic"}}'
 )
-
-
-@asynccontextmanager
-async def _running_router(settings: RouterSettings) -> AsyncIterator[tuple[str, asyncio.Event, "asyncio.Task[None]"]]:
-    ready, stop = _Ready(), asyncio.Event()
-    lifecycle = logging.getLogger("common.lifecycle")
-    lifecycle.addHandler(ready)
-    lifecycle.setLevel(logging.INFO)
-    task = asyncio.create_task(main(settings, stop))
-    try:
-        waiting: set[asyncio.Future[Any]] = {task, ready.address}
-        await asyncio.wait(waiting, timeout=60, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            await task
-        yield ready.address.result(), stop, task
-        stop.set()
-        async with asyncio.timeout(60):
-            await task
-    finally:
-        lifecycle.removeHandler(ready)
-        task.cancel()
-        await asyncio.wait([task])
 
 
 @pytest.fixture
@@ -312,28 +121,28 @@ def start_world(nats_url: str) -> Callable[..., Any]:
             await bus.nc.flush()
             tasks = await stack.enter_async_context(_Background())
 
-            async def start_worker(*, wired: bool = False, **options: Any) -> SeamWorker:
+            async def start_worker(*, proxied: bool = False, **options: Any) -> ScriptedWorker:
                 own = await stack.enter_async_context(connect_bus(url, "worker"))
-                seam = SeamWorker(own, model, **options)
-                seam.server = grpc.aio.server(options=[("grpc.http2.min_ping_interval_without_data_ms", 100)])
-                worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(seam, seam.server)  # type: ignore[no-untyped-call]
-                port = seam.server.add_insecure_port("127.0.0.1:0")
-                seam.address = f"127.0.0.1:{port}"
-                await seam.server.start()
-                if wired:
-                    seam.wire = await stack.enter_async_context(Wire(seam.address))
-                    seam.address = seam.wire.address
-                stack.push_async_callback(seam.server.stop, None)
-                await seam.announce()
-                seam.task = tasks.start(seam.take_tickets())
-                return seam
+                scripted = ScriptedWorker(own, model, **options)
+                scripted.server = grpc.aio.server(options=[("grpc.http2.min_ping_interval_without_data_ms", 100)])
+                worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(scripted, scripted.server)  # type: ignore[no-untyped-call]
+                port = scripted.server.add_insecure_port("127.0.0.1:0")
+                scripted.address = f"127.0.0.1:{port}"
+                await scripted.server.start()
+                if proxied:
+                    scripted.proxy = await stack.enter_async_context(TcpProxy(scripted.address))
+                    scripted.address = scripted.proxy.address
+                stack.push_async_callback(scripted.server.stop, None)
+                await scripted.announce()
+                scripted.task = tasks.start(scripted.take_tickets())
+                return scripted
 
             if worker:
                 await start_worker()
-            address, stop, router = await stack.enter_async_context(_running_router(settings))
-            channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
+            router = await stack.enter_async_context(running(main, settings))
+            channel = await stack.enter_async_context(grpc.aio.insecure_channel(router.address))
             identity = Identity("acme", "key1", "res1", model, "default", 64, 120.0, "")
-            yield World(bus, model, Client(channel, identity), usage, stop, router, start_worker)
+            yield World(bus, model, Client(channel, identity), usage, router.stop, router.task, start_worker)
 
     return start
 

@@ -17,7 +17,8 @@ from uplion.openai.v1 import openai_service_pb2
 
 from common import operations
 from common.names import KV_MODELS, SUBJECT_RELEASE, token
-from tests.integration.router.conftest import MANIFEST, hello, word
+from tests.integration.router.conftest import MANIFEST
+from tests.kit.scripted_worker import hello, word
 
 _OPENAI = "/uplion.openai.v1.OpenAIService/"
 _NATIVE = "/uplion.inference.v1.InferenceService/"

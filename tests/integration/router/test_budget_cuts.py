@@ -9,7 +9,7 @@ from uplion.dispatch.v1 import run_pb2
 from uplion.inference.v1 import chat_pb2, completion_pb2, sampling_pb2
 from uplion.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 
-from tests.integration.router.conftest import word
+from tests.kit.scripted_worker import word
 
 _RULE = "key/tokens/day"
 _DETAIL = {"reason": "budget", "limit": _RULE, "max_output_tokens": 3}

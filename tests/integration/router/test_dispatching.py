@@ -362,14 +362,14 @@ async def test_a_worker_that_falls_silent_is_lost(start_world: Any) -> None:
 
 async def test_a_worker_whose_process_is_stopped_is_lost_although_its_connection_stands(start_world: Any) -> None:
     async with start_world(worker=False, worker_keepalive_seconds=1.5) as world:
-        worker = await world.start_worker(script=forever, wired=True)
+        worker = await world.start_worker(script=forever, proxied=True)
         messages = aiter(world.client.open("CreateChatCompletion", chat(world.model, stream=True)))
         data = b""
         while b"Hello" not in data:
             data += HttpBody.FromString(await anext(messages)).data
         worker.task.cancel()
         await worker.bus.nc.close()
-        worker.wire.flows.clear()
+        worker.proxy.stall()
 
         async def goes_on(request: run_pb2.RunRequest, context: Any) -> AsyncIterator[run_pb2.RunEvent]:
             yield one(" again", 2, finish=True)
@@ -381,7 +381,7 @@ async def test_a_worker_whose_process_is_stopped_is_lost_although_its_connection
                 data += HttpBody.FromString(message).data
         assert text(data) == "Hello again"
         assert [list(array.ids) for array in second.runs[0].resume] == [[1]]
-        worker.wire.flows.set()
+        worker.proxy.resume()
 
 
 async def test_the_first_offer_wins_and_later_ones_are_refused(start_world: Any) -> None:

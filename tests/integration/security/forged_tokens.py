@@ -8,7 +8,7 @@ from typing import Any
 
 from joserfc.jws import JWSRegistry
 
-from tests.integration.security.issuer import Issuer, signing_key
+from tests.kit.issuer import Issuer, signing_key
 
 
 def _b64(value: Any) -> str:

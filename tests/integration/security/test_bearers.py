@@ -9,33 +9,34 @@ import grpc
 import pytest
 
 from tests.integration.security.forged_tokens import forged
-from tests.integration.security.platform import Platform
+from tests.kit.gateway import Gateway
+from tests.kit.until import until_sync
 
 LIMITS = json.dumps([{"measure": "requests", "period": "minute", "amount": 3}])
 
 
-def account(platform: Platform, *, limits: str = "[]", state: str = "active") -> str:
+def account(platform: Gateway, *, limits: str = "[]", state: str = "active") -> str:
     name = f"org-{uuid.uuid4().hex[:10]}"
     platform.sql("INSERT INTO accounts (id, name, limits, state) VALUES ($1, $1, $2, $3)", name, limits, state)
     return name
 
 
-def project(platform: Platform, owner: str, *, limits: str = "[]", state: str = "active") -> str:
+def project(platform: Gateway, owner: str, *, limits: str = "[]", state: str = "active") -> str:
     name = f"p-{uuid.uuid4().hex[:10]}"
     query = "INSERT INTO projects (id, account, name, limits, state) VALUES ($1, $2, $1, $3, $4)"
     platform.sql(query, name, owner, limits, state)
     return name
 
 
-def ask(platform: Platform, text: str, *, path: str = "/v1/models", port: int | None = None) -> Any:
+def ask(platform: Gateway, text: str, *, path: str = "/v1/models", port: int | None = None) -> Any:
     return platform.ask("GET", path, None, {"authorization": f"Bearer {text}"}, port=port)
 
 
-def token(platform: Platform, owner: str, **changes: Any) -> str:
+def token(platform: Gateway, owner: str, **changes: Any) -> str:
     return platform.issuer.token(**{"org": {"id": owner}, "scope": "openid inference", **changes})
 
 
-def test_a_token_of_an_account_opens_both_surfaces(platform: Platform) -> None:
+def test_a_token_of_an_account_opens_both_surfaces(platform: Gateway) -> None:
     owner = account(platform)
     text = token(platform, owner, project=project(platform, owner))
     assert ask(platform, text).status == 200
@@ -48,7 +49,7 @@ def test_a_token_of_an_account_opens_both_surfaces(platform: Platform) -> None:
     assert refusal.value.details() == "The token is not valid."
 
 
-def test_a_token_of_nobody_we_know_is_401(platform: Platform) -> None:
+def test_a_token_of_nobody_we_know_is_401(platform: Gateway) -> None:
     owner, other = account(platform), account(platform)
     refused = [
         token(platform, "nobody"),
@@ -64,7 +65,7 @@ def test_a_token_of_nobody_we_know_is_401(platform: Platform) -> None:
     assert ask(platform, refused[-1]).error["message"] == "The token has expired."
 
 
-def test_scopes_open_one_door_each_and_an_accounts_own_things(platform: Platform) -> None:
+def test_scopes_open_one_door_each_and_an_accounts_own_things(platform: Gateway) -> None:
     owner = account(platform)
     inference, reading = token(platform, owner), token(platform, owner, scope="admin:read admin admin:write")
     assert ask(platform, inference, path="/admin/v1/keys", port=platform.admin).status == 403
@@ -81,7 +82,7 @@ def test_scopes_open_one_door_each_and_an_accounts_own_things(platform: Platform
 
 
 @pytest.mark.parametrize("level", ["account", "project"])
-def test_the_limits_of_account_and_project_hold_for_all_their_tokens(platform: Platform, level: str) -> None:
+def test_the_limits_of_account_and_project_hold_for_all_their_tokens(platform: Gateway, level: str) -> None:
     owner = account(platform, limits=LIMITS if level == "account" else "[]")
     name = project(platform, owner, limits=LIMITS if level == "project" else "[]")
     replies = [ask(platform, token(platform, owner, project=name, sub=f"s{number}")) for number in range(5)]
@@ -90,19 +91,17 @@ def test_the_limits_of_account_and_project_hold_for_all_their_tokens(platform: P
     assert replies[4].error["code"] == "rate_limit_exceeded"
 
 
-def test_a_suspended_account_stops_its_tokens_at_once(platform: Platform) -> None:
+def test_a_suspended_account_stops_its_tokens_at_once(platform: Gateway) -> None:
     owner = account(platform)
     text = token(platform, owner)
     assert ask(platform, text).status == 200
     body = b'{"state":"RESOURCE_STATE_SUSPENDED"}'
     path = f"/admin/v1/accounts/{owner}"
     assert platform.ask("PATCH", path, body, port=platform.admin, key="admin_key").status == 200
-    deadline = time.monotonic() + 60
-    while ask(platform, text).status != 401:
-        assert time.monotonic() < deadline
+    until_sync(lambda: ask(platform, text).status == 401)
 
 
-def test_s3_every_forged_token_is_401_and_leaves_no_trace(platform: Platform) -> None:
+def test_s3_every_forged_token_is_401_and_leaves_no_trace(platform: Gateway) -> None:
     account_of_good = platform.issuer.claims()["org"]["id"]
     platform.sql("INSERT INTO accounts (id, name) VALUES ($1, $1) ON CONFLICT DO NOTHING", account_of_good)
     assert ask(platform, platform.issuer.token()).status == 200

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.integration.security.platform import Platform
+from tests.kit.gateway import Gateway
 
 NATIVE = "/uplion.inference.v1.InferenceService/Chat"
 MESSAGES = b'"messages":[{"role":"user","content":"x"}]'
@@ -21,7 +21,7 @@ def said(more: bytes) -> bytes:
     return b'{"model":"m",' + MESSAGES + b"," + more + b"}"
 
 
-def test_a_good_body_of_a_model_nobody_has_is_404(platform: Platform) -> None:
+def test_a_good_body_of_a_model_nobody_has_is_404(platform: Gateway) -> None:
     """The yardstick of the bodies below: what passes every check but the last."""
     assert platform.chat(said(b'"x":1')).error["code"] == "model_not_found"
 
@@ -67,7 +67,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_a_hostile_body_is_400_soon_and_everything_goes_on(platform: Platform, name: str) -> None:
+def test_a_hostile_body_is_400_soon_and_everything_goes_on(platform: Gateway, name: str) -> None:
     began = time.monotonic()
     reply = platform.chat(BODIES[name])
     assert time.monotonic() - began < 20  # 100 ms on a quiet machine: a bomb would take minutes
@@ -76,7 +76,7 @@ def test_a_hostile_body_is_400_soon_and_everything_goes_on(platform: Platform, n
     assert platform.alive()
 
 
-def test_a_word_of_ours_may_well_be_in_nested_places(platform: Platform) -> None:
+def test_a_word_of_ours_may_well_be_in_nested_places(platform: Gateway) -> None:
     """What looks for doubled fields must not take these for them."""
     schema = b'"tools":[{"type":"function","function":{"name":"f","parameters":{"model":{"n":{"model":1}}}}}]'
     for more in (b'"x":"model","y":["model","n"]', b'"metadata":{"model":"a","n":"b"}', b'"y":"caf\\u00e9 \\u0041"'):
@@ -84,7 +84,7 @@ def test_a_word_of_ours_may_well_be_in_nested_places(platform: Platform) -> None
     assert platform.chat(said(schema)).error["param"] != "model"
 
 
-def test_i4_a_million_keys_are_more_than_a_body_may_hold(platform: Platform) -> None:
+def test_i4_a_million_keys_are_more_than_a_body_may_hold(platform: Gateway) -> None:
     body = b"{" + b",".join(b'"%d":1' % number for number in range(1_000_000)) + b"}"
     assert platform.chat(body).error["code"] == "payload_too_large"
     assert platform.alive()
@@ -93,7 +93,7 @@ def test_i4_a_million_keys_are_more_than_a_body_may_hold(platform: Platform) -> 
 @pytest.mark.parametrize(
     "line", [b"x-a: \xff\xfe", b"user-agent: \xc3\x28", b"content-type: \xff", b"traceparent: \xff"]
 )
-def test_i3_a_header_that_is_not_utf8_changes_nothing(platform: Platform, line: bytes) -> None:
+def test_i3_a_header_that_is_not_utf8_changes_nothing(platform: Gateway, line: bytes) -> None:
     key = platform.keys["api_key"].encode()
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer " + key
     body = said(b'"x":1')
@@ -103,7 +103,7 @@ def test_i3_a_header_that_is_not_utf8_changes_nothing(platform: Platform, line: 
 
 
 @pytest.mark.parametrize("path", ["%ff", "%c3%28", "%00", "a%0d%0ab", "%ed%a0%80", "x" * 5000])
-def test_i3_a_model_in_a_path_is_utf8_or_400(platform: Platform, path: str) -> None:
+def test_i3_a_model_in_a_path_is_utf8_or_400(platform: Gateway, path: str) -> None:
     reply = platform.ask("GET", f"/v1/models/{path}")
     assert (reply.status, reply.error["type"]) in {(400, "invalid_request_error"), (404, "invalid_request_error")}
 
@@ -113,7 +113,7 @@ def peak_megabytes(pid: int) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) // 1024
 
 
-def test_i1_ten_megabytes_are_413_and_held_by_nobody(platform: Platform) -> None:
+def test_i1_ten_megabytes_are_413_and_held_by_nobody(platform: Gateway) -> None:
     pids = [each.process.pid for each in (platform.edge, platform.authz, platform.others)]
     before = [peak_megabytes(pid) for pid in pids]
     body = b'{"model":"m","x":"' + b"x" * (10 << 20) + b'"}'
@@ -125,13 +125,13 @@ def test_i1_ten_megabytes_are_413_and_held_by_nobody(platform: Platform) -> None
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd", "deflate", "identity, gzip"])
-def test_i5_a_compressed_body_is_refused_by_name(platform: Platform, encoding: str) -> None:
+def test_i5_a_compressed_body_is_refused_by_name(platform: Gateway, encoding: str) -> None:
     bomb = gzip.compress(bytes(20 << 20))
     reply = platform.chat(bomb, {"content-encoding": encoding})
     assert (reply.status, reply.error["code"]) == (415, "unsupported_content_encoding")
 
 
-def test_i5_a_compressed_native_message_never_reaches_a_server_that_would_inflate_it(platform: Platform) -> None:
+def test_i5_a_compressed_native_message_never_reaches_a_server_that_would_inflate_it(platform: Gateway) -> None:
     before = peak_megabytes(platform.others.process.pid)
     metadata = (("authorization", f"Bearer {platform.keys['api_key']}"), ("x-uplion-model", "m"))
     for compression in (grpc.Compression.Gzip, grpc.Compression.Deflate):
@@ -146,7 +146,7 @@ def test_i5_a_compressed_native_message_never_reaches_a_server_that_would_inflat
     assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT  # without compression it gets to the router
 
 
-def test_whatever_the_router_refuses_authz_has_judged_by_the_same_model(platform: Platform) -> None:
+def test_whatever_the_router_refuses_authz_has_judged_by_the_same_model(platform: Gateway) -> None:
     """Row I3: where Envoy's JSON reader and the router's see different names, the request goes nowhere."""
     for body in (b'{"model":"m","n":' + b"9" * 400 + b"," + MESSAGES + b"}", b'{"model":"m",' + MESSAGES + b',"x":1}}'):
         reply = platform.chat(body, {"x-uplion-model": "other"})

@@ -12,8 +12,10 @@ import grpc
 import pytest
 
 from stack.ports import free_port
-from tests.integration.edge.envoys import PATIENCE_SECONDS, EdgeProcess, edge_settings
-from tests.integration.security.platform import KEY_TTL_SECONDS, Platform, Services
+from tests.kit.envoy import PATIENCE_SECONDS, EdgeProcess, edge_settings
+from tests.kit.gateway import KEY_TTL_SECONDS, Gateway
+from tests.kit.services import ServiceProcess
+from tests.kit.until import until_sync
 
 TIMEOUT_SECONDS = 0.25
 
@@ -21,25 +23,23 @@ TIMEOUT_SECONDS = 0.25
 class Door:
     """An Envoy that waits a quarter of a second for an authz of its own, at an address that stays."""
 
-    def __init__(self, platform: Platform, folder: Any, cache: Any) -> None:
+    def __init__(self, platform: Gateway, folder: Any, cache: Any) -> None:
         self.address = f"127.0.0.1:{free_port()}"
         self.platform, self.folder = platform, folder
         self.start()
-        router = platform.others.ports["router"]
-        settings = edge_settings(self.authz.ports["authz"], router, folder, authz_timeout_seconds=TIMEOUT_SECONDS)
+        router = platform.others.port("router")
+        settings = edge_settings(self.authz.port("authz"), router, folder, authz_timeout_seconds=TIMEOUT_SECONDS)
         self.envoy = EdgeProcess(settings, folder, cache)
 
     def start(self) -> None:
         environment = {**self.platform.environment, "UPLION_AUTHZ_LISTEN": self.address}
-        self.authz = Services(("authz",), environment, self.folder)
+        self.authz = ServiceProcess("stack.services", "authz", environment=environment, folder=self.folder)
 
     def ask(self) -> Any:
         return self.platform.ask("GET", "/v1/models", port=self.envoy.ports["public"])
 
     def until_it_answers(self) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while self.ask().status != 200:
-            assert time.monotonic() < deadline
+        until_sync(lambda: self.ask().status == 200, PATIENCE_SECONDS)
 
     def stop(self) -> None:
         self.authz.process.send_signal(signal.SIGCONT)
@@ -48,7 +48,7 @@ class Door:
 
 
 @pytest.fixture(scope="module")
-def door(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+def door(platform: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     found = Door(platform, tmp_path_factory.mktemp("door"), tmp_path_factory.getbasetemp())
     yield found
     found.stop()
@@ -86,7 +86,7 @@ def test_f9_a_dead_authz_is_503_and_a_new_one_is_found(door: Door) -> None:
     assert all(line.endswith(": 0") for line in allowed), allowed
 
 
-def new_key(platform: Platform) -> tuple[str, str]:
+def new_key(platform: Gateway) -> tuple[str, str]:
     body = b'{"account":"default","name":"to be revoked"}'
     reply = platform.ask("POST", "/admin/v1/keys", body, port=platform.admin, key="admin_key")
     assert reply.status == 200, reply
@@ -94,7 +94,7 @@ def new_key(platform: Platform) -> tuple[str, str]:
     return made["key"]["id"], made["secret"]
 
 
-def last_success(platform: Platform, text: str, since: float) -> float:
+def last_success(platform: Gateway, text: str, since: float) -> float:
     """Seconds from `since` to the last 200 of a key that is used without a pause."""
     last = 0.0
     while True:
@@ -107,7 +107,7 @@ def last_success(platform: Platform, text: str, since: float) -> float:
         assert last < PATIENCE_SECONDS
 
 
-def revoked_under_load(platform: Platform, count: int) -> list[float]:
+def revoked_under_load(platform: Gateway, count: int) -> list[float]:
     """Seconds from the admin API's answer to each key's last 200, while others' requests go on."""
     found = []
     with ThreadPoolExecutor(4) as pool:
@@ -122,11 +122,11 @@ def revoked_under_load(platform: Platform, count: int) -> list[float]:
     return found
 
 
-def test_k1_a_revoked_key_stops_soon_after_the_api_says_so(platform: Platform) -> None:
+def test_k1_a_revoked_key_stops_soon_after_the_api_says_so(platform: Gateway) -> None:
     assert max(revoked_under_load(platform, 8)) < 5  # a second on a quiet machine (test-chaos says it)
 
 
-def test_k1_with_nobody_told_it_stops_when_it_is_believed_no_longer(platform: Platform) -> None:
+def test_k1_with_nobody_told_it_stops_when_it_is_believed_no_longer(platform: Gateway) -> None:
     key_id, text = new_key(platform)
     assert platform.ask("GET", "/v1/models", key=text).status == 200
     platform.sql("UPDATE keys SET state = 'revoked' WHERE id = $1", key_id)
@@ -134,7 +134,7 @@ def test_k1_with_nobody_told_it_stops_when_it_is_believed_no_longer(platform: Pl
 
 
 @pytest.mark.chaos
-def test_k1_the_last_success_of_a_hundred_revoked_keys(platform: Platform) -> None:
+def test_k1_the_last_success_of_a_hundred_revoked_keys(platform: Gateway) -> None:
     found = sorted(revoked_under_load(platform, 100))
     p99 = found[98]
     print(f"\nK1: last 200 after the API's answer: median {statistics.median(found):.3f} s, p99 {p99:.3f} s")

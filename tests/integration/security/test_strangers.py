@@ -15,8 +15,8 @@ import pytest
 from redis import Redis
 
 from credentials import api_keys
-from tests.integration.edge.envoys import EdgeProcess, edge_settings
-from tests.integration.security.platform import PEPPER, Platform
+from tests.kit.envoy import EdgeProcess, edge_settings
+from tests.kit.gateway import PEPPER, Gateway
 
 STRANGER, GUEST = "203.0.113.7", "198.51.100.1"
 
@@ -76,16 +76,16 @@ async def good_traffic(port: int, key: str) -> AsyncIterator[list[tuple[int, flo
 
 
 @pytest.fixture(scope="module")
-def behind_proxy(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def behind_proxy(platform: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The platform's public door behind a trusted proxy, so that strangers and guests have addresses of their own."""
     folder = tmp_path_factory.mktemp("proxied")
-    ports = platform.authz.ports["authz"], platform.others.ports["router"]
+    ports = platform.authz.port("authz"), platform.others.port("router")
     envoy = EdgeProcess(edge_settings(*ports, folder, trusted_hops=1), folder, tmp_path_factory.getbasetemp())
     yield envoy.ports["public"]
     envoy.stop()
 
 
-async def test_k4_a_flood_asks_the_database_for_well_formed_keys_alone(platform: Platform, behind_proxy: int) -> None:
+async def test_k4_a_flood_asks_the_database_for_well_formed_keys_alone(platform: Gateway, behind_proxy: int) -> None:
     """While the table of keys is locked, whoever asks for a key waits: typos and nonsense do not."""
     noise = random.Random(20261121)
     async with good_traffic(behind_proxy, platform.keys["api_key"]) as good:
@@ -108,7 +108,7 @@ def resident_megabytes(pid: int) -> int:
 
 
 @pytest.mark.chaos
-async def test_k4_a_hundred_thousand_made_up_keys(platform: Platform, behind_proxy: int) -> None:
+async def test_k4_a_hundred_thousand_made_up_keys(platform: Gateway, behind_proxy: int) -> None:
     """At full rate, a third of each kind; 429 is an answer too. Prints what the guests feel."""
     noise = random.Random(20261121)
     key = platform.keys["api_key"]
@@ -131,7 +131,7 @@ async def test_k4_a_hundred_thousand_made_up_keys(platform: Platform, behind_pro
     assert grown < 64
 
 
-async def test_k6_no_usable_secret_is_in_the_database_in_valkey_or_in_a_log(platform: Platform, redis_url: str) -> None:
+async def test_k6_no_usable_secret_is_in_the_database_in_valkey_or_in_a_log(platform: Gateway, redis_url: str) -> None:
     body = b'{"account":"default","name":"k6"}'
     reply = platform.ask("POST", "/admin/v1/keys", body, port=platform.admin, key="admin_key")
     shown = [text for text in _texts(json.loads(reply.body)) if text.startswith("upl_")]

@@ -16,7 +16,8 @@ from authz.credentials.tokens import Tokens
 from common.errors import Reason, UplionError
 from stack.ports import free_port
 from tests.integration.security.forged_tokens import forged
-from tests.integration.security.issuer import Issuer, running_issuer
+from tests.kit.issuer import Issuer, running_issuer
+from tests.kit.until import until
 
 FAST = FetchIntervals(refresh=60.0, again=0.05, wait=20.0, fetch=20.0)
 
@@ -163,17 +164,17 @@ async def test_unknown_keys_make_nobody_ask_the_issuer_often() -> None:
             assert issuer.requests.count("/keys") == 1
 
 
-async def until(tokens: Tokens, text: str, outcome: Reason | None) -> None:
+async def until_verified(tokens: Tokens, text: str, outcome: Reason | None) -> None:
     """Asks until the token is refused for this reason; None: until it is not."""
-    found: Reason | None = Reason.INTERNAL
-    async with asyncio.timeout(60):
-        while found is not outcome:
-            try:
-                await tokens.verify(text)
-                found = None
-            except UplionError as error:
-                found = error.reason
-            await asyncio.sleep(0.02)
+
+    async def verified() -> bool:
+        try:
+            await tokens.verify(text)
+        except UplionError as error:
+            return error.reason is outcome
+        return outcome is None
+
+    await until(verified)
 
 
 async def test_an_issuer_that_goes_away_is_not_missed_and_a_new_key_waits_for_its_return() -> None:
@@ -183,14 +184,14 @@ async def test_an_issuer_that_goes_away_is_not_missed_and_a_new_key_waits_for_it
             [trusting(issuer.url)], b"pepper", FetchIntervals(refresh=0.05, again=0.05, wait=0.1, fetch=20.0)
         )
         running = asyncio.create_task(tokens.run())
-        await until(tokens, issuer.token(), None)
+        await until_verified(tokens, issuer.token(), None)
     known = issuer.token()
     issuer.rotate("second")
-    await until(tokens, issuer.token(), Reason.UNAVAILABLE)
+    await until_verified(tokens, issuer.token(), Reason.UNAVAILABLE)
     await tokens.verify(known)
     with running_issuer(port) as again:
         again.key, again.published = issuer.key, issuer.published
-        await until(tokens, again.token(), None)
+        await until_verified(tokens, again.token(), None)
     running.cancel()
     await asyncio.wait([running])
 

@@ -15,7 +15,7 @@ import h2.exceptions
 import pytest
 from uplion.inference.v1 import inference_service_pb2
 
-from tests.integration.security.platform import Platform
+from tests.kit.gateway import Gateway
 
 _SERVICE = inference_service_pb2.DESCRIPTOR.services_by_name["InferenceService"]
 _NATIVE = f"/{_SERVICE.full_name}/"
@@ -47,7 +47,7 @@ def hostile_messages() -> list[tuple[str, bytes]]:
     return found
 
 
-async def test_random_messages_get_a_typed_status(platform: Platform) -> None:
+async def test_random_messages_get_a_typed_status(platform: Gateway) -> None:
     metadata = (("authorization", f"Bearer {platform.keys['api_key']}"), ("x-uplion-model", "m"))
     waiting = asyncio.Semaphore(16)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{platform.public}") as channel:
@@ -66,14 +66,14 @@ async def test_random_messages_get_a_typed_status(platform: Platform) -> None:
 
 
 @pytest.mark.parametrize("method", ["Nope", "chat", "Chat/", "", "../../grpc.health.v1.Health/Check"])
-def test_an_unknown_method_is_unimplemented(platform: Platform, method: str) -> None:
+def test_an_unknown_method_is_unimplemented(platform: Gateway, method: str) -> None:
     metadata = (("authorization", f"Bearer {platform.keys['api_key']}"),)
     with platform.channel() as channel, pytest.raises(grpc.RpcError) as refusal:
         channel.unary_unary(_NATIVE + method)(b"", metadata=metadata, timeout=60)
     assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
-def spoken(platform: Platform, headers: list[tuple[str, str]], data: bytes, *, end: bool = True) -> dict[str, str]:
+def spoken(platform: Gateway, headers: list[tuple[str, str]], data: bytes, *, end: bool = True) -> dict[str, str]:
     """One HTTP/2 request as it is; the headers and trailers of the answer, empty when the connection was cut."""
     config = h2.config.H2Configuration(header_encoding="utf-8", validate_outbound_headers=False)
     connection = h2.connection.H2Connection(config)
@@ -113,7 +113,7 @@ GRPC = [("content-type", "application/grpc"), ("te", "trailers"), ("x-uplion-mod
         b"\xff" * 1000,
     ],
 )
-def test_a_frame_that_is_none_gets_a_status_or_an_end(platform: Platform, frame: bytes) -> None:
+def test_a_frame_that_is_none_gets_a_status_or_an_end(platform: Gateway, frame: bytes) -> None:
     found = spoken(platform, GRPC, frame)
     assert found.get("grpc-status", "0") != "0" or found.get(":status", "") != "200", found
     assert "Traceback" not in found.get("grpc-message", "")
@@ -124,13 +124,13 @@ def test_a_frame_that_is_none_gets_a_status_or_an_end(platform: Platform, frame:
     "content_type",
     ["application/json", "text/plain", "application/grpc-web", "application/grpc+json", "application/grpcx"],
 )
-def test_another_content_type_is_refused(platform: Platform, content_type: str) -> None:
+def test_another_content_type_is_refused(platform: Gateway, content_type: str) -> None:
     found = spoken(platform, [("content-type", content_type), ("te", "trailers")], b"\x00\x00\x00\x00\x00")
     assert found[":status"] in {"404", "415"} or found["grpc-status"] not in {"0", "2", "13"}, found
 
 
 @pytest.mark.parametrize("size", [8_000, 14_000, 17_000, 24_000, 40_000, 100_000])
-def test_large_metadata_are_taken_or_refused_and_break_nothing(platform: Platform, size: int) -> None:
+def test_large_metadata_are_taken_or_refused_and_break_nothing(platform: Gateway, size: int) -> None:
     found = spoken(platform, [*GRPC, ("x-big", "b" * size)], b"\x00\x00\x00\x00\x00")
     if size > 32_000:
         assert found.get(":status", "") in {"", "431"} or found["grpc-status"] != "0"
@@ -141,7 +141,7 @@ def test_large_metadata_are_taken_or_refused_and_break_nothing(platform: Platfor
     assert platform.alive()
 
 
-def test_noise_on_the_socket_ends_the_connection_and_nothing_else(platform: Platform) -> None:
+def test_noise_on_the_socket_ends_the_connection_and_nothing_else(platform: Gateway) -> None:
     noise = random.Random(_SEED)
     starts: list[Any] = [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"GET / HTTP/1.1\r\n", b"\x16\x03\x01"]
     for number in range(120):

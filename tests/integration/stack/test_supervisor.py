@@ -14,13 +14,7 @@ from stack import binaries
 from stack.errors import StackError
 from stack.settings import StackSettings
 from stack.supervisor import Supervisor
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+from tests.kit.processes import alive
 
 
 def _models(stack: Any) -> int:
@@ -58,7 +52,7 @@ def test_kill_9_of_the_supervisor_leaves_no_process(start_stack: Any) -> None:
     assert len(pids) > 8  # Postgres has children of its own
     os.kill(stack.process.pid, signal.SIGKILL)
     stack.process.wait(60)
-    stack.until(lambda: not any(_alive(pid) for pid in pids))
+    stack.until(lambda: not any(alive(pid) for pid in pids))
     again = start_stack(state=stack.settings.state).until_ready()  # and what it left can be gone on with
     assert _models(again) == 200
     assert again.end() == 0
@@ -97,7 +91,7 @@ def test_a_model_that_cannot_start_ends_everything(start_stack: Any, tmp_path: P
     assert complaint.startswith("the model broken cannot start: ")
     assert len(complaint.splitlines()) == 1
     assert len(pids) > 4
-    assert not any(_alive(pid) for pid in pids)
+    assert not any(alive(pid) for pid in pids)
 
 
 def test_a_second_signal_ends_it_at_once(start_stack: Any) -> None:
@@ -106,7 +100,7 @@ def test_a_second_signal_ends_it_at_once(start_stack: Any) -> None:
     stack.process.send_signal(signal.SIGTERM)
     stack.process.send_signal(signal.SIGINT)
     stack.process.wait(60)
-    stack.until(lambda: not any(_alive(pid) for pid in pids))
+    stack.until(lambda: not any(alive(pid) for pid in pids))
 
 
 async def test_a_missing_binary_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manifest: Path) -> None:

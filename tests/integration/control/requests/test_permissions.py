@@ -13,8 +13,8 @@ from common.errors import Reason
 from control.requests.permissions import NEEDS, Need
 from edge.descriptors import CONTROL_SERVICES
 from tests.integration.control.conftest import by
-from tests.integration.control.contract import aimed, every_method
 from tests.integration.control.services.test_requests import write
+from tests.kit.admin_methods import aimed, every_method
 
 READ, WRITE, ADMIN = names.SCOPE_ADMIN_READ, names.SCOPE_ADMIN_WRITE, names.SCOPE_ADMIN
 REFUSED = (Reason.PERMISSION_DENIED, Reason.NOT_FOUND)

@@ -1,17 +1,18 @@
 """A platform started as a user would, by `uplion up --json`, and what tests ask of it."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import openai
+import pytest
+
+from stack.ports import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 UPLION = str(Path(sys.executable).with_name("uplion"))
@@ -104,37 +105,17 @@ def up(*arguments: str) -> Platform:
     return Platform(process, json.loads(line))
 
 
-def alive(pid: int) -> bool:
-    """Whether the process still runs; a zombie does not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
+@pytest.fixture(scope="session")
+def start_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """Starts platforms of the tests' own; what still runs at the end is ended."""
+    started: list[Platform] = []
 
+    def start(*arguments: str, state: Path | None = None) -> Platform:
+        folder = state or tmp_path_factory.mktemp("state")
+        platform = up("--state", str(folder), "--port", str(free_port()), *arguments)
+        started.append(platform)
+        return platform
 
-def processes_of(state: Path) -> list[int]:
-    """Every process that mentions the state folder in its arguments, environment or working folder."""
-    found = []
-    needle = os.fsencode(state)
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
-                text += os.fsencode(os.readlink(entry / "cwd"))
-            except OSError:
-                continue
-            if needle in text and alive(int(entry.name)):
-                found.append(int(entry.name))
-    return found
-
-
-def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
-    """Waits for the condition and returns what it gave."""
-    limit = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < limit, "the condition did not come true in time"
-        time.sleep(0.05)
+    yield start
+    for platform in started:
+        platform.close()

@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import envoy as envoy_wheel
 from credentials.api_keys import TEST_KEY
 from credentials.headers import HEADERS as CREDENTIALS
 from edge.settings import EdgeSettings
+from tests.kit.until import until_sync
 
 PATIENCE_SECONDS = 60.0  # a wait that only a failure makes this long
 _START_SECONDS = 60.0
@@ -107,15 +107,15 @@ class EdgeProcess:
         command += ["--admin-address-path", str(admin_file), "--log-level", "warning", "--log-path", str(self._log)]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.envoy_admin = 0
-        self.ports: dict[str, int] = {}
-        deadline = time.monotonic() + _START_SECONDS
-        while not self.ports:
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"Envoy did not start:\n{self._log.read_text()[-4000:]}")
-            time.sleep(0.02)
+
+        def listeners() -> dict[str, int]:
+            assert self.process.poll() is None, f"Envoy did not start:\n{self._log.read_text()[-4000:]}"
             if admin_file.exists() and ":" in admin_file.read_text():
                 self.envoy_admin = int(admin_file.read_text().rpartition(":")[2])
-                self.ports = self._listeners()
+                return self._listeners()
+            return {}
+
+        self.ports: dict[str, int] = until_sync(listeners, _START_SECONDS)
 
     def page(self, path: str) -> str:
         connection = http.client.HTTPConnection("127.0.0.1", self.envoy_admin, timeout=_START_SECONDS)

@@ -5,12 +5,7 @@ There is no worker, and no model: a request that passes every check ends as 404.
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
-import time
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +13,9 @@ from typing import Any
 import asyncpg
 import grpc
 
-from tests.integration.edge.envoys import PATIENCE_SECONDS, EdgeProcess, Reply, edge_settings, raw, request
-from tests.integration.security.issuer import Issuer
+from tests.kit.envoy import PATIENCE_SECONDS, EdgeProcess, Reply, edge_settings, raw, request
+from tests.kit.issuer import Issuer
+from tests.kit.services import ServiceProcess
 
 PEPPER = "a pepper that must not be found in any log"
 KEY_TTL_SECONDS = 3
@@ -35,51 +31,15 @@ issuers:
 """
 
 
-class Services:
-    """`python -m stack.services` with some services; each announces its address when it is ready."""
-
-    def __init__(self, names: tuple[str, ...], environment: Mapping[str, str], folder: Path) -> None:
-        self.log = folder / f"{'-'.join(names)}.log"
-        with self.log.open("wb") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "stack.services", *names],
-                env={**os.environ, **environment},
-                stdout=out,
-                stderr=subprocess.STDOUT,
-            )
-        self.ports = self._ports(names)
-
-    def _ports(self, names: tuple[str, ...]) -> dict[str, int]:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        found: dict[str, int] = {}
-        while found.keys() < set(names):
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{names} did not start:\n{self.log.read_text()[-4000:]}")
-            time.sleep(0.05)
-            for line in self.log.read_text().splitlines():
-                if '"ready"' in line:
-                    told = json.loads(line)
-                    found[told["service"]] = int(told["address"].rpartition(":")[2])
-        return found
-
-    def stop(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-
 @dataclass
-class Platform:
+class Gateway:
     """The running platform, and how to talk to it."""
 
     folder: Path
     database_url: str
     edge: EdgeProcess
-    authz: Services
-    others: Services
+    authz: ServiceProcess
+    others: ServiceProcess
     keys: dict[str, str]
     environment: dict[str, str]
     issuer: Issuer
@@ -141,7 +101,7 @@ class Platform:
             each.stop()
 
 
-def start(postgres_url: str, redis_url: str, nats_url: str, issuer: Issuer, folder: Path, cache: Path) -> Platform:
+def start(postgres_url: str, redis_url: str, nats_url: str, issuer: Issuer, folder: Path, cache: Path) -> Gateway:
     database_url = asyncio.run(_database(postgres_url))
     (folder / "issuers.yaml").write_text(ISSUERS.format(url=issuer.url))
     environment = {
@@ -155,20 +115,20 @@ def start(postgres_url: str, redis_url: str, nats_url: str, issuer: Issuer, fold
         "UPLION_AUTHZ_LIMITS_SECONDS": "20",
         "UPLION_AUTHZ_LOOKUP_SECONDS": "20",
     }
-    others = Services(("control", "router"), environment, folder)
-    authz = Services(("authz",), environment, folder)
+    others = ServiceProcess("stack.services", "control", "router", environment=environment, folder=folder)
+    authz = ServiceProcess("stack.services", "authz", environment=environment, folder=folder)
     edge_folder = folder / "edge"
     edge_folder.mkdir()
     settings = edge_settings(
-        authz.ports["authz"],
-        others.ports["router"],
+        authz.port("authz"),
+        others.port("router"),
         edge_folder,
-        control_endpoints=(f"127.0.0.1:{others.ports['control']}",),
+        control_endpoints=(f"127.0.0.1:{others.port('control')}",),
         tokens=True,
     )
     edge = EdgeProcess(settings, edge_folder, cache)
     keys = json.loads((folder / "keys.json").read_text())
-    return Platform(folder, database_url, edge, authz, others, keys, environment, issuer)
+    return Gateway(folder, database_url, edge, authz, others, keys, environment, issuer)
 
 
 async def _database(postgres_url: str) -> str:

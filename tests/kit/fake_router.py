@@ -1,4 +1,4 @@
-"""The router's side of a worker's protocol."""
+"""A fake router: the router's side of a worker's protocol, for a real worker; and that worker as a task."""
 
 import asyncio
 import itertools
@@ -22,6 +22,7 @@ from uplion.dispatch.v1.worker_state_pb2 import WorkerState
 
 from common import manifest, names
 from messaging.bus import Bus, connect_bus
+from tests.kit.until import until
 
 WAIT_SECONDS = 60.0
 _NARROW = [("grpc.http2.bdp_probe", 0)]  # a reader that is slow holds 64 KiB, not megabytes
@@ -125,12 +126,11 @@ class FakeRouter:
 
     async def settled(self) -> None:
         """Waits until every ticket is acknowledged."""
-        async with asyncio.timeout(WAIT_SECONDS):
-            while True:
-                with suppress(nats.errors.Error, TimeoutError):  # the next try may do
-                    if not await self.unsettled():
-                        return
-                await asyncio.sleep(0.02)
+
+        async def all_settled() -> bool:
+            return not await self.unsettled()
+
+        await until(all_settled, WAIT_SECONDS, ignoring=(nats.errors.Error, TimeoutError))
 
     async def worker(self) -> WorkerState | None:
         """What the model's worker says of itself; None when there is none, or nobody answers in time."""

@@ -1,0 +1,1 @@
+"""What tests of several folders share: waiting, fault injection, real servers, services and whole platforms."""
