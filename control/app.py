@@ -7,18 +7,6 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import asyncpg
-import grpc.aio
-from uplion.control.v1.account_service_pb2_grpc import add_AccountServiceServicer_to_server
-from uplion.control.v1.alert_service_pb2_grpc import add_AlertServiceServicer_to_server
-from uplion.control.v1.key_service_pb2_grpc import add_KeyServiceServicer_to_server
-from uplion.control.v1.ledger_service_pb2_grpc import add_LedgerServiceServicer_to_server
-from uplion.control.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
-from uplion.control.v1.price_service_pb2_grpc import add_PriceServiceServicer_to_server
-from uplion.control.v1.project_service_pb2_grpc import add_ProjectServiceServicer_to_server
-from uplion.control.v1.reconciliation_service_pb2_grpc import add_ReconciliationServiceServicer_to_server
-from uplion.control.v1.request_service_pb2_grpc import add_RequestServiceServicer_to_server
-from uplion.control.v1.statement_service_pb2_grpc import add_StatementServiceServicer_to_server
-from uplion.control.v1.usage_service_pb2_grpc import add_UsageServiceServicer_to_server
 
 from common.errors import UplionError
 from common.lifecycle import grpc_server
@@ -26,6 +14,7 @@ from common.tasks import not_cancelled
 from control.bootstrap import bootstrap
 from control.invalidation import Invalidations
 from control.last_used import note_used
+from control.registration import register
 from control.requests.permissions import ScopesInterceptor
 from control.schema.migrate import migrate
 from control.services.account_service import AccountService
@@ -91,7 +80,7 @@ async def main(settings: ControlSettings, stop: asyncio.Event) -> None:
             grpc_server(
                 "control",
                 settings.listen,
-                lambda server: _register(server, pool, bus, models, key_service),
+                lambda server: register(server, _services(pool, bus, models, key_service)),
                 interceptors=[ScopesInterceptor()],
                 drain_seconds=settings.drain_seconds,
                 grace_seconds=settings.grace_seconds,
@@ -120,20 +109,21 @@ async def _keep(models: ModelStore, bus: Bus) -> None:
             logger.warning("queues are not restored yet", extra={"problem": problem.message})
 
 
-def _register(server: grpc.aio.Server, pool: "Pool", bus: Bus, models: ModelStore, key_service: KeyService) -> None:
-    """Every service here is in edge.descriptors and edge.routes, and every method in requests.permissions."""
+def _services(pool: "Pool", bus: Bus, models: ModelStore, key_service: KeyService) -> list[object]:
     invalidations = Invalidations(bus)
-    add_AccountServiceServicer_to_server(AccountService(AccountStore(pool), Erasure(pool), invalidations), server)
-    add_AlertServiceServicer_to_server(AlertService(AlertStore(pool)), server)
-    add_KeyServiceServicer_to_server(key_service, server)
-    add_LedgerServiceServicer_to_server(LedgerService(LedgerExport(pool)), server)
-    add_ModelServiceServicer_to_server(ModelService(models), server)
-    add_PriceServiceServicer_to_server(PriceService(PriceStore(pool), invalidations), server)
-    add_ProjectServiceServicer_to_server(ProjectService(ProjectStore(pool), invalidations), server)
-    add_ReconciliationServiceServicer_to_server(ReconciliationService(ReconciliationStore(pool), bus), server)
-    add_RequestServiceServicer_to_server(RequestService(AttemptStore(pool), DecisionLog(bus)), server)
-    add_StatementServiceServicer_to_server(StatementService(UsageStore(pool)), server)
-    add_UsageServiceServicer_to_server(UsageService(UsageStore(pool)), server)
+    return [
+        AccountService(AccountStore(pool), Erasure(pool), invalidations),
+        AlertService(AlertStore(pool)),
+        key_service,
+        LedgerService(LedgerExport(pool)),
+        ModelService(models),
+        PriceService(PriceStore(pool), invalidations),
+        ProjectService(ProjectStore(pool), invalidations),
+        ReconciliationService(ReconciliationStore(pool), bus),
+        RequestService(AttemptStore(pool), DecisionLog(bus)),
+        StatementService(UsageStore(pool)),
+        UsageService(UsageStore(pool)),
+    ]
 
 
 @asynccontextmanager

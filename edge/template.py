@@ -22,6 +22,7 @@ _SOURCES = (
     "edge/*.py",
     "edge/*.lua",
     "credentials/headers.py",
+    "common/admin_api.py",
     "common/errors.py",
     "common/names.py",
     "common/operations.py",

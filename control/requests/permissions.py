@@ -1,100 +1,33 @@
-"""Who may call what: one table of every admin method and its scope, asked before a method runs."""
+"""Who may call an admin method: the scope that the contract declares for it, checked before the method runs.
+
+A scope of one account ("admin:read", "admin:write") reaches the caller's own account only (Caller.account_filter).
+"""
 
 from __future__ import annotations  # grpc's classes are generic in the stubs only
 
 import inspect
-from collections.abc import Awaitable, Callable, Collection, Iterable
-from enum import Enum
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import grpc
 import grpc.aio
 
-from common import names
+from common import admin_api, names
 from common.errors import Reason, UplionError
 from common.interceptors import abort
 from control.requests.caller import Caller
 
-_PACKAGE = "/uplion.control.v1."
 _HEALTH = "/grpc.health.v1.Health/"
 
 
-class Need(Enum):
-    """Scopes of which any one is enough; the value is the least."""
-
-    READ = names.SCOPE_ADMIN_READ
-    WRITE = names.SCOPE_ADMIN_WRITE
-    OPERATE = names.SCOPE_ADMIN
-
-    def met_by(self, scopes: Collection[str]) -> bool:
-        return self.value in scopes or names.SCOPE_ADMIN in scopes
-
-
-# READ and WRITE reach the caller's own account only (Caller.account_filter); what has no account is the operator's.
-NEEDS: dict[str, dict[str, Need]] = {
-    "AccountService": {
-        "CreateAccount": Need.OPERATE,
-        "EraseAccount": Need.OPERATE,
-        "GetAccount": Need.READ,
-        "ListAccounts": Need.READ,
-        "UpdateAccount": Need.WRITE,
-    },
-    "AlertService": {
-        "ListAlerts": Need.READ,
-    },
-    "KeyService": {
-        "CreateKey": Need.WRITE,
-        "DeleteKey": Need.WRITE,
-        "GetKey": Need.READ,
-        "ListKeys": Need.READ,
-        "RevokeKey": Need.WRITE,
-        "RotateKey": Need.WRITE,
-        "UpdateKey": Need.WRITE,
-    },
-    "LedgerService": {
-        "ExportLedger": Need.READ,
-        "ListLedgerKeys": Need.READ,
-    },
-    "ModelService": {
-        "ApplyModel": Need.OPERATE,
-        "DeleteModel": Need.OPERATE,
-        "ListModels": Need.OPERATE,  # a manifest may hold an upstream's key
-    },
-    "PriceService": {
-        "CreatePrice": Need.OPERATE,
-        "ListPrices": Need.READ,
-    },
-    "ProjectService": {
-        "CreateProject": Need.WRITE,
-        "GetProject": Need.READ,
-        "ListProjects": Need.READ,
-        "UpdateProject": Need.WRITE,
-    },
-    "ReconciliationService": {
-        "GetReconciliation": Need.OPERATE,  # of all accounts
-        "RunReconciliation": Need.OPERATE,
-    },
-    "RequestService": {
-        "GetRequest": Need.READ,
-    },
-    "StatementService": {
-        "GetStatement": Need.READ,
-    },
-    "UsageService": {
-        "ExportUsage": Need.READ,
-        "QueryMargin": Need.OPERATE,  # of models, which all accounts share
-        "QueryUsage": Need.READ,
-    },
-}
-
-
 def admit(method: str, metadata: Iterable[tuple[str, str | bytes]]) -> None:
-    """Raises PERMISSION_DENIED unless the caller has the method's scope; a method outside the table is for nobody."""
-    who = Caller.from_metadata(metadata)
-    service, _, name = method.removeprefix(_PACKAGE).partition("/")
-    need = NEEDS.get(service, {}).get(name)
-    if need is None or not need.met_by(who.scopes):
-        scope = need.value if need else names.SCOPE_ADMIN
+    """Raises PERMISSION_DENIED unless the caller has the method's scope, or when the method declares none."""
+    caller = Caller.from_metadata(metadata)
+    least = admin_api.scopes().get(method)
+    if caller.operator and least is not None:
+        return
+    if least is None or least not in caller.scopes:
+        scope = least or names.SCOPE_ADMIN
         raise UplionError(Reason.PERMISSION_DENIED, f'This needs a key with the scope "{scope}".', scope=scope)
 
 

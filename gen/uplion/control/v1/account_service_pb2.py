@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from uplion.control.v1 import account_pb2 as uplion_dot_control_dot_v1_dot_account__pb2
+from uplion.control.v1 import options_pb2 as uplion_dot_control_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'uplion/control/v1/account_service.proto\x12\x11uplion.control.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fuplion/control/v1/account.proto2\xa2\x05\n\x0e\x41\x63\x63ountService\x12\x81\x01\n\rCreateAccount\x12\'.uplion.control.v1.CreateAccountRequest\x1a(.uplion.control.v1.CreateAccountResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\"\x12/admin/v1/accounts:\x01*\x12{\n\x0cListAccounts\x12&.uplion.control.v1.ListAccountsRequest\x1a\'.uplion.control.v1.ListAccountsResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/admin/v1/accounts\x12z\n\nGetAccount\x12$.uplion.control.v1.GetAccountRequest\x1a%.uplion.control.v1.GetAccountResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/admin/v1/accounts/{id}\x12\x86\x01\n\rUpdateAccount\x12\'.uplion.control.v1.UpdateAccountRequest\x1a(.uplion.control.v1.UpdateAccountResponse\"\"\x82\xd3\xe4\x93\x02\x1c\x32\x17/admin/v1/accounts/{id}:\x01*\x12\x89\x01\n\x0c\x45raseAccount\x12&.uplion.control.v1.EraseAccountRequest\x1a\'.uplion.control.v1.EraseAccountResponse\"(\x82\xd3\xe4\x93\x02\"\"\x1d/admin/v1/accounts/{id}:erase:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'uplion/control/v1/account_service.proto\x12\x11uplion.control.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fuplion/control/v1/account.proto\x1a\x1fuplion/control/v1/options.proto2\xb6\x05\n\x0e\x41\x63\x63ountService\x12\x85\x01\n\rCreateAccount\x12\'.uplion.control.v1.CreateAccountRequest\x1a(.uplion.control.v1.CreateAccountResponse\"!\xe8\xbb\x18\x03\x82\xd3\xe4\x93\x02\x17\"\x12/admin/v1/accounts:\x01*\x12\x7f\n\x0cListAccounts\x12&.uplion.control.v1.ListAccountsRequest\x1a\'.uplion.control.v1.ListAccountsResponse\"\x1e\xe8\xbb\x18\x01\x82\xd3\xe4\x93\x02\x14\x12\x12/admin/v1/accounts\x12~\n\nGetAccount\x12$.uplion.control.v1.GetAccountRequest\x1a%.uplion.control.v1.GetAccountResponse\"#\xe8\xbb\x18\x01\x82\xd3\xe4\x93\x02\x19\x12\x17/admin/v1/accounts/{id}\x12\x8a\x01\n\rUpdateAccount\x12\'.uplion.control.v1.UpdateAccountRequest\x1a(.uplion.control.v1.UpdateAccountResponse\"&\xe8\xbb\x18\x02\x82\xd3\xe4\x93\x02\x1c\x32\x17/admin/v1/accounts/{id}:\x01*\x12\x8d\x01\n\x0c\x45raseAccount\x12&.uplion.control.v1.EraseAccountRequest\x1a\'.uplion.control.v1.EraseAccountResponse\",\xe8\xbb\x18\x03\x82\xd3\xe4\x93\x02\"\"\x1d/admin/v1/accounts/{id}:erase:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,15 +35,15 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'uplion.control.v1.account_s
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ACCOUNTSERVICE'].methods_by_name['CreateAccount']._loaded_options = None
-  _globals['_ACCOUNTSERVICE'].methods_by_name['CreateAccount']._serialized_options = b'\202\323\344\223\002\027\"\022/admin/v1/accounts:\001*'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['CreateAccount']._serialized_options = b'\350\273\030\003\202\323\344\223\002\027\"\022/admin/v1/accounts:\001*'
   _globals['_ACCOUNTSERVICE'].methods_by_name['ListAccounts']._loaded_options = None
-  _globals['_ACCOUNTSERVICE'].methods_by_name['ListAccounts']._serialized_options = b'\202\323\344\223\002\024\022\022/admin/v1/accounts'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['ListAccounts']._serialized_options = b'\350\273\030\001\202\323\344\223\002\024\022\022/admin/v1/accounts'
   _globals['_ACCOUNTSERVICE'].methods_by_name['GetAccount']._loaded_options = None
-  _globals['_ACCOUNTSERVICE'].methods_by_name['GetAccount']._serialized_options = b'\202\323\344\223\002\031\022\027/admin/v1/accounts/{id}'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['GetAccount']._serialized_options = b'\350\273\030\001\202\323\344\223\002\031\022\027/admin/v1/accounts/{id}'
   _globals['_ACCOUNTSERVICE'].methods_by_name['UpdateAccount']._loaded_options = None
-  _globals['_ACCOUNTSERVICE'].methods_by_name['UpdateAccount']._serialized_options = b'\202\323\344\223\002\0342\027/admin/v1/accounts/{id}:\001*'
+  _globals['_ACCOUNTSERVICE'].methods_by_name['UpdateAccount']._serialized_options = b'\350\273\030\002\202\323\344\223\002\0342\027/admin/v1/accounts/{id}:\001*'
   _globals['_ACCOUNTSERVICE'].methods_by_name['EraseAccount']._loaded_options = None
-  _globals['_ACCOUNTSERVICE'].methods_by_name['EraseAccount']._serialized_options = b'\202\323\344\223\002\"\"\035/admin/v1/accounts/{id}:erase:\001*'
-  _globals['_ACCOUNTSERVICE']._serialized_start=126
-  _globals['_ACCOUNTSERVICE']._serialized_end=800
+  _globals['_ACCOUNTSERVICE'].methods_by_name['EraseAccount']._serialized_options = b'\350\273\030\003\202\323\344\223\002\"\"\035/admin/v1/accounts/{id}:erase:\001*'
+  _globals['_ACCOUNTSERVICE']._serialized_start=159
+  _globals['_ACCOUNTSERVICE']._serialized_end=853
 # @@protoc_insertion_point(module_scope)

@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from uplion.control.v1 import alert_pb2 as uplion_dot_control_dot_v1_dot_alert__pb2
+from uplion.control.v1 import options_pb2 as uplion_dot_control_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%uplion/control/v1/alert_service.proto\x12\x11uplion.control.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1duplion/control/v1/alert.proto2\x83\x01\n\x0c\x41lertService\x12s\n\nListAlerts\x12$.uplion.control.v1.ListAlertsRequest\x1a%.uplion.control.v1.ListAlertsResponse\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/admin/v1/alertsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%uplion/control/v1/alert_service.proto\x12\x11uplion.control.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1duplion/control/v1/alert.proto\x1a\x1fuplion/control/v1/options.proto2\x87\x01\n\x0c\x41lertService\x12w\n\nListAlerts\x12$.uplion.control.v1.ListAlertsRequest\x1a%.uplion.control.v1.ListAlertsResponse\"\x1c\xe8\xbb\x18\x01\x82\xd3\xe4\x93\x02\x12\x12\x10/admin/v1/alertsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +35,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'uplion.control.v1.alert_ser
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ALERTSERVICE'].methods_by_name['ListAlerts']._loaded_options = None
-  _globals['_ALERTSERVICE'].methods_by_name['ListAlerts']._serialized_options = b'\202\323\344\223\002\022\022\020/admin/v1/alerts'
-  _globals['_ALERTSERVICE']._serialized_start=122
-  _globals['_ALERTSERVICE']._serialized_end=253
+  _globals['_ALERTSERVICE'].methods_by_name['ListAlerts']._serialized_options = b'\350\273\030\001\202\323\344\223\002\022\022\020/admin/v1/alerts'
+  _globals['_ALERTSERVICE']._serialized_start=155
+  _globals['_ALERTSERVICE']._serialized_end=290
 # @@protoc_insertion_point(module_scope)

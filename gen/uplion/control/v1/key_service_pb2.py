@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from uplion.control.v1 import key_pb2 as uplion_dot_control_dot_v1_dot_key__pb2
+from uplion.control.v1 import options_pb2 as uplion_dot_control_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#uplion/control/v1/key_service.proto\x12\x11uplion.control.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1buplion/control/v1/key.proto2\xc3\x06\n\nKeyService\x12q\n\tCreateKey\x12#.uplion.control.v1.CreateKeyRequest\x1a$.uplion.control.v1.CreateKeyResponse\"\x19\x82\xd3\xe4\x93\x02\x13\"\x0e/admin/v1/keys:\x01*\x12j\n\x06GetKey\x12 .uplion.control.v1.GetKeyRequest\x1a!.uplion.control.v1.GetKeyResponse\"\x1b\x82\xd3\xe4\x93\x02\x15\x12\x13/admin/v1/keys/{id}\x12k\n\x08ListKeys\x12\".uplion.control.v1.ListKeysRequest\x1a#.uplion.control.v1.ListKeysResponse\"\x16\x82\xd3\xe4\x93\x02\x10\x12\x0e/admin/v1/keys\x12v\n\tUpdateKey\x12#.uplion.control.v1.UpdateKeyRequest\x1a$.uplion.control.v1.UpdateKeyResponse\"\x1e\x82\xd3\xe4\x93\x02\x18\x32\x13/admin/v1/keys/{id}:\x01*\x12}\n\tRotateKey\x12#.uplion.control.v1.RotateKeyRequest\x1a$.uplion.control.v1.RotateKeyResponse\"%\x82\xd3\xe4\x93\x02\x1f\"\x1a/admin/v1/keys/{id}:rotate:\x01*\x12s\n\tDeleteKey\x12#.uplion.control.v1.DeleteKeyRequest\x1a$.uplion.control.v1.DeleteKeyResponse\"\x1b\x82\xd3\xe4\x93\x02\x15*\x13/admin/v1/keys/{id}\x12}\n\tRevokeKey\x12#.uplion.control.v1.RevokeKeyRequest\x1a$.uplion.control.v1.RevokeKeyResponse\"%\x82\xd3\xe4\x93\x02\x1f\"\x1a/admin/v1/keys/{id}:revoke:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#uplion/control/v1/key_service.proto\x12\x11uplion.control.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1buplion/control/v1/key.proto\x1a\x1fuplion/control/v1/options.proto2\xe1\x06\n\nKeyService\x12u\n\tCreateKey\x12#.uplion.control.v1.CreateKeyRequest\x1a$.uplion.control.v1.CreateKeyResponse\"\x1d\xe8\xbb\x18\x02\x82\xd3\xe4\x93\x02\x13\"\x0e/admin/v1/keys:\x01*\x12n\n\x06GetKey\x12 .uplion.control.v1.GetKeyRequest\x1a!.uplion.control.v1.GetKeyResponse\"\x1f\xe8\xbb\x18\x01\x82\xd3\xe4\x93\x02\x15\x12\x13/admin/v1/keys/{id}\x12o\n\x08ListKeys\x12\".uplion.control.v1.ListKeysRequest\x1a#.uplion.control.v1.ListKeysResponse\"\x1a\xe8\xbb\x18\x01\x82\xd3\xe4\x93\x02\x10\x12\x0e/admin/v1/keys\x12z\n\tUpdateKey\x12#.uplion.control.v1.UpdateKeyRequest\x1a$.uplion.control.v1.UpdateKeyResponse\"\"\xe8\xbb\x18\x02\x82\xd3\xe4\x93\x02\x18\x32\x13/admin/v1/keys/{id}:\x01*\x12\x81\x01\n\tRotateKey\x12#.uplion.control.v1.RotateKeyRequest\x1a$.uplion.control.v1.RotateKeyResponse\")\xe8\xbb\x18\x02\x82\xd3\xe4\x93\x02\x1f\"\x1a/admin/v1/keys/{id}:rotate:\x01*\x12w\n\tDeleteKey\x12#.uplion.control.v1.DeleteKeyRequest\x1a$.uplion.control.v1.DeleteKeyResponse\"\x1f\xe8\xbb\x18\x02\x82\xd3\xe4\x93\x02\x15*\x13/admin/v1/keys/{id}\x12\x81\x01\n\tRevokeKey\x12#.uplion.control.v1.RevokeKeyRequest\x1a$.uplion.control.v1.RevokeKeyResponse\")\xe8\xbb\x18\x02\x82\xd3\xe4\x93\x02\x1f\"\x1a/admin/v1/keys/{id}:revoke:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,19 +35,19 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'uplion.control.v1.key_servi
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_KEYSERVICE'].methods_by_name['CreateKey']._loaded_options = None
-  _globals['_KEYSERVICE'].methods_by_name['CreateKey']._serialized_options = b'\202\323\344\223\002\023\"\016/admin/v1/keys:\001*'
+  _globals['_KEYSERVICE'].methods_by_name['CreateKey']._serialized_options = b'\350\273\030\002\202\323\344\223\002\023\"\016/admin/v1/keys:\001*'
   _globals['_KEYSERVICE'].methods_by_name['GetKey']._loaded_options = None
-  _globals['_KEYSERVICE'].methods_by_name['GetKey']._serialized_options = b'\202\323\344\223\002\025\022\023/admin/v1/keys/{id}'
+  _globals['_KEYSERVICE'].methods_by_name['GetKey']._serialized_options = b'\350\273\030\001\202\323\344\223\002\025\022\023/admin/v1/keys/{id}'
   _globals['_KEYSERVICE'].methods_by_name['ListKeys']._loaded_options = None
-  _globals['_KEYSERVICE'].methods_by_name['ListKeys']._serialized_options = b'\202\323\344\223\002\020\022\016/admin/v1/keys'
+  _globals['_KEYSERVICE'].methods_by_name['ListKeys']._serialized_options = b'\350\273\030\001\202\323\344\223\002\020\022\016/admin/v1/keys'
   _globals['_KEYSERVICE'].methods_by_name['UpdateKey']._loaded_options = None
-  _globals['_KEYSERVICE'].methods_by_name['UpdateKey']._serialized_options = b'\202\323\344\223\002\0302\023/admin/v1/keys/{id}:\001*'
+  _globals['_KEYSERVICE'].methods_by_name['UpdateKey']._serialized_options = b'\350\273\030\002\202\323\344\223\002\0302\023/admin/v1/keys/{id}:\001*'
   _globals['_KEYSERVICE'].methods_by_name['RotateKey']._loaded_options = None
-  _globals['_KEYSERVICE'].methods_by_name['RotateKey']._serialized_options = b'\202\323\344\223\002\037\"\032/admin/v1/keys/{id}:rotate:\001*'
+  _globals['_KEYSERVICE'].methods_by_name['RotateKey']._serialized_options = b'\350\273\030\002\202\323\344\223\002\037\"\032/admin/v1/keys/{id}:rotate:\001*'
   _globals['_KEYSERVICE'].methods_by_name['DeleteKey']._loaded_options = None
-  _globals['_KEYSERVICE'].methods_by_name['DeleteKey']._serialized_options = b'\202\323\344\223\002\025*\023/admin/v1/keys/{id}'
+  _globals['_KEYSERVICE'].methods_by_name['DeleteKey']._serialized_options = b'\350\273\030\002\202\323\344\223\002\025*\023/admin/v1/keys/{id}'
   _globals['_KEYSERVICE'].methods_by_name['RevokeKey']._loaded_options = None
-  _globals['_KEYSERVICE'].methods_by_name['RevokeKey']._serialized_options = b'\202\323\344\223\002\037\"\032/admin/v1/keys/{id}:revoke:\001*'
-  _globals['_KEYSERVICE']._serialized_start=118
-  _globals['_KEYSERVICE']._serialized_end=953
+  _globals['_KEYSERVICE'].methods_by_name['RevokeKey']._serialized_options = b'\350\273\030\002\202\323\344\223\002\037\"\032/admin/v1/keys/{id}:revoke:\001*'
+  _globals['_KEYSERVICE']._serialized_start=151
+  _globals['_KEYSERVICE']._serialized_end=1016
 # @@protoc_insertion_point(module_scope)

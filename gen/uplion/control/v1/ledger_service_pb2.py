@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 from uplion.control.v1 import ledger_pb2 as uplion_dot_control_dot_v1_dot_ledger__pb2
+from uplion.control.v1 import options_pb2 as uplion_dot_control_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&uplion/control/v1/ledger_service.proto\x12\x11uplion.control.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1euplion/control/v1/ledger.proto2\x87\x02\n\rLedgerService\x12\x84\x01\n\x0eListLedgerKeys\x12(.uplion.control.v1.ListLedgerKeysRequest\x1a).uplion.control.v1.ListLedgerKeysResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/admin/v1/ledger/keys\x12o\n\x0c\x45xportLedger\x12&.uplion.control.v1.ExportLedgerRequest\x1a\x14.google.api.HttpBody\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/admin/v1/ledger:export0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&uplion/control/v1/ledger_service.proto\x12\x11uplion.control.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1euplion/control/v1/ledger.proto\x1a\x1fuplion/control/v1/options.proto2\x8f\x02\n\rLedgerService\x12\x88\x01\n\x0eListLedgerKeys\x12(.uplion.control.v1.ListLedgerKeysRequest\x1a).uplion.control.v1.ListLedgerKeysResponse\"!\xe8\xbb\x18\x01\x82\xd3\xe4\x93\x02\x17\x12\x15/admin/v1/ledger/keys\x12s\n\x0c\x45xportLedger\x12&.uplion.control.v1.ExportLedgerRequest\x1a\x14.google.api.HttpBody\"#\xe8\xbb\x18\x01\x82\xd3\xe4\x93\x02\x19\x12\x17/admin/v1/ledger:export0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,9 +36,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'uplion.control.v1.ledger_se
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LEDGERSERVICE'].methods_by_name['ListLedgerKeys']._loaded_options = None
-  _globals['_LEDGERSERVICE'].methods_by_name['ListLedgerKeys']._serialized_options = b'\202\323\344\223\002\027\022\025/admin/v1/ledger/keys'
+  _globals['_LEDGERSERVICE'].methods_by_name['ListLedgerKeys']._serialized_options = b'\350\273\030\001\202\323\344\223\002\027\022\025/admin/v1/ledger/keys'
   _globals['_LEDGERSERVICE'].methods_by_name['ExportLedger']._loaded_options = None
-  _globals['_LEDGERSERVICE'].methods_by_name['ExportLedger']._serialized_options = b'\202\323\344\223\002\031\022\027/admin/v1/ledger:export'
-  _globals['_LEDGERSERVICE']._serialized_start=151
-  _globals['_LEDGERSERVICE']._serialized_end=414
+  _globals['_LEDGERSERVICE'].methods_by_name['ExportLedger']._serialized_options = b'\350\273\030\001\202\323\344\223\002\031\022\027/admin/v1/ledger:export'
+  _globals['_LEDGERSERVICE']._serialized_start=184
+  _globals['_LEDGERSERVICE']._serialized_end=455
 # @@protoc_insertion_point(module_scope)

@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from uplion.control.v1 import model_pb2 as uplion_dot_control_dot_v1_dot_model__pb2
+from uplion.control.v1 import options_pb2 as uplion_dot_control_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%uplion/control/v1/model_service.proto\x12\x11uplion.control.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1duplion/control/v1/model.proto2\xfa\x02\n\x0cModelService\x12v\n\nApplyModel\x12$.uplion.control.v1.ApplyModelRequest\x1a%.uplion.control.v1.ApplyModelResponse\"\x1b\x82\xd3\xe4\x93\x02\x15\"\x10/admin/v1/models:\x01*\x12s\n\nListModels\x12$.uplion.control.v1.ListModelsRequest\x1a%.uplion.control.v1.ListModelsResponse\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/admin/v1/models\x12}\n\x0b\x44\x65leteModel\x12%.uplion.control.v1.DeleteModelRequest\x1a&.uplion.control.v1.DeleteModelResponse\"\x1f\x82\xd3\xe4\x93\x02\x19*\x17/admin/v1/models/{name}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%uplion/control/v1/model_service.proto\x12\x11uplion.control.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1duplion/control/v1/model.proto\x1a\x1fuplion/control/v1/options.proto2\x87\x03\n\x0cModelService\x12z\n\nApplyModel\x12$.uplion.control.v1.ApplyModelRequest\x1a%.uplion.control.v1.ApplyModelResponse\"\x1f\xe8\xbb\x18\x03\x82\xd3\xe4\x93\x02\x15\"\x10/admin/v1/models:\x01*\x12w\n\nListModels\x12$.uplion.control.v1.ListModelsRequest\x1a%.uplion.control.v1.ListModelsResponse\"\x1c\xe8\xbb\x18\x03\x82\xd3\xe4\x93\x02\x12\x12\x10/admin/v1/models\x12\x81\x01\n\x0b\x44\x65leteModel\x12%.uplion.control.v1.DeleteModelRequest\x1a&.uplion.control.v1.DeleteModelResponse\"#\xe8\xbb\x18\x03\x82\xd3\xe4\x93\x02\x19*\x17/admin/v1/models/{name}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,11 +35,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'uplion.control.v1.model_ser
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['ApplyModel']._loaded_options = None
-  _globals['_MODELSERVICE'].methods_by_name['ApplyModel']._serialized_options = b'\202\323\344\223\002\025\"\020/admin/v1/models:\001*'
+  _globals['_MODELSERVICE'].methods_by_name['ApplyModel']._serialized_options = b'\350\273\030\003\202\323\344\223\002\025\"\020/admin/v1/models:\001*'
   _globals['_MODELSERVICE'].methods_by_name['ListModels']._loaded_options = None
-  _globals['_MODELSERVICE'].methods_by_name['ListModels']._serialized_options = b'\202\323\344\223\002\022\022\020/admin/v1/models'
+  _globals['_MODELSERVICE'].methods_by_name['ListModels']._serialized_options = b'\350\273\030\003\202\323\344\223\002\022\022\020/admin/v1/models'
   _globals['_MODELSERVICE'].methods_by_name['DeleteModel']._loaded_options = None
-  _globals['_MODELSERVICE'].methods_by_name['DeleteModel']._serialized_options = b'\202\323\344\223\002\031*\027/admin/v1/models/{name}'
-  _globals['_MODELSERVICE']._serialized_start=122
-  _globals['_MODELSERVICE']._serialized_end=500
+  _globals['_MODELSERVICE'].methods_by_name['DeleteModel']._serialized_options = b'\350\273\030\003\202\323\344\223\002\031*\027/admin/v1/models/{name}'
+  _globals['_MODELSERVICE']._serialized_start=155
+  _globals['_MODELSERVICE']._serialized_end=546
 # @@protoc_insertion_point(module_scope)

@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from uplion.control.v1 import options_pb2 as uplion_dot_control_dot_v1_dot_options__pb2
 from uplion.control.v1 import price_pb2 as uplion_dot_control_dot_v1_dot_price__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%uplion/control/v1/price_service.proto\x12\x11uplion.control.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1duplion/control/v1/price.proto2\xfe\x01\n\x0cPriceService\x12y\n\x0b\x43reatePrice\x12%.uplion.control.v1.CreatePriceRequest\x1a&.uplion.control.v1.CreatePriceResponse\"\x1b\x82\xd3\xe4\x93\x02\x15\"\x10/admin/v1/prices:\x01*\x12s\n\nListPrices\x12$.uplion.control.v1.ListPricesRequest\x1a%.uplion.control.v1.ListPricesResponse\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/admin/v1/pricesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%uplion/control/v1/price_service.proto\x12\x11uplion.control.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fuplion/control/v1/options.proto\x1a\x1duplion/control/v1/price.proto2\x86\x02\n\x0cPriceService\x12}\n\x0b\x43reatePrice\x12%.uplion.control.v1.CreatePriceRequest\x1a&.uplion.control.v1.CreatePriceResponse\"\x1f\xe8\xbb\x18\x03\x82\xd3\xe4\x93\x02\x15\"\x10/admin/v1/prices:\x01*\x12w\n\nListPrices\x12$.uplion.control.v1.ListPricesRequest\x1a%.uplion.control.v1.ListPricesResponse\"\x1c\xe8\xbb\x18\x01\x82\xd3\xe4\x93\x02\x12\x12\x10/admin/v1/pricesb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,9 +35,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'uplion.control.v1.price_ser
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PRICESERVICE'].methods_by_name['CreatePrice']._loaded_options = None
-  _globals['_PRICESERVICE'].methods_by_name['CreatePrice']._serialized_options = b'\202\323\344\223\002\025\"\020/admin/v1/prices:\001*'
+  _globals['_PRICESERVICE'].methods_by_name['CreatePrice']._serialized_options = b'\350\273\030\003\202\323\344\223\002\025\"\020/admin/v1/prices:\001*'
   _globals['_PRICESERVICE'].methods_by_name['ListPrices']._loaded_options = None
-  _globals['_PRICESERVICE'].methods_by_name['ListPrices']._serialized_options = b'\202\323\344\223\002\022\022\020/admin/v1/prices'
-  _globals['_PRICESERVICE']._serialized_start=122
-  _globals['_PRICESERVICE']._serialized_end=376
+  _globals['_PRICESERVICE'].methods_by_name['ListPrices']._serialized_options = b'\350\273\030\001\202\323\344\223\002\022\022\020/admin/v1/prices'
+  _globals['_PRICESERVICE']._serialized_start=155
+  _globals['_PRICESERVICE']._serialized_end=417
 # @@protoc_insertion_point(module_scope)

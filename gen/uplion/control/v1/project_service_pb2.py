@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from uplion.control.v1 import options_pb2 as uplion_dot_control_dot_v1_dot_options__pb2
 from uplion.control.v1 import project_pb2 as uplion_dot_control_dot_v1_dot_project__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'uplion/control/v1/project_service.proto\x12\x11uplion.control.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fuplion/control/v1/project.proto2\x96\x04\n\x0eProjectService\x12\x81\x01\n\rCreateProject\x12\'.uplion.control.v1.CreateProjectRequest\x1a(.uplion.control.v1.CreateProjectResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\"\x12/admin/v1/projects:\x01*\x12z\n\nGetProject\x12$.uplion.control.v1.GetProjectRequest\x1a%.uplion.control.v1.GetProjectResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\x12\x17/admin/v1/projects/{id}\x12{\n\x0cListProjects\x12&.uplion.control.v1.ListProjectsRequest\x1a\'.uplion.control.v1.ListProjectsResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/admin/v1/projects\x12\x86\x01\n\rUpdateProject\x12\'.uplion.control.v1.UpdateProjectRequest\x1a(.uplion.control.v1.UpdateProjectResponse\"\"\x82\xd3\xe4\x93\x02\x1c\x32\x17/admin/v1/projects/{id}:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'uplion/control/v1/project_service.proto\x12\x11uplion.control.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fuplion/control/v1/options.proto\x1a\x1fuplion/control/v1/project.proto2\xa6\x04\n\x0eProjectService\x12\x85\x01\n\rCreateProject\x12\'.uplion.control.v1.CreateProjectRequest\x1a(.uplion.control.v1.CreateProjectResponse\"!\xe8\xbb\x18\x02\x82\xd3\xe4\x93\x02\x17\"\x12/admin/v1/projects:\x01*\x12~\n\nGetProject\x12$.uplion.control.v1.GetProjectRequest\x1a%.uplion.control.v1.GetProjectResponse\"#\xe8\xbb\x18\x01\x82\xd3\xe4\x93\x02\x19\x12\x17/admin/v1/projects/{id}\x12\x7f\n\x0cListProjects\x12&.uplion.control.v1.ListProjectsRequest\x1a\'.uplion.control.v1.ListProjectsResponse\"\x1e\xe8\xbb\x18\x01\x82\xd3\xe4\x93\x02\x14\x12\x12/admin/v1/projects\x12\x8a\x01\n\rUpdateProject\x12\'.uplion.control.v1.UpdateProjectRequest\x1a(.uplion.control.v1.UpdateProjectResponse\"&\xe8\xbb\x18\x02\x82\xd3\xe4\x93\x02\x1c\x32\x17/admin/v1/projects/{id}:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,13 +35,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'uplion.control.v1.project_s
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PROJECTSERVICE'].methods_by_name['CreateProject']._loaded_options = None
-  _globals['_PROJECTSERVICE'].methods_by_name['CreateProject']._serialized_options = b'\202\323\344\223\002\027\"\022/admin/v1/projects:\001*'
+  _globals['_PROJECTSERVICE'].methods_by_name['CreateProject']._serialized_options = b'\350\273\030\002\202\323\344\223\002\027\"\022/admin/v1/projects:\001*'
   _globals['_PROJECTSERVICE'].methods_by_name['GetProject']._loaded_options = None
-  _globals['_PROJECTSERVICE'].methods_by_name['GetProject']._serialized_options = b'\202\323\344\223\002\031\022\027/admin/v1/projects/{id}'
+  _globals['_PROJECTSERVICE'].methods_by_name['GetProject']._serialized_options = b'\350\273\030\001\202\323\344\223\002\031\022\027/admin/v1/projects/{id}'
   _globals['_PROJECTSERVICE'].methods_by_name['ListProjects']._loaded_options = None
-  _globals['_PROJECTSERVICE'].methods_by_name['ListProjects']._serialized_options = b'\202\323\344\223\002\024\022\022/admin/v1/projects'
+  _globals['_PROJECTSERVICE'].methods_by_name['ListProjects']._serialized_options = b'\350\273\030\001\202\323\344\223\002\024\022\022/admin/v1/projects'
   _globals['_PROJECTSERVICE'].methods_by_name['UpdateProject']._loaded_options = None
-  _globals['_PROJECTSERVICE'].methods_by_name['UpdateProject']._serialized_options = b'\202\323\344\223\002\0342\027/admin/v1/projects/{id}:\001*'
-  _globals['_PROJECTSERVICE']._serialized_start=126
-  _globals['_PROJECTSERVICE']._serialized_end=660
+  _globals['_PROJECTSERVICE'].methods_by_name['UpdateProject']._serialized_options = b'\350\273\030\002\202\323\344\223\002\0342\027/admin/v1/projects/{id}:\001*'
+  _globals['_PROJECTSERVICE']._serialized_start=159
+  _globals['_PROJECTSERVICE']._serialized_end=709
 # @@protoc_insertion_point(module_scope)

@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from uplion.billing.v1 import reconciliation_pb2 as uplion_dot_billing_dot_v1_dot_reconciliation__pb2
+from uplion.control.v1 import options_pb2 as uplion_dot_control_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.uplion/control/v1/reconciliation_service.proto\x12\x11uplion.control.v1\x1a\x1cgoogle/api/annotations.proto\x1a&uplion/billing/v1/reconciliation.proto\"\x1a\n\x18GetReconciliationRequest\"V\n\x19GetReconciliationResponse\x12\x39\n\x0ereconciliation\x18\x01 \x01(\x0b\x32!.uplion.billing.v1.Reconciliation\"\x1a\n\x18RunReconciliationRequest\"V\n\x19RunReconciliationResponse\x12\x39\n\x0ereconciliation\x18\x01 \x01(\x0b\x32!.uplion.billing.v1.Reconciliation2\xc4\x02\n\x15ReconciliationService\x12\x90\x01\n\x11GetReconciliation\x12+.uplion.control.v1.GetReconciliationRequest\x1a,.uplion.control.v1.GetReconciliationResponse\" \x82\xd3\xe4\x93\x02\x1a\x12\x18/admin/v1/reconciliation\x12\x97\x01\n\x11RunReconciliation\x12+.uplion.control.v1.RunReconciliationRequest\x1a,.uplion.control.v1.RunReconciliationResponse\"\'\x82\xd3\xe4\x93\x02!\"\x1c/admin/v1/reconciliation:run:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.uplion/control/v1/reconciliation_service.proto\x12\x11uplion.control.v1\x1a\x1cgoogle/api/annotations.proto\x1a&uplion/billing/v1/reconciliation.proto\x1a\x1fuplion/control/v1/options.proto\"\x1a\n\x18GetReconciliationRequest\"V\n\x19GetReconciliationResponse\x12\x39\n\x0ereconciliation\x18\x01 \x01(\x0b\x32!.uplion.billing.v1.Reconciliation\"\x1a\n\x18RunReconciliationRequest\"V\n\x19RunReconciliationResponse\x12\x39\n\x0ereconciliation\x18\x01 \x01(\x0b\x32!.uplion.billing.v1.Reconciliation2\xcc\x02\n\x15ReconciliationService\x12\x94\x01\n\x11GetReconciliation\x12+.uplion.control.v1.GetReconciliationRequest\x1a,.uplion.control.v1.GetReconciliationResponse\"$\xe8\xbb\x18\x03\x82\xd3\xe4\x93\x02\x1a\x12\x18/admin/v1/reconciliation\x12\x9b\x01\n\x11RunReconciliation\x12+.uplion.control.v1.RunReconciliationRequest\x1a,.uplion.control.v1.RunReconciliationResponse\"+\xe8\xbb\x18\x03\x82\xd3\xe4\x93\x02!\"\x1c/admin/v1/reconciliation:run:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,17 +35,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'uplion.control.v1.reconcili
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RECONCILIATIONSERVICE'].methods_by_name['GetReconciliation']._loaded_options = None
-  _globals['_RECONCILIATIONSERVICE'].methods_by_name['GetReconciliation']._serialized_options = b'\202\323\344\223\002\032\022\030/admin/v1/reconciliation'
+  _globals['_RECONCILIATIONSERVICE'].methods_by_name['GetReconciliation']._serialized_options = b'\350\273\030\003\202\323\344\223\002\032\022\030/admin/v1/reconciliation'
   _globals['_RECONCILIATIONSERVICE'].methods_by_name['RunReconciliation']._loaded_options = None
-  _globals['_RECONCILIATIONSERVICE'].methods_by_name['RunReconciliation']._serialized_options = b'\202\323\344\223\002!\"\034/admin/v1/reconciliation:run:\001*'
-  _globals['_GETRECONCILIATIONREQUEST']._serialized_start=139
-  _globals['_GETRECONCILIATIONREQUEST']._serialized_end=165
-  _globals['_GETRECONCILIATIONRESPONSE']._serialized_start=167
-  _globals['_GETRECONCILIATIONRESPONSE']._serialized_end=253
-  _globals['_RUNRECONCILIATIONREQUEST']._serialized_start=255
-  _globals['_RUNRECONCILIATIONREQUEST']._serialized_end=281
-  _globals['_RUNRECONCILIATIONRESPONSE']._serialized_start=283
-  _globals['_RUNRECONCILIATIONRESPONSE']._serialized_end=369
-  _globals['_RECONCILIATIONSERVICE']._serialized_start=372
-  _globals['_RECONCILIATIONSERVICE']._serialized_end=696
+  _globals['_RECONCILIATIONSERVICE'].methods_by_name['RunReconciliation']._serialized_options = b'\350\273\030\003\202\323\344\223\002!\"\034/admin/v1/reconciliation:run:\001*'
+  _globals['_GETRECONCILIATIONREQUEST']._serialized_start=172
+  _globals['_GETRECONCILIATIONREQUEST']._serialized_end=198
+  _globals['_GETRECONCILIATIONRESPONSE']._serialized_start=200
+  _globals['_GETRECONCILIATIONRESPONSE']._serialized_end=286
+  _globals['_RUNRECONCILIATIONREQUEST']._serialized_start=288
+  _globals['_RUNRECONCILIATIONREQUEST']._serialized_end=314
+  _globals['_RUNRECONCILIATIONRESPONSE']._serialized_start=316
+  _globals['_RUNRECONCILIATIONRESPONSE']._serialized_end=402
+  _globals['_RECONCILIATIONSERVICE']._serialized_start=405
+  _globals['_RECONCILIATIONSERVICE']._serialized_end=737
 # @@protoc_insertion_point(module_scope)

@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from uplion.control.v1 import options_pb2 as uplion_dot_control_dot_v1_dot_options__pb2
 from uplion.control.v1 import request_pb2 as uplion_dot_control_dot_v1_dot_request__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'uplion/control/v1/request_service.proto\x12\x11uplion.control.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fuplion/control/v1/request.proto2\x95\x01\n\x0eRequestService\x12\x82\x01\n\nGetRequest\x12$.uplion.control.v1.GetRequestRequest\x1a%.uplion.control.v1.GetRequestResponse\"\'\x82\xd3\xe4\x93\x02!\x12\x1f/admin/v1/requests/{request_id}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'uplion/control/v1/request_service.proto\x12\x11uplion.control.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fuplion/control/v1/options.proto\x1a\x1fuplion/control/v1/request.proto2\x99\x01\n\x0eRequestService\x12\x86\x01\n\nGetRequest\x12$.uplion.control.v1.GetRequestRequest\x1a%.uplion.control.v1.GetRequestResponse\"+\xe8\xbb\x18\x01\x82\xd3\xe4\x93\x02!\x12\x1f/admin/v1/requests/{request_id}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +35,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'uplion.control.v1.request_s
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REQUESTSERVICE'].methods_by_name['GetRequest']._loaded_options = None
-  _globals['_REQUESTSERVICE'].methods_by_name['GetRequest']._serialized_options = b'\202\323\344\223\002!\022\037/admin/v1/requests/{request_id}'
-  _globals['_REQUESTSERVICE']._serialized_start=126
-  _globals['_REQUESTSERVICE']._serialized_end=275
+  _globals['_REQUESTSERVICE'].methods_by_name['GetRequest']._serialized_options = b'\350\273\030\001\202\323\344\223\002!\022\037/admin/v1/requests/{request_id}'
+  _globals['_REQUESTSERVICE']._serialized_start=159
+  _globals['_REQUESTSERVICE']._serialized_end=312
 # @@protoc_insertion_point(module_scope)

@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from uplion.control.v1 import options_pb2 as uplion_dot_control_dot_v1_dot_options__pb2
 from uplion.control.v1 import statement_pb2 as uplion_dot_control_dot_v1_dot_statement__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)uplion/control/v1/statement_service.proto\x12\x11uplion.control.v1\x1a\x1cgoogle/api/annotations.proto\x1a!uplion/control/v1/statement.proto2\xad\x01\n\x10StatementService\x12\x98\x01\n\x0cGetStatement\x12&.uplion.control.v1.GetStatementRequest\x1a\'.uplion.control.v1.GetStatementResponse\"7\x82\xd3\xe4\x93\x02\x31\x12//admin/v1/accounts/{account}/statements/{month}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)uplion/control/v1/statement_service.proto\x12\x11uplion.control.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fuplion/control/v1/options.proto\x1a!uplion/control/v1/statement.proto2\xb1\x01\n\x10StatementService\x12\x9c\x01\n\x0cGetStatement\x12&.uplion.control.v1.GetStatementRequest\x1a\'.uplion.control.v1.GetStatementResponse\";\xe8\xbb\x18\x01\x82\xd3\xe4\x93\x02\x31\x12//admin/v1/accounts/{account}/statements/{month}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +35,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'uplion.control.v1.statement
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_STATEMENTSERVICE'].methods_by_name['GetStatement']._loaded_options = None
-  _globals['_STATEMENTSERVICE'].methods_by_name['GetStatement']._serialized_options = b'\202\323\344\223\0021\022//admin/v1/accounts/{account}/statements/{month}'
-  _globals['_STATEMENTSERVICE']._serialized_start=130
-  _globals['_STATEMENTSERVICE']._serialized_end=303
+  _globals['_STATEMENTSERVICE'].methods_by_name['GetStatement']._serialized_options = b'\350\273\030\001\202\323\344\223\0021\022//admin/v1/accounts/{account}/statements/{month}'
+  _globals['_STATEMENTSERVICE']._serialized_start=163
+  _globals['_STATEMENTSERVICE']._serialized_end=340
 # @@protoc_insertion_point(module_scope)

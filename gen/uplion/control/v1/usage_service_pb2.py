@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
+from uplion.control.v1 import options_pb2 as uplion_dot_control_dot_v1_dot_options__pb2
 from uplion.control.v1 import usage_pb2 as uplion_dot_control_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%uplion/control/v1/usage_service.proto\x12\x11uplion.control.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1duplion/control/v1/usage.proto2\xee\x02\n\x0cUsageService\x12r\n\nQueryUsage\x12$.uplion.control.v1.QueryUsageRequest\x1a%.uplion.control.v1.QueryUsageResponse\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/admin/v1/usage\x12l\n\x0b\x45xportUsage\x12%.uplion.control.v1.ExportUsageRequest\x1a\x14.google.api.HttpBody\"\x1e\x82\xd3\xe4\x93\x02\x18\x12\x16/admin/v1/usage:export0\x01\x12|\n\x0bQueryMargin\x12%.uplion.control.v1.QueryMarginRequest\x1a&.uplion.control.v1.QueryMarginResponse\"\x1e\x82\xd3\xe4\x93\x02\x18\x12\x16/admin/v1/usage:marginb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%uplion/control/v1/usage_service.proto\x12\x11uplion.control.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\x1a\x1fuplion/control/v1/options.proto\x1a\x1duplion/control/v1/usage.proto2\xfb\x02\n\x0cUsageService\x12v\n\nQueryUsage\x12$.uplion.control.v1.QueryUsageRequest\x1a%.uplion.control.v1.QueryUsageResponse\"\x1b\xe8\xbb\x18\x01\x82\xd3\xe4\x93\x02\x11\x12\x0f/admin/v1/usage\x12p\n\x0b\x45xportUsage\x12%.uplion.control.v1.ExportUsageRequest\x1a\x14.google.api.HttpBody\"\"\xe8\xbb\x18\x01\x82\xd3\xe4\x93\x02\x18\x12\x16/admin/v1/usage:export0\x01\x12\x80\x01\n\x0bQueryMargin\x12%.uplion.control.v1.QueryMarginRequest\x1a&.uplion.control.v1.QueryMarginResponse\"\"\xe8\xbb\x18\x03\x82\xd3\xe4\x93\x02\x18\x12\x16/admin/v1/usage:marginb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,11 +36,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'uplion.control.v1.usage_ser
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_USAGESERVICE'].methods_by_name['QueryUsage']._loaded_options = None
-  _globals['_USAGESERVICE'].methods_by_name['QueryUsage']._serialized_options = b'\202\323\344\223\002\021\022\017/admin/v1/usage'
+  _globals['_USAGESERVICE'].methods_by_name['QueryUsage']._serialized_options = b'\350\273\030\001\202\323\344\223\002\021\022\017/admin/v1/usage'
   _globals['_USAGESERVICE'].methods_by_name['ExportUsage']._loaded_options = None
-  _globals['_USAGESERVICE'].methods_by_name['ExportUsage']._serialized_options = b'\202\323\344\223\002\030\022\026/admin/v1/usage:export'
+  _globals['_USAGESERVICE'].methods_by_name['ExportUsage']._serialized_options = b'\350\273\030\001\202\323\344\223\002\030\022\026/admin/v1/usage:export'
   _globals['_USAGESERVICE'].methods_by_name['QueryMargin']._loaded_options = None
-  _globals['_USAGESERVICE'].methods_by_name['QueryMargin']._serialized_options = b'\202\323\344\223\002\030\022\026/admin/v1/usage:margin'
-  _globals['_USAGESERVICE']._serialized_start=149
-  _globals['_USAGESERVICE']._serialized_end=515
+  _globals['_USAGESERVICE'].methods_by_name['QueryMargin']._serialized_options = b'\350\273\030\003\202\323\344\223\002\030\022\026/admin/v1/usage:margin'
+  _globals['_USAGESERVICE']._serialized_start=182
+  _globals['_USAGESERVICE']._serialized_end=561
 # @@protoc_insertion_point(module_scope)

@@ -8,15 +8,30 @@ from uplion.control.v1.account_pb2 import CreateAccountRequest, ListAccountsRequ
 from uplion.control.v1.key_pb2 import CreateKeyRequest, ListKeysRequest, RevokeKeyRequest, RotateKeyRequest
 from uplion.control.v1.project_pb2 import CreateProjectRequest
 
-from common import names
+from common import admin_api, names
 from common.errors import Reason
-from control.requests.permissions import NEEDS, Need
 from edge.descriptors import CONTROL_SERVICES
 from tests.integration.control.conftest import by
 from tests.integration.control.services.test_requests import write
 from tests.kit.admin_methods import aimed, every_method
 
 READ, WRITE, ADMIN = names.SCOPE_ADMIN_READ, names.SCOPE_ADMIN_WRITE, names.SCOPE_ADMIN
+# Written down a second time, on purpose: a scope that was changed by accident in proto/ is found here.
+SCOPES = {
+    READ: {
+        *("GetAccount", "ListAccounts", "ListAlerts", "GetKey", "ListKeys", "ExportLedger", "ListLedgerKeys"),
+        *("ListPrices", "GetProject", "ListProjects", "GetRequest", "GetStatement", "ExportUsage", "QueryUsage"),
+    },
+    WRITE: {
+        *("UpdateAccount", "CreateKey", "DeleteKey", "RevokeKey", "RotateKey", "UpdateKey"),
+        *("CreateProject", "UpdateProject"),
+    },
+    ADMIN: {
+        *("CreateAccount", "EraseAccount", "ApplyModel", "DeleteModel", "ListModels", "CreatePrice"),
+        *("GetReconciliation", "RunReconciliation", "QueryMargin"),
+    },
+}
+SCOPE_OF = {method: scope for scope, methods in SCOPES.items() for method in methods}
 REFUSED = (Reason.PERMISSION_DENIED, Reason.NOT_FOUND)
 
 
@@ -44,9 +59,8 @@ async def tenants(control, database):
 
 def test_every_method_of_the_contract_has_its_scope_and_its_door():
     methods = every_method()
-    assert {(each.service, each.name) for each in methods} == {
-        (service, method) for service, table in NEEDS.items() for method in table
-    }
+    assert {each.path: SCOPE_OF[each.name] for each in methods} == admin_api.scopes()
+    assert len(methods) == len(SCOPE_OF)
     assert {f"uplion.control.v1.{each.service}" for each in methods} == set(CONTROL_SERVICES)
 
 
@@ -59,13 +73,12 @@ async def test_no_method_answers_a_call_that_did_not_pass_the_gateway(control, m
 
 async def test_a_method_is_for_its_scopes_and_for_no_others(control, tenants):
     """The least scope that is enough, and everything that is not; also for objects of the caller's own."""
-    enough = {Need.READ: {READ, ADMIN}, Need.WRITE: {WRITE, ADMIN}, Need.OPERATE: {ADMIN}}
     for method in every_method():
-        need = NEEDS[method.service][method.name]
-        for scope in {"", names.SCOPE_INFERENCE, READ, WRITE} - enough[need]:
+        need = SCOPE_OF[method.name]
+        for scope in {"", names.SCOPE_INFERENCE, READ, WRITE} - {need}:
             caller = by(scope, account=tenants["a"]["account"])
             refused = await control.refusal(method.on(control.channel), aimed(method, tenants["a"]), caller)
-            assert (refused.reason, refused.facts["scope"]) == (Reason.PERMISSION_DENIED, need.value), (method, scope)
+            assert (refused.reason, refused.facts["scope"]) == (Reason.PERMISSION_DENIED, need), (method, scope)
 
 
 async def test_an_accounts_admin_does_not_reach_another_account(control, tenants, database):
@@ -101,7 +114,7 @@ async def test_the_same_methods_answer_about_the_callers_own(control, tenants):
     caller = by(READ, WRITE, account=tenants["a"]["account"])
     answered = set()
     for method in every_method():
-        if NEEDS[method.service][method.name] is Need.READ:
+        if SCOPE_OF[method.name] == READ:
             answer = await control.call(method.on(control.channel), aimed(method, tenants["a"]), caller)
             answered |= {method.name} if "canary-a" in str(answer) else set()
     assert answered == {"GetAccount", "ListAccounts", "GetKey", "ListKeys", "GetProject", "ListProjects"}
