@@ -10,15 +10,16 @@ import grpc
 import grpc.aio
 from uplion.billing.v1 import usage_event_pb2
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus
-from uplion.dispatch.v1.run_pb2 import Delta, RunEvent, RunRequest, TextInput, Vector
+from uplion.dispatch.v1.run_pb2 import RunEvent, RunRequest, TextInput, Vector
 from uplion.dispatch.v1.worker_service_pb2_grpc import WorkerServiceServicer
 
 from common import sampling, telemetry
+from common.deltas import Delta, to_message
 from common.errors import Reason, UplionError
-from inference.engines.engine import Chat, Engine, Generation, Output, Piece, Prompt, Text, Tokens
+from inference.engines.engine import Chat, Engine, Generation, Output, Prompt, Text, Tokens
 from inference.tickets.held import HeldTicket
 from inference.tickets.slots import SlotManager
-from inference.usage_events import FINISH_REASONS, Attempt, UsageRecorder
+from inference.usage_events import Attempt, UsageRecorder
 
 logger = logging.getLogger(__name__)
 
@@ -113,10 +114,10 @@ class _Run:
         """The last event was made."""
         return self._status == COMPLETED
 
-    def event(self, pieces: list[Piece], vectors: Iterable[Vector]) -> RunEvent:
+    def event(self, deltas: list[Delta], vectors: Iterable[Vector]) -> RunEvent:
         """The next event of the stream; the first and the last one say more."""
         output = self.output
-        event = RunEvent(deltas=map(_delta, pieces), vectors=vectors)
+        event = RunEvent(deltas=map(to_message, deltas), vectors=vectors)
         if not self._told:
             self._told = True
             event.input_tokens = output.input_tokens
@@ -174,11 +175,3 @@ def _text(item: TextInput, param: str) -> Text | Tokens:
     if kind == "tokens":
         return Tokens(item.tokens.ids)
     raise UplionError(Reason.INVALID_REQUEST, "Neither text nor tokens were given.", param=param)
-
-
-def _delta(piece: Piece) -> Delta:
-    if piece.finish is None:
-        return Delta(index=piece.index, text=piece.text, token_ids=piece.token_ids)
-    return Delta(
-        index=piece.index, text=piece.text, token_ids=piece.token_ids, finish_reason=FINISH_REASONS[piece.finish]
-    )

@@ -13,14 +13,10 @@ from uplion.inference.v1.sampling_pb2 import FinishReason
 from common import telemetry
 from common.errors import ELSEWHERE, Reason
 from inference import metrics
-from inference.engines.engine import Finish, Output
+from inference.engines.engine import Output
 
 logger = logging.getLogger(__name__)
 
-FINISH_REASONS = {
-    Finish.STOP: FinishReason.FINISH_REASON_STOP,
-    Finish.LENGTH: FinishReason.FINISH_REASON_LENGTH,
-}
 _STATUS_WORDS = {number: name.removeprefix("ATTEMPT_STATUS_").lower() for name, number in AttemptStatus.items()}
 
 
@@ -47,7 +43,11 @@ class _Metrics:
         self._latency = metrics.VLLM_LATENCY.labels(model)
         self._queue_time = metrics.VLLM_QUEUE_TIME.labels(model)
         self._attempts = {word: metrics.ATTEMPTS.labels(word) for word in _STATUS_WORDS.values()}
-        self._success = {finish: metrics.VLLM_SUCCESS.labels(model, finish.value) for finish in Finish}
+        self._success = {
+            number: metrics.VLLM_SUCCESS.labels(model, name.removeprefix("FINISH_REASON_").lower())
+            for name, number in FinishReason.items()
+            if number
+        }
 
     def ended(
         self, attempt: Attempt, status: str, queue_seconds: float, first_seconds: float | None, now_seconds: float
@@ -63,8 +63,8 @@ class _Metrics:
         self._latency.observe(queue_seconds + now_seconds - attempt.started_seconds)
         if first_seconds is not None:
             self._first_token.observe(queue_seconds + first_seconds)
-        if output.finish is not None:
-            self._success[output.finish].inc()
+        if output.finish_reason:
+            self._success[output.finish_reason].inc()
 
 
 class UsageRecorder:
@@ -102,8 +102,7 @@ class UsageRecorder:
             _set(event.first_token_duration, first_seconds)
         if output.compute_seconds is not None:
             _set(event.compute_duration, output.compute_seconds)
-        if output.finish is not None:
-            event.finish_reason = FINISH_REASONS[output.finish]
+        event.finish_reason = output.finish_reason
         if reason is not None:
             event.error_reason = reason.name
             event.last = reason not in ELSEWHERE

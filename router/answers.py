@@ -1,49 +1,46 @@
 """Answers under construction: what a worker said so far, whole or not yet written to a slower reader."""
 
 import asyncio
-from typing import Final
 
 from uplion.dispatch.v1.run_pb2 import RunEvent
-from uplion.inference.v1.sampling_pb2 import FINISH_REASON_UNSPECIFIED, FinishReason, TokenUsage
+from uplion.inference.v1.sampling_pb2 import TokenUsage
 
+from common.deltas import Delta, Deltas, from_message
 from common.errors import UplionError
-
-Piece = tuple[int, str, FinishReason.ValueType]  # choice, text, why it ended (unspecified: it has not)
-
-_OPEN: Final = FINISH_REASON_UNSPECIFIED
 
 
 class Answer:
     """Everything an answer consists of, collected until it is complete."""
 
-    __slots__ = ("_ends", "_texts", "usage", "vectors")
+    __slots__ = ("_choices", "_deltas", "usage", "vectors")
 
     def __init__(self, choices: int) -> None:
-        self._texts: list[list[str]] = [[] for _ in range(choices)]
-        self._ends: list[FinishReason.ValueType] = [_OPEN] * choices
+        self._choices = choices
+        self._deltas = Deltas()
+        for index in range(choices):
+            self._deltas.add(Delta(index, [], []))
         self.vectors: list[bytes] = []
         self.usage = TokenUsage()
 
     def add(self, event: RunEvent) -> None:
-        for delta in event.deltas:
-            if delta.index >= len(self._texts):
-                continue  # a worker that invents choices is not worth failing a request for
-            if delta.text:
-                self._texts[delta.index].append(delta.text)
-            if delta.finish_reason:
-                self._ends[delta.index] = delta.finish_reason
+        for delta in event.deltas[:]:
+            if delta.index < self._choices:  # a worker that invents choices is not worth failing a request for
+                self._deltas.add(from_message(delta))
         if event.vectors:
             self.vectors += [vector.values for vector in event.vectors]
         if event.HasField("usage"):
             self.usage = event.usage
 
-    def pieces(self) -> list[Piece]:
-        """Every choice, whole."""
-        return [(index, "".join(texts), self._ends[index]) for index, texts in enumerate(self._texts)]
+    def choices(self) -> list[Delta]:
+        """Every choice, whole, those without any event too."""
+        choices = self._deltas.take()
+        for delta in choices:
+            self._deltas.add(delta)
+        return choices
 
 
 class Unwritten:
-    """What the engine made and the reader has not been sent: pieces of a choice are merged, never queued.
+    """What the engine made and the reader has not been sent: deltas of a choice are merged, never queued.
 
     One task puts, another takes; the putter waits once more than `limit` characters are unwritten, so a stream never
     holds more than that however slow its reader is.
@@ -53,9 +50,7 @@ class Unwritten:
         self._loop = asyncio.get_running_loop()
         self._choices = choices
         self._limit = limit
-        self._size = 0
-        self._texts: dict[int, list[str]] = {}
-        self._ends: dict[int, FinishReason.ValueType] = {}
+        self._deltas = Deltas()
         self._reader: asyncio.Future[None] | None = None
         self._putter: asyncio.Future[None] | None = None
         self.usage: TokenUsage | None = None
@@ -63,15 +58,9 @@ class Unwritten:
         self.ended = False
 
     def put(self, event: RunEvent) -> None:
-        for delta in event.deltas:
-            index = delta.index
-            if index >= self._choices:
-                continue
-            text = delta.text
-            self._texts.setdefault(index, []).append(text)
-            self._size += len(text)
-            if delta.finish_reason:
-                self._ends[index] = delta.finish_reason
+        for delta in event.deltas[:]:
+            if delta.index < self._choices:
+                self._deltas.add(from_message(delta))
         if event.HasField("usage"):
             self.usage = event.usage
         self.wake()
@@ -84,13 +73,13 @@ class Unwritten:
 
     async def room(self) -> None:
         """Waits until the reader has caught up far enough."""
-        while self._size > self._limit:
+        while self._deltas.size > self._limit:
             self._putter = self._loop.create_future()
             await self._putter
 
     @property
     def is_full(self) -> bool:
-        return self._size > self._limit
+        return self._deltas.size > self._limit
 
     def wake(self) -> None:
         """Lets the reader look: something was put, it all ended, or its clock ticked."""
@@ -100,21 +89,14 @@ class Unwritten:
 
     async def wait(self) -> None:
         """Waits for the next wake, unless there is something to take already."""
-        if self._texts or self.ended:
+        if self._deltas or self.ended:
             return
         self._reader = self._loop.create_future()
         await self._reader
 
-    def take(self) -> list[Piece]:
-        """All that is unwritten, at most one piece for each choice."""
-        if not self._texts:
-            return []
-        taken = [
-            (index, texts[0] if len(texts) == 1 else "".join(texts), self._ends.get(index, _OPEN))
-            for index, texts in self._texts.items()
-        ]
-        self._texts = {}
-        self._size = 0
+    def take(self) -> list[Delta]:
+        """All that is unwritten, at most one delta for each choice."""
+        taken = self._deltas.take()
         putter = self._putter
         if putter is not None and not putter.done():
             putter.set_result(None)

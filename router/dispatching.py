@@ -75,11 +75,12 @@ class _Progress:
     def add(self, event: RunEvent, record: Record) -> None:
         if event.input_tokens and not self.delivered:
             self.input_tokens = record.input_tokens = event.input_tokens
-        for delta in event.deltas:
+        deltas = event.deltas[:]  # iterating over the container itself takes four times as long
+        for delta in deltas:
             ids = delta.token_ids
             if delta.index < len(self.token_ids):
                 self.token_ids[delta.index].extend(ids)
-            if delta.text and not ids:
+            if delta.parts and not ids:
                 self.resumable = False
             record.delivered_tokens += len(ids)
             if delta.finish_reason:
@@ -88,7 +89,7 @@ class _Progress:
                     record.finish_reason = delta.finish_reason
                 if self._cap is not None and delta.finish_reason == FINISH_REASON_LENGTH:
                     record.budget_cut = self._cut(self._cap)
-        if event.deltas or event.vectors:
+        if deltas or event.vectors:
             if record.first_token_at is None:
                 record.first_token_at = time.monotonic()
             self.delivered = True

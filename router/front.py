@@ -15,10 +15,11 @@ from uplion.dispatch.v1.run_pb2 import RunEvent
 from uplion.inference.v1.sampling_pb2 import TokenUsage
 
 from common import names, telemetry
+from common.deltas import Delta
 from common.errors import Reason, UplionError
 from common.identity import Identity
 from router import admissions, metrics
-from router.answers import Answer, Piece, Unwritten
+from router.answers import Answer, Unwritten
 from router.dispatching import Dispatcher
 from router.jobs import Job
 from router.measures import Measures
@@ -35,8 +36,8 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in the stub
 class Sink(Protocol):
     """Where a streamed answer goes. Writing raises UplionError(CANCELLED) when nobody reads any more."""
 
-    async def pieces(self, pieces: Sequence[Piece]) -> None:
-        """New pieces, at most one for each choice."""
+    async def deltas(self, deltas: Sequence[Delta]) -> None:
+        """What is new, at most one delta for each choice."""
 
     async def keep_alive(self) -> None:
         """Nothing new for a while."""
@@ -158,9 +159,9 @@ class Front:
         try:
             while True:
                 await unwritten.wait()
-                pieces = unwritten.take()
-                if pieces:
-                    await sink.pieces(pieces)
+                deltas = unwritten.take()
+                if deltas:
+                    await sink.deltas(deltas)
                 elif unwritten.ended:
                     break
                 elif loop.time() - wrote_at >= interval / 2:

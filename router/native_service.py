@@ -9,9 +9,10 @@ from uplion.inference.v1 import chat_pb2, completion_pb2, embedding_pb2, inferen
 from uplion.inference.v1.sampling_pb2 import FINISH_REASON_STOP, TokenUsage
 
 from common import telemetry
+from common.deltas import Delta
 from common.errors import Reason, UplionError
 from common.identity import Identity
-from router.answers import Answer, Piece
+from router.answers import Answer
 from router.front import Context, Front, Sink, caller, internal_error, write
 from router.jobs import Job, Operation
 from router.models import Models
@@ -39,9 +40,12 @@ class _Sink:
 
 
 class _ChatSink(_Sink):
-    async def pieces(self, pieces: Sequence[Piece]) -> None:
-        deltas = [chat_pb2.ChatDelta(index=index, content=text, finish_reason=finish) for index, text, finish in pieces]
-        await self.send(chat_pb2.ChatStreamResponse(request_id=self.request_id, deltas=deltas))
+    async def deltas(self, deltas: Sequence[Delta]) -> None:
+        messages = [
+            chat_pb2.ChatDelta(index=delta.index, content=delta.text, finish_reason=delta.finish_reason)
+            for delta in deltas
+        ]
+        await self.send(chat_pb2.ChatStreamResponse(request_id=self.request_id, deltas=messages))
 
     async def end(self, usage: TokenUsage) -> None:
         await self.send(
@@ -50,10 +54,10 @@ class _ChatSink(_Sink):
 
 
 class _CompletionSink(_Sink):
-    async def pieces(self, pieces: Sequence[Piece]) -> None:
+    async def deltas(self, deltas: Sequence[Delta]) -> None:
         choices = [
-            completion_pb2.CompletionChoice(index=index, text=text, finish_reason=finish)
-            for index, text, finish in pieces
+            completion_pb2.CompletionChoice(index=delta.index, text=delta.text, finish_reason=delta.finish_reason)
+            for delta in deltas
         ]
         await self.send(completion_pb2.CompletionStreamResponse(request_id=self.request_id, choices=choices))
 
@@ -79,11 +83,11 @@ class NativeService(inference_service_pb2_grpc.InferenceServiceServicer):
         record, answer = await self._whole(Operation.CHAT, lambda identity: chat_job(request, identity), context)
         choices = [
             chat_pb2.ChatChoice(
-                index=index,
-                message=chat_pb2.ChatMessage(role="assistant", content=text),
-                finish_reason=finish or FINISH_REASON_STOP,
+                index=delta.index,
+                message=chat_pb2.ChatMessage(role="assistant", content=delta.text),
+                finish_reason=delta.finish_reason or FINISH_REASON_STOP,
             )
-            for index, text, finish in answer.pieces()
+            for delta in answer.choices()
         ]
         return chat_pb2.ChatResponse(
             request_id=record.identity.request_id,
@@ -106,8 +110,10 @@ class NativeService(inference_service_pb2_grpc.InferenceServiceServicer):
             Operation.COMPLETION, lambda identity: completion_job(request, identity), context
         )
         choices = [
-            completion_pb2.CompletionChoice(index=index, text=text, finish_reason=finish or FINISH_REASON_STOP)
-            for index, text, finish in answer.pieces()
+            completion_pb2.CompletionChoice(
+                index=delta.index, text=delta.text, finish_reason=delta.finish_reason or FINISH_REASON_STOP
+            )
+            for delta in answer.choices()
         ]
         return completion_pb2.CompletionResponse(
             request_id=record.identity.request_id,

@@ -17,8 +17,9 @@ from uplion.inference.v1.sampling_pb2 import (
     TokenUsage,
 )
 
+from common.deltas import Delta
 from common.errors import UplionError, openai_body
-from router.answers import Answer, Piece
+from router.answers import Answer
 from router.jobs import Operation
 
 _encode = msgspec.json.Encoder().encode
@@ -92,11 +93,11 @@ class StreamFrames:
         self._begun: set[int] = set()  # choices whose role was sent
         self._open = set(range(choices))  # choices without a finish reason
 
-    def pieces(self, pieces: Sequence[Piece], cut: BudgetCut | None = None) -> bytes:
-        """One frame for each piece; the one that ends a choice also says which budget did, if one did."""
-        return b"".join([self._piece(*piece, cut) for piece in pieces])
+    def deltas(self, deltas: Sequence[Delta], cut: BudgetCut | None = None) -> bytes:
+        """One frame for each delta; the one that ends a choice also says which budget did, if one did."""
+        return b"".join([self._frame(delta.index, delta.text, delta.finish_reason, cut) for delta in deltas])
 
-    def _piece(self, index: int, text: str, finish: FinishReason.ValueType, cut: BudgetCut | None) -> bytes:
+    def _frame(self, index: int, text: str, finish: FinishReason.ValueType, cut: BudgetCut | None) -> bytes:
         if self._chat:
             if index not in self._begun:
                 self._begun.add(index)
@@ -117,7 +118,7 @@ class StreamFrames:
 
     def end(self, usage: TokenUsage) -> bytes:
         """The usage frame where it was asked for, then [DONE]. A choice the engine never ended ends here."""
-        rest = self.pieces([(index, "", FINISH_REASON_STOP) for index in sorted(self._open)])
+        rest = b"".join([self._frame(index, "", FINISH_REASON_STOP, None) for index in sorted(self._open)])
         if not self._include_usage:
             return rest + DONE
         return b"".join((rest, self._prefix, b'],"usage":', _encode(usage_object(usage)), b"}\n\n", DONE))
@@ -151,14 +152,14 @@ def whole_generation(
     """The JSON of a chat or completion that was not streamed."""
     chat = operation is Operation.CHAT
     choices: list[dict[str, object]] = []
-    for index, text, finish in answer.pieces():
-        choice: dict[str, object] = {"index": index}
+    for delta in answer.choices():
+        choice: dict[str, object] = {"index": delta.index}
         if chat:
-            choice["message"] = {"role": "assistant", "content": text, "refusal": None}
+            choice["message"] = {"role": "assistant", "content": delta.text, "refusal": None}
         else:
-            choice["text"] = text
+            choice["text"] = delta.text
         choice["logprobs"] = None
-        choice["finish_reason"] = _FINISH_TEXT.get(finish, "stop")
+        choice["finish_reason"] = _FINISH_TEXT.get(delta.finish_reason, "stop")
         choices.append(choice)
     body: dict[str, object] = {
         "id": answer_id(operation, request_id),

@@ -14,10 +14,10 @@ from uplion.inference.v1.sampling_pb2 import TokenUsage
 from uplion.openai.v1.openai_service_pb2 import GetModelRequest
 
 from common import names, telemetry
+from common.deltas import Delta
 from common.errors import Reason, UplionError, openai_body, openai_headers
 from common.identity import Identity
 from router import openai_frames as frames
-from router.answers import Piece
 from router.front import Context, Front, caller, internal_error, write
 from router.jobs import Operation
 from router.models import Models
@@ -43,8 +43,8 @@ class _Stream:
         self._frames = written
         self.begun = False
 
-    async def pieces(self, pieces: Sequence[Piece]) -> None:
-        await self._write(self._frames.pieces(pieces, self._record.budget_cut))
+    async def deltas(self, deltas: Sequence[Delta]) -> None:
+        await self._write(self._frames.deltas(deltas, self._record.budget_cut))
 
     async def keep_alive(self) -> None:
         await self._write(frames.KEEP_ALIVE)

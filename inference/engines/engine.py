@@ -7,15 +7,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from uplion.inference.v1.sampling_pb2 import FINISH_REASON_UNSPECIFIED, FinishReason
+
+from common.deltas import Delta, Deltas
 from common.errors import Reason, UplionError
 from common.sampling import Sampling
-
-
-class Finish(Enum):
-    """Why a choice ended."""
-
-    STOP = "stop"
-    LENGTH = "length"
 
 
 class Capability(Enum):
@@ -61,16 +57,6 @@ class Generation:
     resume: tuple[tuple[int, ...], ...] = ()  # tokens an earlier attempt delivered, for each choice
 
 
-@dataclass(slots=True)
-class Piece:
-    """What is new of one choice: `text` is exactly what `token_ids` say, except after a stop text."""
-
-    index: int
-    text: str
-    token_ids: list[int]
-    finish: Finish | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class Vectors:
     """The answer to an embedding request."""
@@ -98,20 +84,20 @@ class Output:
 
     __slots__ = (
         "_changed",
+        "_deltas",
         "_over",
-        "_pieces",
         "cached_tokens",
         "compute_seconds",
         "ended",
         "error",
-        "finish",
+        "finish_reason",
         "first_token_seconds",
         "input_tokens",
         "output_tokens",
     )
 
     def __init__(self) -> None:
-        self._pieces: dict[int, Piece] = {}
+        self._deltas = Deltas()
         self._changed: asyncio.Future[None] | None = None
         self._over: asyncio.Future[None] | None = None
         self.first_token_seconds = 0.0  # unix time; 0: none yet
@@ -119,7 +105,7 @@ class Output:
         self.cached_tokens = 0
         self.output_tokens = 0
         self.compute_seconds: float | None = None  # of the engine's time, shared with others; None: not known
-        self.finish: Finish | None = None  # of the first choice
+        self.finish_reason: FinishReason.ValueType = FINISH_REASON_UNSPECIFIED  # of the first choice
         self.ended = False
         self.error: Exception | None = None
 
@@ -127,20 +113,14 @@ class Output:
         """The prompt was counted; `cached_tokens` may be told later, with another call."""
         self.input_tokens, self.cached_tokens = input_tokens, cached_tokens
 
-    def add(self, piece: Piece) -> None:
-        """One choice went on."""
-        self.output_tokens += len(piece.token_ids)
+    def add(self, delta: Delta) -> None:
+        """One choice went on. The text of a delta is exactly what its token ids say, except after a stop text."""
+        self.output_tokens += len(delta.token_ids)
         if not self.first_token_seconds:
             self.first_token_seconds = time.time()
-        if piece.finish is not None and piece.index == 0:
-            self.finish = piece.finish
-        waiting = self._pieces.get(piece.index)
-        if waiting is None:
-            self._pieces[piece.index] = piece
-        else:
-            waiting.text += piece.text
-            waiting.token_ids += piece.token_ids
-            waiting.finish = piece.finish
+        if delta.finish_reason and delta.index == 0:
+            self.finish_reason = delta.finish_reason
+        self._deltas.add(delta)
         self._wake()
 
     def end(self) -> None:
@@ -155,15 +135,13 @@ class Output:
             self.error = error
             self.end()
 
-    async def take(self) -> list[Piece]:
+    async def take(self) -> list[Delta]:
         """Everything new since the last call; an empty list only after the end. Raises what the engine failed with."""
-        while not self._pieces and not self.ended:
+        while not self._deltas and not self.ended:
             self._changed = asyncio.get_running_loop().create_future()
             await self._changed
-        if self._pieces:
-            pieces = list(self._pieces.values())
-            self._pieces.clear()
-            return pieces
+        if self._deltas:
+            return self._deltas.take()
         if self.error is not None:
             raise self.error
         return []
@@ -184,7 +162,7 @@ class Output:
     @property
     def drained(self) -> bool:
         """It ended well, and all of it was taken."""
-        return self.ended and self.error is None and not self._pieces
+        return self.ended and self.error is None and not self._deltas
 
     def _wake(self) -> None:
         _resolve(self._changed)

@@ -13,14 +13,20 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from uplion.inference.v1.sampling_pb2 import (
+    FINISH_REASON_LENGTH,
+    FINISH_REASON_STOP,
+    FINISH_REASON_UNSPECIFIED,
+    FinishReason,
+)
+
+from common.deltas import Delta
 from common.manifest import Synthetic
 from inference.engines.engine import (
     Capability,
     EngineStats,
-    Finish,
     Generation,
     Output,
-    Piece,
     Prompt,
     Text,
     Tokens,
@@ -50,7 +56,7 @@ class _Choice:
     made: int  # tokens that exist, the resumed ones included
     limit: int
     scanner: StopScanner | None
-    finish: Finish | None = None
+    finish_reason: FinishReason.ValueType = FINISH_REASON_UNSPECIFIED
 
 
 @dataclass(slots=True, eq=False)
@@ -59,7 +65,7 @@ class _Answer:
 
     output: Output
     choices: list[_Choice]
-    finish: Finish
+    finish_reason: FinishReason.ValueType
     started_seconds: float
 
 
@@ -96,7 +102,7 @@ class SyntheticEngine:
                 _Choice(index, count, count, length, StopScanner(stop) if stop else None)
                 for index, count in enumerate(resumed)
             ],
-            finish=Finish.STOP if length == self._options.outputTokens else Finish.LENGTH,
+            finish_reason=FINISH_REASON_STOP if length == self._options.outputTokens else FINISH_REASON_LENGTH,
             started_seconds=time.monotonic(),
         )
         output.begin(input_tokens)
@@ -139,7 +145,7 @@ class SyntheticEngine:
             if generating_seconds < 0:
                 continue
             self._advance(answer, 1 + int(generating_seconds * rate) if rate else self._options.outputTokens)
-            if all(choice.finish is not None for choice in answer.choices):
+            if all(choice.finish_reason for choice in answer.choices):
                 del self._answers[attempt_id]
                 answer.output.end()
         self._timer = asyncio.get_running_loop().call_later(STEP_SECONDS, self._step) if self._answers else None
@@ -147,20 +153,20 @@ class SyntheticEngine:
     def _advance(self, answer: _Answer, due: int) -> None:
         """Brings each choice to `due` tokens of this attempt, or to its end."""
         for choice in answer.choices:
-            if choice.finish is not None:
+            if choice.finish_reason:
                 continue
             end = min(choice.resumed + due, choice.limit)
             ids = [position % len(TOKENS) for position in range(choice.made, end)]
             text = "".join([TOKENS[token] for token in ids])
             choice.made = end
             if end >= choice.limit:
-                choice.finish = answer.finish
+                choice.finish_reason = answer.finish_reason
             if choice.scanner is not None:
-                text, ids = _scanned(choice.scanner, ids, last=choice.finish is not None)
+                text, ids = _scanned(choice.scanner, ids, last=bool(choice.finish_reason))
                 if choice.scanner.stopped:
-                    choice.finish = Finish.STOP
-            if ids or text or choice.finish is not None:
-                answer.output.add(Piece(choice.index, text, ids, choice.finish))
+                    choice.finish_reason = FINISH_REASON_STOP
+            if ids or text or choice.finish_reason:
+                answer.output.add(Delta(choice.index, [text] if text else [], ids, choice.finish_reason))
 
 
 def token_count(prompt: Prompt) -> int:

@@ -19,7 +19,8 @@ ALL = (1, 2, 3, 4)
 
 
 def word(index: int, text: str, *ids: int, finish: int = 0) -> run_pb2.Delta:
-    return run_pb2.Delta(index=index, text=text, token_ids=ids, finish_reason=finish)  # type: ignore[arg-type]
+    parts = [run_pb2.Part(text=text)] if text else []
+    return run_pb2.Delta(index=index, parts=parts, token_ids=ids, finish_reason=finish)  # type: ignore[arg-type]
 
 
 async def hello(request: run_pb2.RunRequest, context: Any) -> AsyncIterator[run_pb2.RunEvent]:

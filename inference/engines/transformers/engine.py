@@ -5,15 +5,16 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from uplion.inference.v1.sampling_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP
+
+from common.deltas import Delta
 from common.errors import Reason, UplionError
 from common.sampling import Sampling
 from inference.engines.engine import (
     Capability,
     EngineStats,
-    Finish,
     Generation,
     Output,
-    Piece,
     Text,
     Tokens,
     Vectors,
@@ -78,7 +79,7 @@ class TransformersEngine:
         for index, tokens in enumerate(resumed):
             if len(tokens) >= limit or (tokens and tokens[-1] in self._loaded.end_tokens):
                 ended = bool(tokens) and tokens[-1] in self._loaded.end_tokens
-                output.add(Piece(index, "", [], Finish.STOP if ended else Finish.LENGTH))
+                output.add(Delta(index, [], [], FINISH_REASON_STOP if ended else FINISH_REASON_LENGTH))
                 continue
             choice = self._choice(request, generation, index, prompt, tokens)
             request.running[choice.engine_id] = choice
@@ -181,15 +182,15 @@ class TransformersEngine:
             request = item.choice.request
             if self._requests.get(request.attempt_id) is not request:
                 continue  # cancelled in the meantime
-            if item.piece is None:
+            if item.delta is None:
                 self.cancel(request.attempt_id)
                 request.output.fail(engine_error(item.error))
                 continue
             draw = item.choice.draw
             if item.choice.index == 0 and draw.cached_tokens:
                 request.output.begin(request.input_tokens, min(draw.cached_tokens, request.input_tokens))
-            request.output.add(item.piece)
-            if item.piece.finish is not None:
+            request.output.add(item.delta)
+            if item.delta.finish_reason:
                 self._forget(item.choice.engine_id)
                 del request.running[item.choice.engine_id]
                 if not request.running:

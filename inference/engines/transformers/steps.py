@@ -7,9 +7,16 @@ from dataclasses import dataclass
 
 from transformers.generation.continuous_batching.continuous_api import OutputRouter
 from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
+from uplion.inference.v1.sampling_pb2 import (
+    FINISH_REASON_LENGTH,
+    FINISH_REASON_STOP,
+    FINISH_REASON_UNSPECIFIED,
+    FinishReason,
+)
 
+from common.deltas import Delta
 from common.errors import Reason, UplionError
-from inference.engines.engine import Finish, Output, Piece
+from inference.engines.engine import Output
 from inference.engines.stopping import StopScanner
 from inference.engines.transformers.compute_time import StepClock
 from inference.engines.transformers.detokenizer import Detokenizer
@@ -48,7 +55,7 @@ class News:
     """What one step says of one choice."""
 
     choice: Choice
-    piece: Piece | None
+    delta: Delta | None
     error: str | None = None
 
 
@@ -98,19 +105,19 @@ class StepRouter(OutputRouter):  # type: ignore[misc]  # untyped base
             return News(choice, None, error=output.error or "the engine gave no reason")
         tokens = output.generated_tokens[choice.taken :]
         choice.taken = len(output.generated_tokens)
-        finish: Finish | None = None
+        finish_reason: FinishReason.ValueType = FINISH_REASON_UNSPECIFIED
         if output.status == RequestStatus.FINISHED:
             ended = bool(tokens) and tokens[-1] in choice.end_tokens
-            finish = Finish.STOP if ended else Finish.LENGTH
-        piece = _piece(choice, tokens, finish)
-        if choice.stopped and finish is None:
+            finish_reason = FINISH_REASON_STOP if ended else FINISH_REASON_LENGTH
+        delta = _delta(choice, tokens, finish_reason)
+        if choice.stopped and not finish_reason:
             self._cancel(choice.engine_id)
-        if not piece.token_ids and not piece.text and piece.finish is None:
+        if not delta.token_ids and not delta.parts and not delta.finish_reason:
             return None
-        return News(choice, piece)
+        return News(choice, delta)
 
 
-def _piece(choice: Choice, tokens: list[int], finish: Finish | None) -> Piece:
+def _delta(choice: Choice, tokens: list[int], finish_reason: FinishReason.ValueType) -> Delta:
     """Text of the new tokens, without what is held back for a character or for a stop text."""
     texts: list[str] = []
     ready: list[int] = []
@@ -125,14 +132,16 @@ def _piece(choice: Choice, tokens: list[int], finish: Finish | None) -> Piece:
         texts.append(text)
         ready += ids
         if choice.stopped:
-            return Piece(choice.index, "".join(texts), ready, Finish.STOP)
-    if finish is not None:
+            finish_reason = FINISH_REASON_STOP
+            break
+    if finish_reason and not choice.stopped:
         if choice.scanner is not None:
             text, ids = choice.scanner.flush()
             texts.append(text)
             ready += ids
         ready += choice.detokenizer.flush()
-    return Piece(choice.index, "".join(texts), ready, finish)
+    text = "".join(texts)
+    return Delta(choice.index, [text] if text else [], ready, finish_reason)
 
 
 def engine_error(problem: str | BaseException | None) -> UplionError:

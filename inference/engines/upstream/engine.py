@@ -12,17 +12,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
+from uplion.inference.v1.sampling_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP, FINISH_REASON_UNSPECIFIED
 
+from common.deltas import Delta
 from common.errors import Reason, UplionError
 from common.settings import SettingsError
 from inference.engines.engine import (
     Capability,
     Chat,
     EngineStats,
-    Finish,
     Generation,
     Output,
-    Piece,
     Prompt,
     Text,
     Tokens,
@@ -204,16 +204,16 @@ class _Answer:
         delta = choice.get("delta") or {}
         text = choice.get("text") or delta.get("content") or ""
         reason = choice.get("finish_reason")
-        finish = None
+        finish_reason = FINISH_REASON_UNSPECIFIED
         if reason is not None:
-            finish = Finish.LENGTH if reason == "length" else Finish.STOP
-        if index not in self._open or not (text or finish):
+            finish_reason = FINISH_REASON_LENGTH if reason == "length" else FINISH_REASON_STOP
+        if index not in self._open or not (text or finish_reason):
             return
         if text and not self._counted:
             self._output.output_tokens += 1  # nearly: most upstreams send a token at a time
-        if finish is not None:
+        if finish_reason:
             self._open.discard(index)
-        self._output.add(Piece(index, text, [], finish))
+        self._output.add(Delta(index, [text] if text else [], [], finish_reason))
 
     def _count(self, usage: dict[str, Any]) -> None:
         self._counted = True

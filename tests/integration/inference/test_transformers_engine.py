@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from uplion.inference.v1.sampling_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP
 
 from common.errors import Reason, UplionError
 from common.manifest import AIModel, Metadata, Spec
 from common.sampling import Sampling
-from inference.engines.engine import Chat, Finish, Generation, Output, Text, Tokens
+from inference.engines.engine import Chat, Generation, Output, Text, Tokens
 from inference.engines.registry import engine_for
 from inference.settings import InferenceSettings
 from tests.integration.inference import tiny_model
@@ -58,9 +59,9 @@ async def collect(engine, prompt, sampling=GREEDY, resume=()):
     pieces = {}
     async with asyncio.timeout(WAIT_SECONDS):
         while not output.drained:
-            for piece in await output.take():
-                text, ids, _ = pieces.get(piece.index, ("", [], None))
-                pieces[piece.index] = (text + piece.text, ids + piece.token_ids, piece.finish)
+            for delta in await output.take():
+                text, ids, _ = pieces.get(delta.index, ("", [], None))
+                pieces[delta.index] = (text + delta.text, ids + delta.token_ids, delta.finish_reason)
     return pieces, output
 
 
@@ -115,12 +116,12 @@ async def test_text_is_the_tokens_decoded(engine):
     text, ids, finish = pieces[0]
     decoded = engine._loaded.tokenizer.decode(ids, skip_special_tokens=True)
     assert text.rstrip("\ufffd") == decoded.rstrip("\ufffd")
-    assert finish in (Finish.LENGTH, Finish.STOP)
+    assert finish in (FINISH_REASON_LENGTH, FINISH_REASON_STOP)
 
 
 async def test_length_and_end_token_finish_differently(engine):
     pieces, _ = await collect(engine, Tokens([9, 8, 7]), Sampling(max_output_tokens=3, temperature=0.0))
-    assert (len(pieces[0][1]), pieces[0][2]) == (3, Finish.LENGTH)
+    assert (len(pieces[0][1]), pieces[0][2]) == (3, FINISH_REASON_LENGTH)
     third = pieces[0][1][2]
     engine._loaded.end_tokens, kept = frozenset({third}), engine._loaded.end_tokens
     engine._manager.generation_config.eos_token_id = third
@@ -129,7 +130,7 @@ async def test_length_and_end_token_finish_differently(engine):
     finally:
         engine._loaded.end_tokens = kept
         engine._manager.generation_config.eos_token_id = sorted(kept)
-    assert pieces[0][2] == Finish.STOP
+    assert pieces[0][2] == FINISH_REASON_STOP
     assert output.output_tokens == len(pieces[0][1]) <= 3, "the end token counts"
 
 
@@ -140,7 +141,7 @@ async def test_a_stop_text_ends_the_answer_and_is_not_part_of_it(engine):
     sampling = Sampling(max_output_tokens=40, temperature=0.0, stop=(stop,))
     pieces, _ = await collect(engine, Text("Hello"), sampling)
     assert pieces[0][0] == whole[:at]
-    assert pieces[0][2] == Finish.STOP
+    assert pieces[0][2] == FINISH_REASON_STOP
     async with asyncio.timeout(WAIT_SECONDS):
         while engine.stats().running:
             await asyncio.sleep(0.01)

@@ -6,11 +6,12 @@ import struct
 from contextlib import asynccontextmanager
 
 import pytest
+from uplion.inference.v1.sampling_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP
 
 from common.errors import Reason, UplionError
 from common.sampling import Sampling
 from common.settings import SettingsError
-from inference.engines.engine import Chat, Finish, Generation, Output, Text, Tokens
+from inference.engines.engine import Chat, Generation, Output, Text, Tokens
 from inference.engines.upstream.engine import UpstreamEngine
 
 HELLO = Chat([{"role": "user", "content": "Hello"}])
@@ -76,16 +77,16 @@ async def collect(engine, prompt=HELLO, sampling=None):
     texts, finishes = {}, {}
     async with asyncio.timeout(WAIT_SECONDS):
         while not output.drained:
-            for piece in await output.take():
-                texts[piece.index] = texts.get(piece.index, "") + piece.text
-                finishes[piece.index] = piece.finish
+            for delta in await output.take():
+                texts[delta.index] = texts.get(delta.index, "") + delta.text
+                finishes[delta.index] = delta.finish_reason
     return texts, finishes, output
 
 
 async def test_streams_what_the_upstream_says_and_counts_as_it_counts():
     async with served() as (upstream, engine):
         texts, finishes, output = await collect(engine, sampling=Sampling(max_output_tokens=5, temperature=0.0, seed=3))
-        assert (texts, finishes) == ({0: "Hello"}, {0: Finish.STOP})
+        assert (texts, finishes) == ({0: "Hello"}, {0: FINISH_REASON_STOP})
         assert (output.input_tokens, output.cached_tokens, output.output_tokens) == (7, 4, 3)
         line, head, body = upstream.asked[0]
         assert line == "POST /v1/chat/completions HTTP/1.1"
@@ -118,7 +119,7 @@ async def test_reads_streams_as_they_come(stream, size):
         raw = stream.encode()
         upstream.parts = [raw[at : at + size] for at in range(0, len(raw), size)]
         texts, finishes, output = await collect(engine)
-        assert (texts, finishes) == ({0: "Hello"}, {0: Finish.STOP})
+        assert (texts, finishes) == ({0: "Hello"}, {0: FINISH_REASON_STOP})
         assert output.output_tokens == 3
 
 
@@ -128,7 +129,7 @@ async def test_completions_and_choices():
         last = [{"index": 0, "text": "", "finish_reason": "stop"}]
         upstream.parts = [f"data: {json.dumps({'choices': choices})}\n\n".encode() for choices in (events, last)]
         texts, finishes, output = await collect(engine, Text("Once"), Sampling(choices=2))
-        assert (texts, finishes) == ({0: "a", 1: "b"}, {0: Finish.STOP, 1: Finish.LENGTH})
+        assert (texts, finishes) == ({0: "a", 1: "b"}, {0: FINISH_REASON_STOP, 1: FINISH_REASON_LENGTH})
         assert (output.input_tokens, output.output_tokens) == (2, 2), "estimated, since it said nothing"
         assert upstream.asked[0][0].startswith("POST /v1/completions ")
 

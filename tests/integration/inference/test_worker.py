@@ -14,6 +14,7 @@ from uplion.dispatch.v1.worker_service_pb2_grpc import WorkerServiceStub
 from uplion.inference.v1.sampling_pb2 import FinishReason
 
 from common import names
+from common.deltas import from_message
 from common.errors import Reason, UplionError, from_rpc_error
 from common.manifest import Synthetic
 from inference import app
@@ -38,6 +39,10 @@ async def status_of(call):
     return grpc.StatusCode.OK
 
 
+def text(delta):
+    return from_message(delta).text
+
+
 async def test_runs_a_chat_and_meters_it_once(start_worker):
     router = (await start_worker(synthetic={"outputTokens": 5})).router
     request = router.chat("Hello there")
@@ -45,7 +50,7 @@ async def test_runs_a_chat_and_meters_it_once(start_worker):
     assert len(events) == 1, "one engine step is one event"
     assert events[0].input_tokens == events[0].usage.input_tokens == 3
     assert events[0].usage.output_tokens == 5 == len(events[0].deltas[0].token_ids)
-    assert events[0].deltas[0].text == " These words come from the"
+    assert text(events[0].deltas[0]) == " These words come from the"
     assert events[0].deltas[0].finish_reason == FinishReason.FINISH_REASON_STOP
     usage = await router.usage(request.ticket.request_id)
     assert usage.status == AttemptStatus.ATTEMPT_STATUS_COMPLETED
@@ -75,7 +80,7 @@ async def test_streams_at_the_stated_rate(start_worker):
     started = time.monotonic()
     events = await router.run(router.chat())
     assert 0.29 <= time.monotonic() - started < WAIT_SECONDS
-    assert "".join(delta.text for event in events for delta in event.deltas).startswith(" These words")
+    assert "".join(text(delta) for event in events for delta in event.deltas).startswith(" These words")
     assert sum(len(delta.token_ids) for event in events for delta in event.deltas) == 20
     assert [event.input_tokens > 0 for event in events] == [True] + [False] * (len(events) - 1)
     assert [event.HasField("usage") for event in events] == [False] * (len(events) - 1) + [True]
@@ -107,10 +112,10 @@ async def test_resumes_stops_and_chooses(start_worker):
     request = router.chat(choices=2)
     request.resume.extend([TokenArray(ids=[0, 1, 2]), TokenArray(ids=[0] * 8)])
     (event,) = await router.run(request)
-    assert {delta.index: delta.text for delta in event.deltas} == {0: " from the synthetic engine of", 1: ""}
+    assert {delta.index: text(delta) for delta in event.deltas} == {0: " from the synthetic engine of", 1: ""}
     assert event.usage.output_tokens == 5
     (event,) = await router.run(router.chat(stop=["come from"], max_output_tokens=6))
-    assert event.deltas[0].text == " These words "
+    assert text(event.deltas[0]) == " These words "
     (event,) = await router.run(router.chat(max_output_tokens=3))
     assert event.deltas[0].finish_reason == FinishReason.FINISH_REASON_LENGTH
 

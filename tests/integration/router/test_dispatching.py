@@ -35,7 +35,7 @@ def text(data: bytes) -> str:
 
 
 def one(said: str, token: int, *, finish: bool = False) -> run_pb2.RunEvent:
-    delta = run_pb2.Delta(index=0, text=said, token_ids=[token])
+    delta = run_pb2.Delta(index=0, parts=[run_pb2.Part(text=said)], token_ids=[token])
     if finish:
         delta.finish_reason = STOP
     return run_pb2.RunEvent(deltas=[delta], input_tokens=7)

@@ -25,7 +25,7 @@ def code(data: bytes) -> str:
 
 
 def said(text: str, token: int, *, finish: bool = False) -> run_pb2.RunEvent:
-    delta = run_pb2.Delta(index=0, text=text, token_ids=[token])
+    delta = run_pb2.Delta(index=0, parts=[run_pb2.Part(text=text)], token_ids=[token])
     if finish:
         delta.finish_reason = STOP
     return run_pb2.RunEvent(deltas=[delta], input_tokens=7)

@@ -136,7 +136,7 @@ async def test_the_callers_own_deadline_counts(start_world: Any) -> None:
 
 async def test_a_broken_stream_ends_with_a_status_and_never_with_ok(start_world: Any) -> None:
     async def broken(request: run_pb2.RunRequest, context: Any) -> AsyncIterator[run_pb2.RunEvent]:
-        yield run_pb2.RunEvent(deltas=[run_pb2.Delta(text="a")])
+        yield run_pb2.RunEvent(deltas=[run_pb2.Delta(parts=[run_pb2.Part(text="a")])])
         await asyncio.sleep(0.05)
         await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
 

@@ -2,9 +2,11 @@
 
 import asyncio
 
-from uplion.dispatch.v1.run_pb2 import Delta, RunEvent
+from uplion.dispatch.v1 import run_pb2
+from uplion.dispatch.v1.run_pb2 import RunEvent
 from uplion.inference.v1.sampling_pb2 import FINISH_REASON_STOP, FINISH_REASON_UNSPECIFIED, TokenUsage
 
+from common.deltas import Delta
 from common.errors import Reason, UplionError
 from router.answers import Unwritten
 
@@ -13,15 +15,15 @@ OPEN = FINISH_REASON_UNSPECIFIED
 
 def said(text: str, index: int = 0, finish: bool = False) -> RunEvent:
     reason = FINISH_REASON_STOP if finish else OPEN
-    return RunEvent(deltas=[Delta(index=index, text=text, finish_reason=reason)])
+    return RunEvent(deltas=[run_pb2.Delta(index=index, parts=[run_pb2.Part(text=text)], finish_reason=reason)])
 
 
-async def test_pieces_of_a_choice_are_merged() -> None:
+async def test_deltas_of_a_choice_are_merged() -> None:
     unwritten = Unwritten(2, 1000)
     for event in (said("a"), said("b"), said("x", 1), said("c", finish=True)):
         unwritten.put(event)
     await unwritten.wait()
-    assert unwritten.take() == [(0, "abc", FINISH_REASON_STOP), (1, "x", OPEN)]
+    assert unwritten.take() == [Delta(0, ["abc"], [], FINISH_REASON_STOP), Delta(1, ["x"], [], OPEN)]
     assert unwritten.take() == []
 
 

@@ -7,15 +7,18 @@ from typing import Any
 
 import pytest
 from google.api.httpbody_pb2 import HttpBody
-from uplion.dispatch.v1.run_pb2 import Delta, RunEvent, Vector
+from uplion.dispatch.v1 import run_pb2
+from uplion.dispatch.v1.run_pb2 import RunEvent, Vector
 from uplion.inference.v1.sampling_pb2 import (
     FINISH_REASON_LENGTH,
     FINISH_REASON_STOP,
     FINISH_REASON_UNSPECIFIED,
     BudgetCut,
+    FinishReason,
     TokenUsage,
 )
 
+from common.deltas import Delta, to_message
 from common.errors import Reason, UplionError
 from router import openai_frames as frames
 from router.answers import Answer
@@ -30,6 +33,14 @@ USAGE_JSON = {
     "prompt_tokens_details": {"cached_tokens": 2},
     "completion_tokens_details": {"reasoning_tokens": 1},
 }
+
+
+def new(index: int, text: str, finish_reason: "FinishReason.ValueType" = OPEN) -> Delta:
+    return Delta(index, [text] if text else [], [], finish_reason)
+
+
+def said(index: int, text: str, finish_reason: "FinishReason.ValueType" = OPEN) -> run_pb2.Delta:
+    return to_message(new(index, text, finish_reason))
 
 
 def stream(operation: Operation = Operation.CHAT, **options: Any) -> frames.StreamFrames:
@@ -52,8 +63,8 @@ def test_http_body_is_what_protobuf_would_write(size: int, kind: str) -> None:
 
 def test_the_first_delta_carries_the_role_and_the_last_the_reason() -> None:
     written = stream()
-    data = written.pieces([(0, 'a"\n\u2028é😀', OPEN)]) + written.pieces([(0, "b", OPEN)])
-    data += written.pieces([(0, "", FINISH_REASON_LENGTH)]) + written.end(USAGE)
+    data = written.deltas([new(0, 'a"\n\u2028é😀', OPEN)]) + written.deltas([new(0, "b", OPEN)])
+    data += written.deltas([new(0, "", FINISH_REASON_LENGTH)]) + written.end(USAGE)
     first, second, third, done = decoded(data)
     assert first["id"] == "chatcmpl-r1"
     assert first["object"] == "chat.completion.chunk"
@@ -70,7 +81,7 @@ def test_the_first_delta_carries_the_role_and_the_last_the_reason() -> None:
 
 def test_usage_is_null_until_its_own_chunk_when_asked_for() -> None:
     written = stream(include_usage=True)
-    data = written.pieces([(0, "a", FINISH_REASON_STOP)]) + written.end(USAGE)
+    data = written.deltas([new(0, "a", FINISH_REASON_STOP)]) + written.end(USAGE)
     chunk, usage, done = decoded(data)
     assert chunk["usage"] is None
     assert usage["choices"] == []
@@ -82,8 +93,8 @@ def test_usage_is_null_until_its_own_chunk_when_asked_for() -> None:
 def test_the_chunk_that_a_budget_ended_says_which(include_usage: bool) -> None:
     written = stream(choices=2, include_usage=include_usage)
     cut = BudgetCut(limit="key/tokens/day", max_output_tokens=9)
-    pieces = [(0, "a", OPEN), (0, "b", FINISH_REASON_STOP), (1, "", FINISH_REASON_LENGTH)]
-    *chunks, done = decoded(written.pieces(pieces, cut) + written.end(USAGE))
+    deltas = [new(0, "a", OPEN), new(0, "b", FINISH_REASON_STOP), new(1, "", FINISH_REASON_LENGTH)]
+    *chunks, done = decoded(written.deltas(deltas, cut) + written.end(USAGE))
     detail = {"reason": "budget", "limit": "key/tokens/day", "max_output_tokens": 9}
     assert [chunk.get("x-uplion") for chunk in chunks[:3]] == [None, None, detail]
     assert chunks[2]["choices"][0]["finish_reason"] == "length"
@@ -100,7 +111,7 @@ def test_an_answer_without_any_token_still_has_a_chunk_for_each_choice() -> None
 
 
 def test_each_choice_has_its_own_role_and_frame() -> None:
-    chunks = decoded(stream(choices=2).pieces([(0, "a", OPEN), (1, "b", OPEN)]))
+    chunks = decoded(stream(choices=2).deltas([new(0, "a", OPEN), new(1, "b", OPEN)]))
     assert [(c["choices"][0]["index"], c["choices"][0]["delta"]["role"]) for c in chunks] == [
         (0, "assistant"),
         (1, "assistant"),
@@ -108,7 +119,7 @@ def test_each_choice_has_its_own_role_and_frame() -> None:
 
 
 def test_legacy_chunks_carry_text() -> None:
-    chunk, *_ = decoded(stream(Operation.COMPLETION).pieces([(0, "a", FINISH_REASON_STOP)]))
+    chunk, *_ = decoded(stream(Operation.COMPLETION).deltas([new(0, "a", FINISH_REASON_STOP)]))
     assert chunk["object"] == "text_completion"
     assert chunk["id"] == "cmpl-r1"
     assert chunk["choices"] == [{"index": 0, "text": "a", "logprobs": None, "finish_reason": "stop"}]
@@ -122,9 +133,9 @@ def test_an_error_after_the_headers_is_a_frame_and_then_done() -> None:
 
 def test_whole_answers() -> None:
     answer = Answer(2)
-    answer.add(RunEvent(deltas=[Delta(index=0, text="a"), Delta(index=1, text="c"), Delta(index=9, text="?")]))
-    answer.add(RunEvent(deltas=[Delta(index=0, text="b", finish_reason=FINISH_REASON_STOP)]))
-    answer.add(RunEvent(deltas=[Delta(index=1, finish_reason=FINISH_REASON_LENGTH)], usage=USAGE))
+    answer.add(RunEvent(deltas=[said(0, "a"), said(1, "c"), said(9, "?")]))
+    answer.add(RunEvent(deltas=[said(0, "b", FINISH_REASON_STOP)]))
+    answer.add(RunEvent(deltas=[said(1, "", FINISH_REASON_LENGTH)], usage=USAGE))
     body = json.loads(frames.whole_generation(Operation.CHAT, "r1", "m", "default", 1, answer))
     assert [choice["message"]["content"] for choice in body["choices"]] == ["ab", "c"]
     assert [choice["finish_reason"] for choice in body["choices"]] == ["stop", "length"]

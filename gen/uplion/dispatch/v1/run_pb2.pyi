@@ -235,15 +235,12 @@ class Delta(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INDEX_FIELD_NUMBER: _builtins.int
-    TEXT_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     PARTS_FIELD_NUMBER: _builtins.int
     LOG_PROBABILITIES_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Which choice, from 0."""
-    text: _builtins.str
-    """Text to append."""
     finish_reason: _sampling_pb2.FinishReason.ValueType
     """Set in the choice's last delta only."""
     @_builtins.property
@@ -262,7 +259,6 @@ class Delta(_message.Message):
         self,
         *,
         index: _builtins.int = ...,
-        text: _builtins.str = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         finish_reason: _sampling_pb2.FinishReason.ValueType = ...,
         parts: _abc.Iterable[Global___Part] | None = ...,
@@ -270,7 +266,7 @@ class Delta(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "index", b"index", "log_probabilities", b"log_probabilities", "parts", b"parts", "text", b"text", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "index", b"index", "log_probabilities", b"log_probabilities", "parts", b"parts", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,20 +3,22 @@
 import asyncio
 
 import pytest
+from uplion.inference.v1.sampling_pb2 import FINISH_REASON_LENGTH
 
+from common.deltas import Delta
 from common.errors import Reason, UplionError
 from common.sampling import Sampling
-from inference.engines.engine import Finish, Output, Piece, output_limit
+from inference.engines.engine import Output, output_limit
 
 
 async def test_what_the_reader_has_not_taken_is_merged_and_all_is_counted():
     output = Output()
     output.begin(5)
-    output.add(Piece(0, "a", [1]))
-    output.add(Piece(1, "x", [7, 8]))
-    output.add(Piece(0, "b", [2], Finish.LENGTH))
-    assert await output.take() == [Piece(0, "ab", [1, 2], Finish.LENGTH), Piece(1, "x", [7, 8])]
-    assert (output.output_tokens, output.finish) == (4, Finish.LENGTH)
+    output.add(Delta(0, ["a"], [1]))
+    output.add(Delta(1, ["x"], [7, 8]))
+    output.add(Delta(0, ["b"], [2], FINISH_REASON_LENGTH))
+    assert await output.take() == [Delta(0, ["ab"], [1, 2], FINISH_REASON_LENGTH), Delta(1, ["x"], [7, 8])]
+    assert (output.output_tokens, output.finish_reason) == (4, FINISH_REASON_LENGTH)
     assert not output.drained
     output.end()
     assert await output.take() == []
@@ -27,17 +29,17 @@ async def test_a_waiting_reader_wakes_once_for_a_step():
     output = Output()
     reading = asyncio.ensure_future(output.take())
     await asyncio.sleep(0)
-    output.add(Piece(0, "a", [1]))
-    output.add(Piece(0, "b", [2]))
+    output.add(Delta(0, ["a"], [1]))
+    output.add(Delta(0, ["b"], [2]))
     output.end()
-    assert [piece.text for piece in await reading] == ["ab"]
+    assert [delta.text for delta in await reading] == ["ab"]
 
 
 async def test_a_failure_comes_after_what_was_made_and_only_once_ended():
     output = Output()
-    output.add(Piece(0, "a", [1]))
+    output.add(Delta(0, ["a"], [1]))
     output.fail(UplionError(Reason.INTERNAL, "broken"))
-    assert [piece.text for piece in await output.take()] == ["a"]
+    assert [delta.text for delta in await output.take()] == ["a"]
     with pytest.raises(UplionError, match="broken"):
         await output.take()
     assert not output.drained
