@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup up down test test-unit test-chaos lint format proto lock bench-quick clean
+.PHONY: help setup up down test test-unit test-chaos lint format proto release-contract lock bench-quick clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -46,6 +46,10 @@ format: setup ## put the code into its format
 
 proto: setup ## generate gen/ from proto/
 	scripts/generate.sh
+
+release-contract: setup ## keep the contract of this release, which later ones must be able to read
+	@$(MAKE) --no-print-directory tools/node_modules/.installed
+	scripts/check_contract.sh release
 
 lock: setup ## pin every dependency anew
 	scripts/lock.sh
