@@ -1,8 +1,9 @@
 """The service: connects everything in order, serves checks until told to stop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import count
 from secrets import token_hex
 from typing import TYPE_CHECKING
@@ -24,9 +25,10 @@ from authz.limits.prices import PriceTable, Pricing, follow_prices
 from authz.limits.recovery import StoreEpoch
 from authz.settings import AuthzSettings
 from authz.store import SCHEMA_VERSION, Store
-from common.lifecycle import grpc_server
+from common.lifecycle import Ready, forever
 from credentials.peppers import read as read_peppers
 from messaging.bus import connect_bus
+from rpc.server import grpc_server
 from storage.postgres import connect_pool, wait_for_schema
 from storage.valkey import Valkey
 
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from authz.credentials.tokens import Tokens
 
 
-async def main(settings: AuthzSettings, stop: asyncio.Event) -> None:
+async def main(settings: AuthzSettings, stop: asyncio.Event, ready: Ready) -> None:
     """Serves checks until `stop`, then drains."""
     peppers = read_peppers(settings.peppers, "UPLION_PEPPERS")
     tokens = _tokens(settings, next(iter(peppers.values())))
@@ -44,7 +46,6 @@ async def main(settings: AuthzSettings, stop: asyncio.Event) -> None:
         connect_pool(
             settings.postgres_url, least=0, most=settings.postgres_connections, command_seconds=settings.lookup_seconds
         ) as pool,
-        asyncio.TaskGroup() as tasks,
     ):
         store = Store(pool, settings.lookup_seconds)
         keys = KeyRing(store, ValkeyKeyCache(valkey, settings.key_ttl_seconds), _ring_limits(settings))
@@ -66,32 +67,30 @@ async def main(settings: AuthzSettings, stop: asyncio.Event) -> None:
         service = AuthorizationService(Authorizer(keys, limits, peppers, decisions, last_used, tokens))
         await wait_for_schema(pool, SCHEMA_VERSION, seconds=settings.schema_seconds)
         changed = asyncio.Event()
-        ready = [asyncio.Event() for _ in range(4)]
-        running = {
-            "changes": follow_invalidations(bus, keys, changed, ready[0]),
-            "releases": follow_releases(bus, counter_writes, ready[1]),
-            "since": since.run(ready[2]),
-            "prices": follow_prices(store, prices, changed, _pricing(settings), ready[3]),
-            "counter writes": counter_writes.run(),
-            "decisions": decisions.run(),
-            "last used": last_used.run(),
+        begun = [asyncio.Event() for _ in range(4)]
+        tasks: dict[str, Callable[[], Awaitable[None]]] = {
+            "changes": partial(follow_invalidations, bus, keys, changed, begun[0]),
+            "releases": partial(follow_releases, bus, counter_writes, begun[1]),
+            "since": partial(since.run, begun[2]),
+            "prices": partial(follow_prices, store, prices, changed, _pricing(settings), begun[3]),
+            "counter writes": counter_writes.run,
+            "decisions": decisions.run,
+            "last used": last_used.run,
         }
         if tokens is not None:
-            running["issuers' keys"] = tokens.run()
-        watchers = [tasks.create_task(work, name=name) for name, work in running.items()]
-        for each in ready:
-            await each.wait()
-        await limits.warm()
-        async with grpc_server(
-            "authz",
-            settings.listen,
-            service.register,
-            drain_seconds=settings.drain_seconds,
-            grace_seconds=settings.grace_seconds,
-        ):
-            await stop.wait()
-        for watcher in watchers:
-            watcher.cancel()
+            tasks["issuers' keys"] = tokens.run
+        async with forever(tasks):
+            for each in begun:
+                await each.wait()
+            await limits.warm()
+            async with grpc_server(
+                settings.listen,
+                service.register,
+                drain_seconds=settings.drain_seconds,
+                grace_seconds=settings.grace_seconds,
+            ) as address:
+                ready(address)
+                await stop.wait()
 
 
 @asynccontextmanager

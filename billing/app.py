@@ -3,6 +3,7 @@
 import asyncio
 import time
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING
 
 from billing.alerting import detection, webhooks
@@ -19,7 +20,7 @@ from billing.reservations.orphans import OrphanSweep
 from billing.reservations.settlement import Settlement, connect_settlement
 from billing.settings import BillingSettings
 from billing.store import SCHEMA_VERSION, LedgerWriter
-from common.lifecycle import announce_ready
+from common.lifecycle import Ready, forever
 from messaging.bus import Bus, connect_bus
 from storage.postgres import connect_pool, wait_for_schema
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 _BATCH_SECONDS = 30.0  # the longest a transaction may take
 
 
-async def main(settings: BillingSettings, stop: asyncio.Event) -> None:
+async def main(settings: BillingSettings, stop: asyncio.Event, ready: Ready) -> None:
     """Runs billing until `stop`; what it was doing then is finished or left for the next billing process."""
     async with (
         connect_bus(settings.nats_url, "billing") as bus,
@@ -46,13 +47,11 @@ async def main(settings: BillingSettings, stop: asyncio.Event) -> None:
         await wait_for_schema(pool, SCHEMA_VERSION, seconds=settings.schema_seconds)
         reconciler = Reconciler(bus, pool, counters)
         await answer_requests(bus, reconciler)
-        announce_ready("billing")
-        async with asyncio.TaskGroup() as tasks:
-            duties = _duties(settings, bus, pool, settlement)
-            duties.append(Duty("reconciling", settings.reconcile_seconds, reconciler.scheduled))
-            leader = tasks.create_task(lead(settings.postgres_url, duties), name="billing lead")
+        ready("")
+        duties = _duties(settings, bus, pool, settlement)
+        duties.append(Duty("reconciling", settings.reconcile_seconds, reconciler.scheduled))
+        async with forever({"billing lead": partial(lead, settings.postgres_url, duties)}):
             await Consumer(bus, LedgerWriter(pool), settlement, settings).run(stop)
-            leader.cancel()
 
 
 def _duties(settings: BillingSettings, bus: Bus, pool: "Pool", settlement: Settlement) -> list[Duty]:

@@ -20,7 +20,7 @@ from billing.rollups import Totals
 from billing.settings import BillingSettings
 from billing.store import Recorded
 from common import names
-from common.tasks import not_cancelled
+from common.lifecycle import not_cancelled
 from common.telemetry import span
 from messaging.bus import USAGE_ACK_WAIT_SECONDS, Bus
 from messaging.pull import Message, Pull

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from billing import metrics
-from common.tasks import not_cancelled, sleep_unless_cancelled
+from common.lifecycle import not_cancelled, sleep_unless_cancelled
 
 logger = logging.getLogger(__name__)
 

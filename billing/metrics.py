@@ -2,7 +2,7 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from common.metrics import SECONDS
+from common.telemetry import DURATIONS
 
 BILLING_EVENTS = Counter("uplion_billing_events", "Usage events taken: new, duplicate or dead", ["outcome"])
 BILLING_UNPRICED = Counter("uplion_billing_unpriced_events", "New events whose model had no price")
@@ -27,7 +27,7 @@ BILLING_BATCH_EVENTS = Histogram(
     "uplion_billing_batch_events", "Events in one transaction", buckets=(1, 5, 20, 100, 500, 1000, 2500, 5000)
 )
 BILLING_LAG = Histogram(
-    "uplion_billing_lag_seconds", "From the end of a batch's oldest attempt to its commit", buckets=SECONDS
+    "uplion_billing_lag_seconds", "From the end of a batch's oldest attempt to its commit", buckets=DURATIONS
 )
 BILLING_PENDING = Gauge("uplion_billing_pending_events", "Events in the stream that no billing process has taken yet")
 BILLING_ORPHANS = Counter("uplion_billing_orphans", "Reservations given back because no event ever came for them")

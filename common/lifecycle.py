@@ -1,4 +1,4 @@
-"""The life of a process: start, announce, serve, drain, end. Every `__main__` calls `run`."""
+"""The life of a process and of its tasks: start, announce readiness, run until a signal, drain, exit."""
 
 import asyncio
 import gc
@@ -6,27 +6,21 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
-import grpc
-import grpc.aio
-import uvloop
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health
-from prometheus_client import start_http_server
-
 from common import telemetry
-from common.interceptors import MaskingInterceptor
 from common.settings import setting
 
 logger = logging.getLogger(__name__)
 
-Service = Callable[[asyncio.Event], Awaitable[None]]
-_notify_socket: ContextVar[str] = ContextVar("notify_socket", default="")
+Ready = Callable[[str], None]  # called once, with the bound host:port, or an empty string where a service binds none
+# A service's `main` but for its settings: runs until the event is set and then drains; calls `Ready` once it serves.
+Service = Callable[[asyncio.Event, Ready], Awaitable[None]]
+
 _EXIT_CRASHED = 1
 
 
@@ -46,13 +40,14 @@ class ProcessSettings:
 def run(services: Mapping[str, Service], process: ProcessSettings) -> int:
     """Runs the services on one event loop until a signal or a failure; returns the exit code.
 
-    The first SIGTERM or SIGINT lets them drain, the second exits at once. A service that fails, or returns
-    before it was told to, ends the process with 1.
+    The first SIGTERM or SIGINT lets them drain, the second exits at once. A service that fails, or returns before the
+    signal, makes the others drain and the exit code 1.
     """
+    import uvloop  # only a process of services needs it
+
     telemetry.configure_logging(process.log_level)
     if process.otlp_endpoint:
         telemetry.configure_tracing("-".join(services), process.otlp_endpoint)
-    _notify_socket.set(process.notify_socket)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(services, process))
@@ -72,8 +67,7 @@ async def _serve(services: Mapping[str, Service], process: ProcessSettings) -> i
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     if process.metrics_listen:
-        host, _, port = process.metrics_listen.rpartition(":")
-        start_http_server(int(port), host)
+        telemetry.serve_metrics(process.metrics_listen)
     # What was imported lives for ever: keep it out of every later collection (a full one cost 30 ms of latency).
     gc.collect()
     gc.freeze()
@@ -84,10 +78,10 @@ async def _serve(services: Mapping[str, Service], process: ProcessSettings) -> i
     async def guard(name: str, service: Service) -> None:
         nonlocal failed
         try:
-            await service(stop)
+            await service(stop, partial(_announce_ready, process.notify_socket, name))
             if not stop.is_set():
-                raise RuntimeError(f"{name} ended by itself")
-        except Exception:  # a task boundary: say which service failed, then let the others drain
+                raise RuntimeError(f"{name} returned before it was stopped")
+        except Exception:  # a task boundary: log which service failed, then let the others drain
             logger.exception("service failed", extra={"service": name})
             failed = True
             stop.set()
@@ -98,63 +92,53 @@ async def _serve(services: Mapping[str, Service], process: ProcessSettings) -> i
     return _EXIT_CRASHED if failed else 0
 
 
-def announce_ready(name: str, address: str = "") -> None:
-    """Says once that a service is ready: one log line, and sd_notify's READY=1 to whoever waits for it."""
+def _announce_ready(notify_socket: str, name: str, address: str) -> None:
+    """Announces one service by a log line, and by sd_notify's READY=1 where a supervisor set NOTIFY_SOCKET."""
     logger.info("ready", extra={"service": name, "address": address})
-    path = _notify_socket.get()
-    if path:
-        target = "\0" + path[1:] if path.startswith("@") else path
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
-            try:
-                notify.sendto(f"READY=1\nSTATUS={name} {address}".encode(), target)
-            except OSError as problem:
-                logger.warning("nobody listens for readiness", extra={"problem": str(problem)})
+    if not notify_socket:
+        return
+    target = "\0" + notify_socket[1:] if notify_socket.startswith("@") else notify_socket
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+        try:
+            notify.sendto(f"READY=1\nSTATUS={name} {address}".encode(), target)
+        except OSError as problem:
+            logger.warning("readiness could not be announced", extra={"problem": str(problem)})
 
 
 @asynccontextmanager
-async def grpc_server(
-    name: str,
-    listen: str,
-    register: Callable[[grpc.aio.Server], None],
-    *,
-    drain_seconds: float = 0.0,
-    grace_seconds: float = 30.0,
-    options: Sequence[tuple[str, int]] = (),
-    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
-    announce: bool = True,
-) -> AsyncIterator[str]:
-    """Serves until the block is left; yields the bound `host:port` (so port 0 works).
+async def forever(tasks: Mapping[str, Callable[[], Awaitable[None]]]) -> AsyncIterator[None]:
+    """Runs tasks, by name, that never return, for the length of the block; leaving it cancels and awaits them.
 
-    Starts NOT_SERVING and announces readiness once bound and entered (`announce=False`: the caller does). Leaving
-    drains: NOT_SERVING, wait `drain_seconds` for balancers to notice, refuse new calls, let running ones finish within
-    `grace_seconds`.
+    One that fails, or returns, cancels the block and the others, and is raised in an exception group.
     """
-    server = grpc.aio.server(
-        interceptors=[*interceptors, MaskingInterceptor()],
-        options=[
-            ("grpc.so_reuseport", 0),
-            ("grpc.max_concurrent_streams", 20_000),
-            # What the edge lets through (32 kB) must not be refused here: grpc's own limits are 8 and 16 kB.
-            ("grpc.max_metadata_size", 48 << 10),
-            ("grpc.absolute_max_metadata_size", 64 << 10),
-            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-            ("grpc.keepalive_permit_without_calls", 1),
-            *options,
-        ],
-    )
-    register(server)
-    serving = health.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(serving, server)
-    await serving.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
-    host = listen.rpartition(":")[0]
-    port = server.add_insecure_port(listen)
-    await server.start()
-    try:
-        await serving.set("", health_pb2.HealthCheckResponse.SERVING)
-        if announce:
-            announce_ready(name, f"{host}:{port}")
-        yield f"{host}:{port}"
-    finally:
-        await serving.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
-        await asyncio.sleep(drain_seconds)
-        await server.stop(grace_seconds)
+
+    async def never_returning(name: str, work: Callable[[], Awaitable[None]]) -> None:
+        await work()
+        not_cancelled()
+        raise RuntimeError(f"the task {name!r} returned before it was cancelled")
+
+    async with asyncio.TaskGroup() as group:
+        running = [group.create_task(never_returning(name, work), name=name) for name, work in tasks.items()]
+        try:
+            yield
+        finally:
+            for task in running:
+                task.cancel()
+
+
+def not_cancelled() -> bool:
+    """For the head of a loop that runs until it is cancelled: True, or CancelledError if a call swallowed that.
+
+    asyncio.wait_for of Python 3.11 does when a cancellation meets the result it waits for (python/cpython#86296), and
+    the clients of NATS and Redis use it: a loop that merely goes on would never end.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+    return True
+
+
+async def sleep_unless_cancelled(seconds: float) -> None:
+    """The sleep of such a loop after work that may have swallowed the cancellation: raises instead if it did."""
+    not_cancelled()
+    await asyncio.sleep(seconds)

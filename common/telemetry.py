@@ -1,4 +1,8 @@
-"""Logs, trace context and spans of a process. JSON lines on stdout; spans over OTLP only when an endpoint is set."""
+"""Logs, metrics, trace context and spans of a process.
+
+JSON lines on stdout; spans over OTLP only when an endpoint is set. Each service declares its metrics in its own
+`metrics.py`, so that a process exports only what it can count. No account, key or request id is ever a label.
+"""
 
 import json
 import logging
@@ -18,6 +22,9 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 traceparent: ContextVar[str] = ContextVar("traceparent", default="")
 
 TRACEPARENT = "traceparent"  # the header's name, on HTTP, gRPC and NATS alike
+
+# Bucket boundaries, in seconds, of every histogram of durations.
+DURATIONS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 _provider: "TracerProvider | None" = None  # one per process, as OpenTelemetry has it
 _PLAIN_FIELDS = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime", "taskName"}
@@ -53,6 +60,14 @@ def configure_logging(level: str, file: Path | None = None) -> None:
     # What no line of ours says need not be found out for each: a tenth of a line's cost.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def serve_metrics(listen: str) -> None:
+    """Serves every metric that the process has declared as GET /metrics on `host:port`, from a thread of its own."""
+    from prometheus_client import start_http_server
+
+    host, _, port = listen.rpartition(":")
+    start_http_server(int(port), host)
 
 
 def configure_tracing(services: str, endpoint: str) -> None:

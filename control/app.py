@@ -4,13 +4,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import asyncpg
 
 from common.errors import UplionError
-from common.lifecycle import grpc_server
-from common.tasks import not_cancelled
+from common.lifecycle import Ready, forever, not_cancelled
 from control.bootstrap import bootstrap
 from control.invalidation import Invalidations
 from control.last_used import note_used
@@ -44,6 +44,7 @@ from control.stores.reconciliations import ReconciliationStore
 from control.stores.usage import UsageStore
 from credentials.peppers import read as read_peppers
 from messaging.bus import Bus, connect_bus
+from rpc.server import grpc_server
 from storage.postgres import connect_pool
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ _CONNECT_SECONDS = 5.0
 _RETRY_SECONDS = 0.2
 
 
-async def main(settings: ControlSettings, stop: asyncio.Event) -> None:
+async def main(settings: ControlSettings, stop: asyncio.Event, ready: Ready) -> None:
     """Runs control until `stop`. Any number of them may run beside each other."""
     peppers = read_peppers(settings.peppers, "UPLION_PEPPERS")
     async with (
@@ -78,20 +79,21 @@ async def main(settings: ControlSettings, stop: asyncio.Event) -> None:
         key_service = KeyService(key_store, Invalidations(bus), peppers=peppers, environment=settings.key_environment)
         async with (
             grpc_server(
-                "control",
                 settings.listen,
                 lambda server: register(server, _services(pool, bus, models, key_service)),
                 interceptors=[ScopesInterceptor()],
                 drain_seconds=settings.drain_seconds,
                 grace_seconds=settings.grace_seconds,
+            ) as address,
+            forever(
+                {
+                    "queues after a broker's restart": partial(_keep, models, bus),
+                    "when keys were last used": partial(note_used, bus, key_store),
+                }
             ),
-            asyncio.TaskGroup() as tasks,
         ):
-            keeper = tasks.create_task(_keep(models, bus), name="queues after a broker's restart")
-            noting = tasks.create_task(note_used(bus, key_store), name="when keys were last used")
+            ready(address)
             await stop.wait()
-            keeper.cancel()
-            noting.cancel()
 
 
 async def _keep(models: ModelStore, bus: Bus) -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from nats.aio.subscription import Subscription
 
 from common import names
-from common.tasks import not_cancelled
+from common.lifecycle import not_cancelled
 from control.stores.keys import KeyStore
 from messaging.bus import Bus
 

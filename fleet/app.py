@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import nats.errors
 
 from common import names
+from common.lifecycle import forever
 from common.manifest import AIModel
 from fleet.controller import Controller, OnReport
 from fleet.pools import PoolReport, WorkerFactory
@@ -30,12 +32,12 @@ async def main(
         await bus.ensure_streams()
         await store(bus, models)
         async with asyncio.TaskGroup() as pools:
-            async with asyncio.TaskGroup() as eternal:
-                watching = eternal.create_task(controller.watch(bus, pools), name="fleet watches models")
-                reporting = eternal.create_task(controller.report(bus), name="fleet reports")
+            tasks = {
+                "fleet watches models": partial(controller.watch, bus, pools),
+                "fleet reports": partial(controller.report, bus),
+            }
+            async with forever(tasks):
                 await stop.wait()
-                watching.cancel()
-                reporting.cancel()
             controller.end()
 
 

@@ -9,7 +9,7 @@ import msgspec
 import nats.errors
 
 from common import manifest, names
-from common.tasks import not_cancelled
+from common.lifecycle import not_cancelled
 from fleet.pools import Phase, Pool, PoolReport, WorkerFactory
 from messaging.bus import Bus, Change
 

@@ -5,12 +5,14 @@ import gc
 import logging
 import uuid
 from collections.abc import Awaitable
+from contextlib import AsyncExitStack
+from functools import partial
 
 import nats.errors
 from uplion.dispatch.v1.worker_service_pb2_grpc import add_WorkerServiceServicer_to_server
 
 from common import manifest
-from common.lifecycle import announce_ready, grpc_server
+from common.lifecycle import Ready, forever
 from common.manifest import AIModel
 from inference.engines.engine import Engine
 from inference.engines.registry import engine_for
@@ -25,6 +27,7 @@ from inference.usage_events import UsageRecorder
 from messaging.bus import Bus, connect_bus
 from messaging.inbox import Inbox
 from messaging.outbox import Outbox
+from rpc.server import grpc_server
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +40,7 @@ class EngineError(Exception):
     """The engine has failed and cannot serve any more: the process ends, to be started again."""
 
 
-async def main(settings: InferenceSettings, stop: asyncio.Event) -> None:
+async def main(settings: InferenceSettings, stop: asyncio.Event, ready: Ready) -> None:
     """Serves one model until `stop` is set; then finishes what runs. Raises EngineError when the engine fails."""
     model = the_model(settings)
     gc.disable()  # importing a model's modules makes 400,000 objects that stay: collecting meanwhile is 1.4 s of 5.3
@@ -47,7 +50,7 @@ async def main(settings: InferenceSettings, stop: asyncio.Event) -> None:
             gc.freeze()
             gc.enable()
             async with connect_bus(settings.nats_url, "inference") as bus:
-                await _serve(settings, model, engine, bus, stop)
+                await _serve(settings, model, engine, bus, stop, ready)
     finally:
         gc.enable()
         await engine.close()
@@ -72,7 +75,9 @@ async def _started(engine: Engine, stop: asyncio.Event) -> bool:
     return not starting.cancelled()
 
 
-async def _serve(settings: InferenceSettings, model: AIModel, engine: Engine, bus: Bus, stop: asyncio.Event) -> None:
+async def _serve(
+    settings: InferenceSettings, model: AIModel, engine: Engine, bus: Bus, stop: asyncio.Event, ready: Ready
+) -> None:
     await bus.ensure_streams()
     worker_id = uuid.uuid4().hex
     usage = UsageRecorder(model=model.name, revision=settings.revision, provider=engine.provider)
@@ -82,41 +87,34 @@ async def _serve(settings: InferenceSettings, model: AIModel, engine: Engine, bu
             bus.nc, inbox, settings.spool_dir, spool_bytes=settings.spool_bytes, capacity=_EVENTS_IN_MEMORY
         ) as outbox,
         JetStreamSource.open(bus, inbox, model.name, settings.lane) as source,
-        asyncio.TaskGroup() as tasks,
+        forever({"usage outbox": outbox.run}),
+        AsyncExitStack() as until_settled,
     ):
         slots = SlotManager(model.spec.maxProcessNum, outbox)
         service = RunService(engine, slots, usage)
         async with grpc_server(
-            "inference",
             settings.listen,
             lambda server: add_WorkerServiceServicer_to_server(service, server),
             grace_seconds=_HARD_STOP_SECONDS,
-            announce=False,
         ) as bound:
             address = settings.advertise or bound
             intake = TicketIntake(source, slots, Offers(bus.nc, inbox, worker_id=worker_id, address=address), usage)
             state = worker_state(model, engine, worker_id=worker_id, address=address, revision=settings.revision)
             heartbeat = Heartbeat(bus, state, engine, slots)
             await heartbeat.publish()
-            eternal = [
-                tasks.create_task(outbox.run(), name="usage outbox"),
-                tasks.create_task(intake.sweep(), name="ticket sweep"),
-            ]
-            beating = tasks.create_task(heartbeat.run(outbox.turned), name="heartbeat")
-            taking = tasks.create_task(intake.run(), name="ticket intake")
-            announce_ready(f"inference {model.name}", address)
-            problem = await _stopped_or_failed(engine, stop)
-            slots.draining = True
-            taking.cancel()
-            await _unless_away(heartbeat.publish())
-            await intake.finish()
-            await slots.idle(settings.drain_grace_seconds)
-        beating.cancel()
-        await asyncio.wait([beating])  # a last heartbeat must not come after the entry is deleted
+            await until_settled.enter_async_context(forever({"ticket sweep": intake.sweep}))
+            # The heartbeat ends before the entry is deleted: none may come after that.
+            async with forever({"heartbeat": partial(heartbeat.run, outbox.turned)}):
+                async with forever({"ticket intake": intake.run}):
+                    logger.info("registered", extra={"model": model.name, "worker_id": worker_id})
+                    ready(address)
+                    problem = await _stopped_or_failed(engine, stop)
+                    slots.draining = True
+                await _unless_away(heartbeat.publish())
+                await intake.finish()
+                await slots.idle(settings.drain_grace_seconds)
         await _unless_away(heartbeat.withdraw())
         await slots.settled(_SETTLE_SECONDS)
-        for task in eternal:
-            task.cancel()
     if problem is not None:
         raise EngineError(str(problem)) from problem
 

@@ -11,8 +11,8 @@ from uplion.dispatch.v1.worker_state_pb2 import Capability as CapabilityMessage
 from uplion.dispatch.v1.worker_state_pb2 import WorkerState
 
 from common import names
+from common.lifecycle import not_cancelled
 from common.manifest import AIModel
-from common.tasks import not_cancelled
 from inference import metrics
 from inference.engines.engine import Capability, Engine
 from inference.tickets.slots import SlotManager

@@ -2,7 +2,7 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from common.metrics import SECONDS
+from common.telemetry import DURATIONS
 
 OFFERS_REFUSED = Counter("uplion_inference_offers_refused", "Offers that a router did not take")
 SLOTS = Gauge("uplion_inference_slots", "Requests this worker can hold: free or taken", ["state"])
@@ -16,6 +16,8 @@ VLLM_GENERATION_TOKENS = Counter("vllm:generation_tokens", "Generated tokens", _
 VLLM_PREFIX_QUERIES = Counter("vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache", _VLLM)
 VLLM_PREFIX_HITS = Counter("vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache", _VLLM)
 VLLM_SUCCESS = Counter("vllm:request_success", "Requests that ended well", [*_VLLM, "finished_reason"])
-VLLM_FIRST_TOKEN = Histogram("vllm:time_to_first_token_seconds", "Until the first token", _VLLM, buckets=SECONDS)
-VLLM_LATENCY = Histogram("vllm:e2e_request_latency_seconds", "From the ticket to the end", _VLLM, buckets=SECONDS)
-VLLM_QUEUE_TIME = Histogram("vllm:request_queue_time_seconds", "From the ticket to the engine", _VLLM, buckets=SECONDS)
+VLLM_FIRST_TOKEN = Histogram("vllm:time_to_first_token_seconds", "Until the first token", _VLLM, buckets=DURATIONS)
+VLLM_LATENCY = Histogram("vllm:e2e_request_latency_seconds", "From the ticket to the end", _VLLM, buckets=DURATIONS)
+VLLM_QUEUE_TIME = Histogram(
+    "vllm:request_queue_time_seconds", "From the ticket to the engine", _VLLM, buckets=DURATIONS
+)

@@ -17,7 +17,7 @@ from nats.js.errors import APIError, NotFoundError
 from nats.js.kv import KeyValue
 
 from common import names, telemetry
-from common.tasks import not_cancelled
+from common.lifecycle import not_cancelled
 from messaging import decisions
 from messaging.nats_protocol import Wire, new_client
 

@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
+from functools import partial
 
 import grpc.aio
 import nats.errors
 
-from common.lifecycle import grpc_server
-from common.tasks import not_cancelled
+from common.lifecycle import Ready, forever, not_cancelled
 from messaging.bus import Bus, connect_bus
 from messaging.inbox import Inbox
 from messaging.outbox import Outbox
@@ -22,6 +22,7 @@ from router.settings import RouterSettings
 from router.tickets import Tickets
 from router.usage import Usage
 from router.workers import Workers
+from rpc.server import grpc_server
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ _USAGE_DRAIN_SECONDS = 5.0
 _REQUEST_MARGIN_BYTES = 1 << 20  # above it gRPC itself refuses, without the form clients expect
 
 
-async def main(settings: RouterSettings, stop: asyncio.Event) -> None:
+async def main(settings: RouterSettings, stop: asyncio.Event, ready: Ready) -> None:
     """Serves until `stop` is set, then drains."""
     async with (
         connect_bus(settings.nats_url, "router") as bus,
@@ -44,13 +45,17 @@ async def main(settings: RouterSettings, stop: asyncio.Event) -> None:
         usage = Usage(outbox, settings.usage_remembered)
         releases = Releases(bus.nc)
         models = Models(bus, usage.worker_gone)
-        async with Tickets.open(bus.nc, models, settings, usage.tell_again) as tickets, asyncio.TaskGroup() as tasks:
-            eternal = [
-                tasks.create_task(outbox.run(), name="send usage"),
-                tasks.create_task(models.run(), name="watch models"),
-                tasks.create_task(_mend(bus, tickets), name="mend the queue"),
-                tasks.create_task(_sweep(models, workers), name="close idle channels"),
-            ]
+        async with (
+            Tickets.open(bus.nc, models, settings, usage.tell_again) as tickets,
+            forever(
+                {
+                    "send usage": outbox.run,
+                    "watch models": models.run,
+                    "mend the queue": partial(_mend, bus, tickets),
+                    "close idle channels": partial(_sweep, models, workers),
+                }
+            ),
+        ):
             await models.ready.wait()
             front = Front(Dispatcher(tickets, workers, models, usage, settings), usage, releases, settings)
 
@@ -59,7 +64,6 @@ async def main(settings: RouterSettings, stop: asyncio.Event) -> None:
                 NativeService(front, models).register(server)
 
             async with grpc_server(
-                "router",
                 settings.listen,
                 register,
                 drain_seconds=settings.drain_seconds,
@@ -69,11 +73,10 @@ async def main(settings: RouterSettings, stop: asyncio.Event) -> None:
                     ("grpc.max_receive_message_length", settings.request_bytes + _REQUEST_MARGIN_BYTES),
                     ("grpc.max_send_message_length", -1),
                 ),
-            ):
+            ) as address:
+                ready(address)
                 await stop.wait()
             await outbox.drain(_USAGE_DRAIN_SECONDS)
-            for task in eternal:
-                task.cancel()
 
 
 async def _mend(bus: Bus, tickets: Tickets) -> None:

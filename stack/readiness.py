@@ -67,8 +67,8 @@ class Readiness:
     def _hear(self, pid: int, text: str) -> None:
         lines = dict(line.partition("=")[::2] for line in text.splitlines())
         if lines.get("READY") == "1" and pid in self._said:
-            words = lines.get("STATUS", "").split() or [""]  # the service, perhaps what it serves, its address
-            self._said[pid][words[0]] = words[-1] if len(words) > 1 else ""
+            service, _, address = lines.get("STATUS", "").partition(" ")
+            self._said[pid][service] = address
             self._news[pid].set()
 
 

@@ -6,7 +6,7 @@ import logging
 
 from authz.credentials.key_ring import KeyRing
 from common import names
-from common.tasks import not_cancelled
+from common.lifecycle import not_cancelled
 from messaging.bus import Bus
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from common.tasks import not_cancelled
+from common.lifecycle import not_cancelled
 
 logger = logging.getLogger(__name__)
 

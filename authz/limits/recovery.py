@@ -25,7 +25,7 @@ from authz.limits.counter_writes import Change, CounterWrites
 from authz.limits.in_flight import InFlight
 from authz.limits.scripts import Commands
 from common import names
-from common.tasks import not_cancelled
+from common.lifecycle import not_cancelled
 from messaging.bus import Bus
 from storage.valkey import ValkeyError
 

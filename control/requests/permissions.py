@@ -14,8 +14,8 @@ import grpc.aio
 
 from common import admin_api, names
 from common.errors import Reason, UplionError
-from common.interceptors import abort
 from control.requests.caller import Caller
+from rpc.interceptors import abort
 
 _HEALTH = "/grpc.health.v1.Health/"
 

@@ -9,7 +9,7 @@ from uplion.billing.v1.usage_event_pb2 import AttemptStatus
 from uplion.dispatch.v1.ticket_pb2 import Ticket
 
 from common.errors import Reason
-from common.tasks import not_cancelled
+from common.lifecycle import not_cancelled
 from inference import metrics
 from inference.tickets.held import HeldTicket, TicketState
 from inference.tickets.offers import Offers, Refusal

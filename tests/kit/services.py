@@ -1,9 +1,7 @@
 """Our services as tests run them: in this event loop, or as processes; both from their readiness on, address known."""
 
 import asyncio
-import contextvars
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -13,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from common.lifecycle import Ready
 from tests.kit.until import until_sync
 
 _SECONDS = 60.0  # a wait that only a failure makes this long
-_ready: contextvars.ContextVar["asyncio.Future[str] | None"] = contextvars.ContextVar("ready", default=None)
 Settings = TypeVar("Settings")
 
 
@@ -31,21 +29,16 @@ class RunningService:
 
 @asynccontextmanager
 async def running(
-    main: Callable[[Settings, asyncio.Event], Awaitable[None]], settings: Settings
+    main: Callable[[Settings, asyncio.Event, Ready], Awaitable[None]], settings: Settings
 ) -> AsyncIterator[RunningService]:
     """Runs a service in this event loop; leaving stops it, and fails when it failed."""
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    context = contextvars.copy_context()
-    context.run(_ready.set, ready)
     stop = asyncio.Event()
 
     async def service() -> None:
-        await main(settings, stop)
+        await main(settings, stop, ready.set_result)
 
-    logger, handler = logging.getLogger("common.lifecycle"), _Announcement()
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    task = asyncio.create_task(service(), context=context)
+    task = asyncio.create_task(service())
     try:
         await asyncio.wait({task, ready}, timeout=_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
@@ -56,21 +49,8 @@ async def running(
         async with asyncio.timeout(_SECONDS):
             await task
     finally:
-        logger.removeHandler(handler)
         task.cancel()
         await asyncio.wait([task])
-
-
-class _Announcement(logging.Handler):
-    """Reads the address off the log line by which a service announces that it is ready.
-
-    The record is emitted in the context of the service's own task, so that several services can start at once.
-    """
-
-    def emit(self, record: logging.LogRecord) -> None:
-        ready = _ready.get()
-        if record.getMessage() == "ready" and ready is not None and not ready.done():
-            ready.set_result(str(vars(record)["address"]))
 
 
 class ServiceProcess:

@@ -104,7 +104,7 @@ async def test_a_budget_is_overspent_by_one_percent_at_most(
         books = BillingSettings(
             postgres_url=settings.postgres_url, redis_url=valkey.url, nats_url=settings.nats_url, idle_seconds=0.05
         )
-        settling = asyncio.create_task(billing(books, stop))
+        settling = asyncio.create_task(billing(books, stop, lambda address: None))
         first = await stack.enter_async_context(start(settings))  # for its database, and as the first of three
         doors = [first]
         for number in range(1, _PROCESSES):

@@ -17,7 +17,7 @@ from google.rpc.status_pb2 import Status
 from uplion.control.v1 import usage_pb2, usage_service_pb2_grpc
 
 from common.errors import STATUS_DETAILS_METADATA, Reason, UplionError, from_rpc_error
-from common.lifecycle import grpc_server
+from rpc.server import grpc_server
 
 CANARY = "canary-in-the-exception-text"
 
@@ -39,7 +39,7 @@ async def stub() -> AsyncIterator[usage_service_pb2_grpc.UsageServiceStub]:
         usage_service_pb2_grpc.add_UsageServiceServicer_to_server(_Usage(), server)
 
     async with (
-        grpc_server("example", "127.0.0.1:0", register) as address,
+        grpc_server("127.0.0.1:0", register) as address,
         grpc.aio.insecure_channel(address) as channel,
     ):
         yield usage_service_pb2_grpc.UsageServiceStub(channel)
@@ -61,7 +61,7 @@ async def test_a_message_that_is_none_is_the_callers_fault(caplog) -> None:  # t
         usage_service_pb2_grpc.add_UsageServiceServicer_to_server(_Usage(), server)
 
     async with (
-        grpc_server("example", "127.0.0.1:0", register) as address,
+        grpc_server("127.0.0.1:0", register) as address,
         grpc.aio.insecure_channel(address) as channel,
     ):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -90,19 +90,21 @@ async def test_an_error_of_ours_arrives_whole(stub) -> None:  # type: ignore[no-
 
 PROGRAM = textwrap.dedent("""
     import asyncio, os, sys
-    from common.lifecycle import ProcessSettings, grpc_server, run
+    from common.lifecycle import ProcessSettings, run
     from common.settings import load
+    from rpc.server import grpc_server
     from tests_lifecycle import register
 
-    ready = asyncio.Event()
+    serving = asyncio.Event()
 
-    async def good(stop):
-        async with grpc_server("good", "127.0.0.1:0", register, grace_seconds=15):
-            ready.set()
+    async def good(stop, ready):
+        async with grpc_server("127.0.0.1:0", register, grace_seconds=15) as address:
+            ready(address)
+            serving.set()
             await stop.wait()
 
-    async def bad(stop):
-        await ready.wait()
+    async def bad(stop, ready):
+        await serving.wait()
         raise RuntimeError("it broke")
 
     services = {"good": good} if sys.argv[1] == "good" else {"good": good, "bad": bad}

@@ -32,7 +32,7 @@ async def start_worker_at(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitab
             manifest = manifest_file(tmp_path, model, **spec)
             settings = InferenceSettings(manifest, nats_url, drain_grace_seconds=15.0, spool_dir=spool)
             stop = asyncio.Event()
-            task = tasks.create_task(app.main(settings, stop))
+            task = tasks.create_task(app.main(settings, stop, lambda address: None))
             context = fake_router(nats_url, model)
             worker = Worker(await context.__aenter__(), stop, task)
             workers.append((worker, context))

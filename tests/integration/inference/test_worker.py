@@ -355,7 +355,7 @@ async def test_a_broken_engine_fails_its_requests_and_ends_the_worker(nats_url, 
     engine = BrokenEngine()
     monkeypatch.setattr(app, "engine_for", lambda *_: engine)
     settings = InferenceSettings(manifest_file(tmp_path, "broken"), nats_url)
-    worker = asyncio.ensure_future(app.main(settings, asyncio.Event()))
+    worker = asyncio.ensure_future(app.main(settings, asyncio.Event(), lambda address: None))
     async with fake_router(nats_url, "broken") as router:
         await until(router.worker)
         request = router.chat()
@@ -379,7 +379,7 @@ async def test_usage_survives_a_broker_that_dies_and_comes_back(start_server, tm
         manifest_file(tmp_path, "lonely", synthetic={"outputTokens": 100, "tokensPerSecond": 100}), server.url
     )
     stop = asyncio.Event()
-    worker = asyncio.ensure_future(app.main(settings, stop))
+    worker = asyncio.ensure_future(app.main(settings, stop, lambda address: None))
     async with fake_router(server.url, "lonely") as router:
         await until(router.worker)
         request = router.chat()

@@ -1,0 +1,55 @@
+"""A gRPC server with health checking that drains when its block is left."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+
+from rpc.interceptors import MaskingInterceptor
+
+
+@asynccontextmanager
+async def grpc_server(
+    listen: str,
+    register: Callable[[grpc.aio.Server], None],
+    *,
+    drain_seconds: float = 0.0,
+    grace_seconds: float = 30.0,
+    options: Sequence[tuple[str, int]] = (),
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+) -> AsyncIterator[str]:
+    """Serves until the block is left; yields the bound `host:port` (so port 0 works).
+
+    Health is SERVING while the block runs. Leaving drains: NOT_SERVING, wait `drain_seconds` for balancers to notice,
+    refuse new calls, let running ones finish within `grace_seconds`.
+    """
+    server = grpc.aio.server(
+        interceptors=[*interceptors, MaskingInterceptor()],
+        options=[
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_concurrent_streams", 20_000),
+            # What the edge lets through (32 kB) must not be refused here: grpc's own limits are 8 and 16 kB.
+            ("grpc.max_metadata_size", 48 << 10),
+            ("grpc.absolute_max_metadata_size", 64 << 10),
+            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+            *options,
+        ],
+    )
+    register(server)
+    serving = health.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(serving, server)
+    await serving.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    host = listen.rpartition(":")[0]
+    port = server.add_insecure_port(listen)
+    await server.start()
+    try:
+        await serving.set("", health_pb2.HealthCheckResponse.SERVING)
+        yield f"{host}:{port}"
+    finally:
+        await serving.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+        await asyncio.sleep(drain_seconds)
+        await server.stop(grace_seconds)
