@@ -20,6 +20,7 @@ from common import names
 from control.schema.migrate import migrate
 from ledger import hash_chain
 from messaging.bus import Bus, connect_bus
+from tests.kit.services import running
 from tests.kit.until import until
 from tests.kit.usage_stream import all_acknowledged
 
@@ -150,14 +151,8 @@ class Harness:
     @asynccontextmanager
     async def billing(self, **changes: Any) -> AsyncIterator[None]:
         """The real service in this event loop; leaving stops it and fails when it failed."""
-        stop = asyncio.Event()
-        service = asyncio.create_task(main(replace(self.settings, **changes), stop))
-        try:
+        async with running(main, replace(self.settings, **changes)):
             yield
-        finally:
-            stop.set()
-            async with asyncio.timeout(_WAIT_SECONDS):
-                await service
 
     async def bill(self, **changes: Any) -> None:
         """Runs billing until everything published so far is done."""
