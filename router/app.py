@@ -11,17 +11,17 @@ from common.lifecycle import Ready, forever, not_cancelled
 from messaging.bus import Bus, connect_bus
 from messaging.inbox import Inbox
 from messaging.outbox import Outbox
-from router.admissions import Admissions
-from router.dispatching import Dispatcher
+from router.dispatch.dispatcher import Dispatcher
+from router.dispatch.releases import Releases
+from router.dispatch.routing_table import RoutingTable
+from router.dispatch.tickets import Tickets
+from router.dispatch.unstarted_calls import UnstartedCalls
+from router.dispatch.usage_events import Usage
+from router.dispatch.worker_channels import WorkerChannels
 from router.front import Front
-from router.models import Models
 from router.native_service import NativeService
 from router.openai_service import OpenAIService
-from router.releases import Releases
 from router.settings import RouterSettings
-from router.tickets import Tickets
-from router.usage import Usage
-from router.workers import Workers
 from rpc.server import grpc_server
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ async def main(settings: RouterSettings, stop: asyncio.Event, ready: Ready) -> N
     """Serves until `stop` is set, then drains."""
     async with (
         connect_bus(settings.nats_url, "router") as bus,
-        Workers.open(settings.worker_keepalive_seconds) as workers,
+        WorkerChannels.open(settings.worker_keepalive_seconds) as workers,
         Inbox.open(bus.nc) as inbox,
         Outbox.open(
             bus.nc, inbox, settings.spool_dir, spool_bytes=settings.spool_bytes, capacity=settings.usage_pending
@@ -44,7 +44,7 @@ async def main(settings: RouterSettings, stop: asyncio.Event, ready: Ready) -> N
         await bus.ensure_streams()
         usage = Usage(outbox, settings.usage_remembered)
         releases = Releases(bus.nc)
-        models = Models(bus, usage.worker_gone)
+        models = RoutingTable(bus, usage.worker_gone)
         async with (
             Tickets.open(bus.nc, models, settings, usage.tell_again) as tickets,
             forever(
@@ -68,7 +68,7 @@ async def main(settings: RouterSettings, stop: asyncio.Event, ready: Ready) -> N
                 register,
                 drain_seconds=settings.drain_seconds,
                 grace_seconds=settings.grace_seconds,
-                interceptors=(Admissions(front.ended_unbegun),),
+                interceptors=(UnstartedCalls(front.ended_unbegun),),
                 options=(
                     ("grpc.max_receive_message_length", settings.request_bytes + _REQUEST_MARGIN_BYTES),
                     ("grpc.max_send_message_length", -1),
@@ -94,8 +94,8 @@ async def _mend(bus: Bus, tickets: Tickets) -> None:
             logger.warning("queue cannot be mended yet", extra={"problem": repr(problem)})
 
 
-async def _sweep(models: Models, workers: Workers) -> None:
+async def _sweep(models: RoutingTable, workers: WorkerChannels) -> None:
     while True:
         await models.changed.wait()
         models.changed.clear()
-        await workers.forget_all_but(models.table.addresses)
+        await workers.forget_all_but(models.snapshot.addresses)

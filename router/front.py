@@ -18,15 +18,16 @@ from common import names, telemetry
 from common.deltas import Delta
 from common.errors import Reason, UplionError
 from common.identity import Identity
-from router import admissions, metrics
+from router import metrics
 from router.answers import Answer, Unwritten
-from router.dispatching import Dispatcher
-from router.jobs import Job
-from router.measures import Measures
-from router.records import Record
-from router.releases import Releases
+from router.dispatch import unstarted_calls
+from router.dispatch.dispatcher import Dispatcher
+from router.dispatch.jobs import Job
+from router.dispatch.records import Record
+from router.dispatch.releases import Releases
+from router.dispatch.request_metrics import RequestMetrics
+from router.dispatch.usage_events import Usage
 from router.settings import RouterSettings
-from router.usage import Usage
 
 logger = logging.getLogger(__name__)
 
@@ -71,11 +72,11 @@ class Front:
         self._usage = usage
         self._releases = releases
         self._settings = settings
-        self._measures = Measures()
+        self._measures = RequestMetrics()
 
     def begin(self, record: Record) -> None:
         """A call of a known caller starts; `end` must follow."""
-        admissions.begun()
+        unstarted_calls.begun()
         metrics.ROUTER_IN_FLIGHT.inc()
 
     def end(self, record: Record, error: UplionError | None) -> None:

@@ -13,11 +13,11 @@ from common.deltas import Delta
 from common.errors import Reason, UplionError
 from common.identity import Identity
 from router.answers import Answer
+from router.dispatch.jobs import Job, Operation
+from router.dispatch.records import Record
+from router.dispatch.routing_table import RoutingTable
 from router.front import Context, Front, Sink, caller, internal_error, write
-from router.jobs import Job, Operation
-from router.models import Models
 from router.openai_frames import floats
-from router.records import Record
 from router.surfaces.native.parse import chat_job, completion_job, embedding_job
 
 _PAGE = 100
@@ -72,7 +72,7 @@ class _CompletionSink(_Sink):
 class NativeService(inference_service_pb2_grpc.InferenceServiceServicer):
     """Typed chats, completions, embeddings and models."""
 
-    def __init__(self, front: Front, models: Models) -> None:
+    def __init__(self, front: Front, models: RoutingTable) -> None:
         self._front = front
         self._models = models
 
@@ -145,7 +145,7 @@ class NativeService(inference_service_pb2_grpc.InferenceServiceServicer):
         if request.page_size < 0:
             raise UplionError(Reason.INVALID_REQUEST, "'page_size' must not be negative.", param="page_size")
         size = min(request.page_size or _PAGE, _MAX_PAGE)
-        routes = self._models.table.routes
+        routes = self._models.snapshot.routes
         # The token is the last name of the page before: pages stay right while models come and go.
         names = sorted(name for name in routes if name > request.page_token)
         response = model_pb2.ListModelsResponse(next_page_token=names[size - 1] if len(names) > size else "")

@@ -20,7 +20,7 @@ from uplion.inference.v1.sampling_pb2 import (
 from common.deltas import Delta
 from common.errors import UplionError, openai_body
 from router.answers import Answer
-from router.jobs import Operation
+from router.dispatch.jobs import Operation
 
 _encode = msgspec.json.Encoder().encode
 

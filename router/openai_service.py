@@ -18,10 +18,10 @@ from common.deltas import Delta
 from common.errors import Reason, UplionError, openai_body, openai_headers
 from common.identity import Identity
 from router import openai_frames as frames
+from router.dispatch.jobs import Operation
+from router.dispatch.records import Record
+from router.dispatch.routing_table import RoutingTable
 from router.front import Context, Front, caller, internal_error, write
-from router.jobs import Operation
-from router.models import Models
-from router.records import Record
 from router.settings import RouterSettings
 from router.surfaces.openai.parse import OpenAIRequest, parse_chat, parse_completion, parse_embedding
 
@@ -64,7 +64,7 @@ class _Stream:
 class OpenAIService:
     """POST /v1/chat/completions, /v1/completions, /v1/embeddings; GET /v1/models and /v1/models/{id}."""
 
-    def __init__(self, front: Front, models: Models, settings: RouterSettings) -> None:
+    def __init__(self, front: Front, models: RoutingTable, settings: RouterSettings) -> None:
         self._front = front
         self._models = models
         self._settings = settings
@@ -95,7 +95,7 @@ class OpenAIService:
     async def list_models(self, data: bytes, context: Context) -> None:
         try:
             caller(context)
-            routes = self._models.table.routes.values()
+            routes = self._models.snapshot.routes.values()
             body = frames.model_list_json(sorted((route.name, route.created) for route in routes))
             await write(context, frames.http_body(body, frames.CONTENT_JSON))
         except UplionError as error:
@@ -104,7 +104,7 @@ class OpenAIService:
     async def get_model(self, data: bytes, context: Context) -> None:
         try:
             caller(context)
-            route = self._models.table.route(_parsed(GetModelRequest, data).model)
+            route = self._models.snapshot.route(_parsed(GetModelRequest, data).model)
             body = frames.model_json(route.name, route.created)
             await write(context, frames.http_body(body, frames.CONTENT_JSON))
         except UplionError as error:

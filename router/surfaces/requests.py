@@ -8,7 +8,7 @@ from uplion.inference.v1.sampling_pb2 import Sampling
 
 from common.errors import Reason, UplionError
 from common.identity import Identity
-from router.jobs import Job, Operation
+from router.dispatch.jobs import Job, Operation
 
 MOST_MESSAGES: Final = 4096
 MOST_NAME_CHARACTERS: Final = 256

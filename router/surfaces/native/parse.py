@@ -7,7 +7,7 @@ from uplion.inference.v1 import chat_pb2, completion_pb2, embedding_pb2, samplin
 
 from common.identity import Identity
 from common.sampling import MOST_STOP_CHARACTERS, MOST_STOPS, Sampling, fields_set
-from router.jobs import Job, capped_output, check_model
+from router.dispatch.jobs import Job, capped_output, check_model
 from router.surfaces import requests
 from router.surfaces.json_body import Schema
 from router.surfaces.requests import invalid

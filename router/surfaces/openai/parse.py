@@ -13,7 +13,7 @@ from uplion.inference.v1.sampling_pb2 import Sampling
 from common import sampling
 from common.identity import Identity
 from common.operations import OPENAI_FACTS
-from router.jobs import Job, capped_output, check_model
+from router.dispatch.jobs import Job, capped_output, check_model
 from router.surfaces import requests
 from router.surfaces.json_body import Body, check_unknown, json_object
 from router.surfaces.openai import schema

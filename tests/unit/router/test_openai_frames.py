@@ -22,7 +22,7 @@ from common.deltas import Delta, to_message
 from common.errors import Reason, UplionError
 from router import openai_frames as frames
 from router.answers import Answer
-from router.jobs import Operation
+from router.dispatch.jobs import Operation
 
 OPEN = FINISH_REASON_UNSPECIFIED
 USAGE = TokenUsage(input_tokens=5, cached_tokens=2, output_tokens=3, reasoning_tokens=1)

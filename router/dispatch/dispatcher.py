@@ -16,13 +16,13 @@ from uplion.inference.v1.sampling_pb2 import FINISH_REASON_LENGTH, BudgetCut, To
 from common import names, telemetry
 from common.errors import ELSEWHERE, STATUS_DETAILS_METADATA, Reason, UplionError, from_rpc_error
 from router import metrics
-from router.jobs import Job
-from router.models import Models
-from router.records import Record
+from router.dispatch.jobs import Job
+from router.dispatch.records import Record
+from router.dispatch.routing_table import RoutingTable
+from router.dispatch.tickets import Accepted, Tickets
+from router.dispatch.usage_events import Usage
+from router.dispatch.worker_channels import RunCall, WorkerChannels
 from router.settings import RouterSettings
-from router.tickets import Accepted, Tickets
-from router.usage import Usage
-from router.workers import RunCall, Workers
 
 logger = logging.getLogger(__name__)
 
@@ -198,7 +198,7 @@ class Dispatcher:
     """Runs jobs. Safe for any number at once."""
 
     def __init__(
-        self, tickets: Tickets, workers: Workers, models: Models, usage: Usage, settings: RouterSettings
+        self, tickets: Tickets, workers: WorkerChannels, models: RoutingTable, usage: Usage, settings: RouterSettings
     ) -> None:
         self._tickets = tickets
         self._workers = workers
@@ -208,7 +208,7 @@ class Dispatcher:
 
     def knows(self, model: str) -> bool:
         """Whether there is such a model now."""
-        return model in self._models.table.routes
+        return model in self._models.snapshot.routes
 
     async def run(self, job: Job, record: Record, seconds: float) -> AsyncGenerator[RunEvent, None]:
         """The job's events in order, from however many attempts; the last one carries `usage` of them all.
@@ -272,7 +272,7 @@ class Dispatcher:
         record.owed = lost.owed and bool(record.identity.reservation)
         if progress.complete:
             return
-        route = self._models.table.routes.get(job.model)
+        route = self._models.snapshot.routes.get(job.model)
         if record.attempt >= self._settings.attempts or not progress.can_go_on(route is not None and route.can_resume):
             if not lost.owed:  # its worker said that another attempt may follow; the one that does not is the last
                 self._leave(record, lost.error)

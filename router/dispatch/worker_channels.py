@@ -32,7 +32,7 @@ class _Line:
     calls: "set[RunCall]" = field(default_factory=set)  # held until they are done: grpc.aio cancels a dropped call
 
 
-class Workers:
+class WorkerChannels:
     """Every worker this router talks to. Made by `open`."""
 
     def __init__(self, keepalive_seconds: float) -> None:
@@ -54,7 +54,7 @@ class Workers:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, keepalive_seconds: float) -> AsyncIterator["Workers"]:
+    async def open(cls, keepalive_seconds: float) -> AsyncIterator["WorkerChannels"]:
         """Closes every channel when the block is left; what still runs on one is cut."""
         workers = cls(keepalive_seconds)
         try:

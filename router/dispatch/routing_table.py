@@ -15,7 +15,7 @@ from uplion.dispatch.v1.worker_state_pb2 import CAPABILITY_RESUME, WorkerState
 from common import manifest, names
 from common.errors import Reason, UplionError
 from messaging.bus import WORKER_TTL_SECONDS, Change
-from router.jobs import Operation
+from router.dispatch.jobs import Operation
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class Snapshot:
     """Everything at one moment; never changed, only replaced."""
 
     routes: MappingProxyType[str, Route] = field(default_factory=lambda: MappingProxyType({}))
@@ -59,7 +59,7 @@ class Watching(Protocol):
         """Every entry, then None, then every change."""
 
 
-class Models:
+class RoutingTable:
     """Keeps `table` current. `run` is its task; `ready` is set once both buckets were read to their end."""
 
     def __init__(self, bus: Watching, on_worker_gone: Callable[[str], None] = lambda worker_id: None) -> None:
@@ -68,7 +68,7 @@ class Models:
         self._models: dict[str, tuple[manifest.AIModel, int, int]] = {}  # by key: manifest, created, revision
         self._workers: dict[str, WorkerState] = {}  # by key
         self._synced: set[str] = set()
-        self.table = Table()
+        self.snapshot = Snapshot()
         self.ready = asyncio.Event()
         self.changed = asyncio.Event()  # set at every swap; who waits on it clears it
 
@@ -141,12 +141,12 @@ class Models:
             for model, created, revision in self._models.values()
         }
         addresses = frozenset(state.address for state in self._workers.values())
-        self.table = Table(MappingProxyType(routes), addresses)
+        self.snapshot = Snapshot(MappingProxyType(routes), addresses)
         self.changed.set()
 
     def route(self, model: str, operation: Operation) -> Route:
         """The route of a model that can do the operation, as far as its workers say; raises otherwise."""
-        route = self.table.route(model)
+        route = self.snapshot.route(model)
         if route.capabilities and operation.capability not in route.capabilities:
             raise UplionError(
                 Reason.INVALID_REQUEST, f"The model '{model}' does not support {operation.value}s.", param="model"

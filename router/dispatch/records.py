@@ -8,7 +8,7 @@ from uplion.inference.v1.sampling_pb2 import BudgetCut, FinishReason, TokenUsage
 from common import names
 from common.errors import Reason, UplionError
 from common.identity import Identity
-from router.jobs import Operation
+from router.dispatch.jobs import Operation
 
 _STATUSES = {
     Reason.CANCELLED: billing.ATTEMPT_STATUS_CANCELLED,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from prometheus_client import Counter, Histogram
 
 from router import metrics
-from router.records import Record
+from router.dispatch.records import Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,7 @@ class _Timings:
     queue: Histogram
 
 
-class Measures:
+class RequestMetrics:
     """What Prometheus is told of a request at its end."""
 
     def __init__(self) -> None:

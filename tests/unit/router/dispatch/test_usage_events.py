@@ -8,9 +8,9 @@ from uplion.inference.v1.sampling_pb2 import FINISH_REASON_STOP, TokenUsage
 
 from common.errors import Reason, UplionError
 from common.identity import Identity
-from router.jobs import Operation
-from router.records import Record
-from router.usage import Usage
+from router.dispatch.jobs import Operation
+from router.dispatch.records import Record
+from router.dispatch.usage_events import Usage
 
 
 class Outbox:

@@ -22,9 +22,9 @@ from uplion.dispatch.v1.ticket_pb2 import Caller, Offer, Ticket
 from common import names, telemetry
 from common.errors import Reason, UplionError
 from messaging import nats_protocol
-from router.jobs import Job
-from router.models import Models
-from router.records import Record
+from router.dispatch.jobs import Job
+from router.dispatch.records import Record
+from router.dispatch.routing_table import RoutingTable
 from router.settings import RouterSettings
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Tickets:
     """Publishes tickets and hands out the first offer for each. Made by `open`."""
 
     def __init__(
-        self, client: Client, models: Models, settings: RouterSettings, on_stray: Callable[[str], None]
+        self, client: Client, models: RoutingTable, settings: RouterSettings, on_stray: Callable[[str], None]
     ) -> None:
         self._client = client
         self._models = models
@@ -94,7 +94,7 @@ class Tickets:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, client: Client, models: Models, settings: RouterSettings, on_stray: Callable[[str], None]
+        cls, client: Client, models: RoutingTable, settings: RouterSettings, on_stray: Callable[[str], None]
     ) -> AsyncIterator["Tickets"]:
         """Takes offers while the block runs."""
         tickets = cls(client, models, settings, on_stray)
@@ -194,7 +194,7 @@ class Tickets:
             waiting.timer = self._loop.call_at(min(at for at in moments if at > now), self._look, waiting)
 
     def _serving(self, model: str) -> bool:
-        route = self._models.table.routes.get(model)
+        route = self._models.snapshot.routes.get(model)
         return route is not None and route.workers > 0
 
     def _arrived(self, subject: bytes, reply: bytes, _: bytes, payload: bytes) -> None:

@@ -18,8 +18,8 @@ import grpc.aio
 from common import operations
 from common.errors import Reason, UplionError
 from common.identity import Identity
-from router.jobs import Operation
-from router.records import Record
+from router.dispatch.jobs import Operation
+from router.dispatch.records import Record
 
 
 @dataclass(slots=True, eq=False)
@@ -41,7 +41,7 @@ def begun() -> None:
         admission.begun = True
 
 
-class Admissions(grpc.aio.ServerInterceptor):
+class UnstartedCalls(grpc.aio.ServerInterceptor):
     """Watches the calls of the methods that authz reserves for; must be the first interceptor."""
 
     def __init__(self, ended_unbegun: Callable[[Record, UplionError], None]) -> None:

@@ -15,8 +15,8 @@ from uplion.dispatch.v1 import run_pb2
 from uplion.dispatch.v1.worker_state_pb2 import CAPABILITY_CHAT
 from uplion.inference.v1 import sampling_pb2
 
+from router.dispatch.records import Record
 from router.front import Front
-from router.records import Record
 
 STOP = sampling_pb2.FINISH_REASON_STOP
 

@@ -13,8 +13,8 @@ from uplion.dispatch.v1.worker_state_pb2 import (
 from common.errors import Reason, UplionError
 from common.names import KV_MODELS
 from messaging.bus import Change
-from router.jobs import Operation
-from router.models import Models
+from router.dispatch.jobs import Operation
+from router.dispatch.routing_table import RoutingTable
 
 MANIFEST = (
     b'{"apiVersion":"model.youxam.com/v1alpha1","kind":"AIModel","metadata":{"name":"m"},'
@@ -46,16 +46,16 @@ def worker(name: str, **fields: object) -> Change:
 
 
 @pytest.fixture
-async def table() -> AsyncIterator[tuple[Models, Buckets]]:
+async def table() -> AsyncIterator[tuple[RoutingTable, Buckets]]:
     buckets = Buckets()
-    models = Models(buckets)
+    models = RoutingTable(buckets)
     task = asyncio.create_task(models.run())
     yield models, buckets
     task.cancel()
     await asyncio.wait([task])
 
 
-async def test_it_is_ready_once_both_buckets_were_read(table: tuple[Models, Buckets]) -> None:
+async def test_it_is_ready_once_both_buckets_were_read(table: tuple[RoutingTable, Buckets]) -> None:
     models, buckets = table
     buckets.models.put_nowait(Change("m", MANIFEST, 1))
     buckets.models.put_nowait(None)
@@ -64,10 +64,10 @@ async def test_it_is_ready_once_both_buckets_were_read(table: tuple[Models, Buck
     buckets.workers.put_nowait(None)
     await buckets.told()
     assert models.ready.is_set()
-    assert models.table.route("m").workers == 0
+    assert models.snapshot.route("m").workers == 0
 
 
-async def test_workers_come_drain_and_go(table: tuple[Models, Buckets]) -> None:
+async def test_workers_come_drain_and_go(table: tuple[RoutingTable, Buckets]) -> None:
     models, buckets = table
     for change in (Change("m", MANIFEST, 1), None):
         buckets.models.put_nowait(change)
@@ -75,41 +75,41 @@ async def test_workers_come_drain_and_go(table: tuple[Models, Buckets]) -> None:
     for change in (worker("a", context_tokens=512, capabilities=both), None, worker("b", context_tokens=256)):
         buckets.workers.put_nowait(change)
     await buckets.told()
-    route = models.table.route("m")
+    route = models.snapshot.route("m")
     assert (route.workers, route.context_tokens, route.can_resume) == (2, 256, False)
     buckets.workers.put_nowait(worker("b", draining=True))
     await buckets.told()
-    assert models.table.route("m").can_resume
-    assert "b:1" in models.table.addresses
+    assert models.snapshot.route("m").can_resume
+    assert "b:1" in models.snapshot.addresses
     buckets.workers.put_nowait(Change("b", None, 2))
     await buckets.told()
-    assert models.table.addresses == {"a:1"}
+    assert models.snapshot.addresses == {"a:1"}
 
 
-async def test_a_renewal_does_not_replace_the_table(table: tuple[Models, Buckets]) -> None:
+async def test_a_renewal_does_not_replace_the_table(table: tuple[RoutingTable, Buckets]) -> None:
     models, buckets = table
     for change in (Change("m", MANIFEST, 1), None):
         buckets.models.put_nowait(change)
     for change in (worker("a", slots_free=1), None):
         buckets.workers.put_nowait(change)
     await buckets.told()
-    before = models.table
+    before = models.snapshot
     buckets.workers.put_nowait(worker("a", slots_free=2))
     await buckets.told()
-    assert models.table is before
+    assert models.snapshot is before
 
 
-async def test_nonsense_in_a_bucket_changes_nothing(table: tuple[Models, Buckets]) -> None:
+async def test_nonsense_in_a_bucket_changes_nothing(table: tuple[RoutingTable, Buckets]) -> None:
     models, buckets = table
     for change in (Change("m", MANIFEST, 1), Change("n", b"{", 1), Change("m", b"[1]", 2), None):
         buckets.models.put_nowait(change)
     for change in (Change("a", b"\xff\xff", 1), None):
         buckets.workers.put_nowait(change)
     await buckets.told()
-    assert set(models.table.routes) == {"m"}
+    assert set(models.snapshot.routes) == {"m"}
 
 
-async def test_a_model_nobody_knows_is_404_and_one_that_cannot_is_400(table: tuple[Models, Buckets]) -> None:
+async def test_a_model_nobody_knows_is_404_and_one_that_cannot_is_400(table: tuple[RoutingTable, Buckets]) -> None:
     models, buckets = table
     for change in (Change("m", MANIFEST, 1), None):
         buckets.models.put_nowait(change)
