@@ -10,6 +10,7 @@ from billing.entry import EPOCH, Entry
 from billing.policy import Action
 from billing.pricing import Charge
 from ledger import hash_chain
+from ledger.prices import UNIT_DECIMALS
 
 # In the order of a row's fields: those that the hash chain covers, then the rest.
 COLUMNS = (
@@ -25,15 +26,15 @@ COLUMNS = (
 )
 _NULL = r"\N"
 _SECOND = 10**6  # microseconds
-_UNIT = 10**18  # what pricing calls units
+_MAIN_UNIT = 10**UNIT_DECIMALS  # of a currency, in the units of `ledger.prices`
 
 
 def copy_row(entry: Entry, charge: Charge | None, action: Action) -> tuple[str, str]:
     """The text that `hash_chain.row` returns for the row once it is stored, and its COPY line without the link."""
     # fmt: off
     (request_id, attempt, month, account, project, key, model, served, revision, provider, lane, tier, operation,
-     status, finish_reason, error_reason, inputs, cached, cache_write, outputs, reasoning, compute, queue, first,
-     duration, end, last, reservation, _) = entry
+     status, finish_reason, error_reason, tokens, compute, queue, first, duration, end, last, reservation, _) = entry
+    inputs, cached, cache_write, outputs, reasoning, *later_tokens = tokens
     # fmt: on
     same = (  # in both texts, with another separator
         f"{request_id}\t{attempt}\t{month}\t{account}\t{project}\t{key}\t{served}\t{revision}\t{provider}\t{tier}\t{operation}\t"
@@ -44,13 +45,17 @@ def copy_row(entry: Entry, charge: Charge | None, action: Action) -> tuple[str, 
     chained = same.replace("\t", "\0") + (
         f"{'' if compute is None else compute}\0{end_text}\0{last:d}\0{version}\0{units}\0{currency}\0{action}\0"
     )
+    later = ""
+    if later_tokens:
+        chained += hash_chain.later_text(later_tokens)
+        later = "".join([f"{count}\t" for count in later_tokens])
     compute_seconds = _NULL if compute is None else f"{compute // _SECOND}.{compute % _SECOND:06}"
     if charge:
-        price = f"{version}\t{charge.units // _UNIT}.{charge.units % _UNIT:018}\t{currency}"
+        price = f"{version}\t{charge.units // _MAIN_UNIT}.{charge.units % _MAIN_UNIT:018}\t{currency}"
     else:
         price = f"{_NULL}\t{_NULL}\t{_NULL}"
     return chained, (
-        f"{same}{compute_seconds}\t{end_text}\t{last:d}\t{price}\t{action}\t{model}\t{lane}\t{error_reason}\t"
+        f"{same}{compute_seconds}\t{end_text}\t{last:d}\t{price}\t{action}\t{later}{model}\t{lane}\t{error_reason}\t"
         f"{_NULL if queue is None else queue}\t{_NULL if first is None else first}\t"
         f"{_NULL if duration is None else duration}\t{reservation}"
     )

@@ -1,7 +1,8 @@
-"""A ledger entry: one usage event, checked and in the ledger's own types."""
+"""A ledger entry: one usage event, validated and converted to the types of the ledger's columns."""
 
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from operator import attrgetter
 from typing import NamedTuple
 
 from google.protobuf.duration_pb2 import Duration
@@ -9,13 +10,16 @@ from google.protobuf.message import DecodeError
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
 from uplion.inference.v1.sampling_pb2 import FinishReason
 
+from ledger import usage_columns
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_EARLIEST_SECONDS = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp())  # before the platform existed: a broken clock
+_EARLIEST_SECONDS = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp())  # before the platform existed: the clock is wrong
 _DAY_SECONDS = 86_400
-_CLOCK_SKEW_SECONDS = 86_400  # an event from further in the future would open ledger partitions for a time to come
+_CLOCK_SKEW_SECONDS = 86_400  # an event from further in the future would create partitions of future months
 _MODEL_CHARACTERS = 256
 _ID_CHARACTERS = 200
 _BIGINT = 1 << 63
+_token_counts = attrgetter(*usage_columns.TOKEN_COLUMNS)  # of a TokenUsage, as a tuple
 
 _STATUS = {number: name.removeprefix("ATTEMPT_STATUS_").lower() for name, number in AttemptStatus.items() if number}
 _FINISH_REASON = {
@@ -24,11 +28,11 @@ _FINISH_REASON = {
 
 
 class MalformedEventError(ValueError):
-    """The bytes are no usage event that could be billed; the message says why and holds nothing of its content."""
+    """The bytes are not a usage event that can be billed. The message gives the reason and nothing of the content."""
 
 
 class Entry(NamedTuple):
-    """What the ledger keeps of an event; what it costs and its link are the store's. No text can break a line."""
+    """An event as the ledger keeps it, without cost and link. No text holds a character that COPY would escape."""
 
     request_id: str
     attempt: int
@@ -46,11 +50,7 @@ class Entry(NamedTuple):
     status: str
     finish_reason: str
     error_reason: str
-    input_tokens: int
-    cached_tokens: int
-    cache_write_tokens: int
-    output_tokens: int
-    reasoning_tokens: int
+    tokens: tuple[int, ...]  # by class, as in `usage_columns.TOKEN_CLASSES`
     compute_microseconds: int | None
     queue_seconds: float | None
     first_token_seconds: float | None
@@ -58,7 +58,7 @@ class Entry(NamedTuple):
     end_microseconds: int  # since 1970
     last: bool
     reservation: str
-    measured: bool  # the event says what was used, if only zeros; without, nothing is known of it
+    measured: bool  # the event has `usage`, if only zeros; without it, what was used is unknown
 
     @property
     def end_time(self) -> datetime:
@@ -67,7 +67,7 @@ class Entry(NamedTuple):
 
     @property
     def by_worker(self) -> bool:
-        """A worker measured it; the router, which writes for workers that vanished, knows no provider."""
+        """The publisher was a worker: a router, which publishes for lost workers, does not know the provider."""
         return bool(self.provider)
 
 
@@ -88,14 +88,14 @@ def decode(payload: bytes, now_seconds: float) -> Entry:
         raise MalformedEventError("account or key is unset")
     if event.model_revision >= _BIGINT:
         raise MalformedEventError("model_revision is too large")
-    end_time, usage, has = event.end_time, event.usage, event.HasField
-    end_seconds = filed_seconds = _sane("end_time", end_time.seconds, now_seconds)
+    end_time, has = event.end_time, event.HasField
+    end_seconds = month_seconds = _plausible("end_time", end_time.seconds, now_seconds)
     if has("ticket_time"):
-        filed_seconds = _sane("ticket_time", event.ticket_time.seconds, now_seconds)
+        month_seconds = _plausible("ticket_time", event.ticket_time.seconds, now_seconds)
     entry = Entry(
         request_id,
         attempt,
-        _month(filed_seconds // _DAY_SECONDS),
+        _month(month_seconds // _DAY_SECONDS),
         event.account,
         event.project,
         event.key,
@@ -109,11 +109,7 @@ def decode(payload: bytes, now_seconds: float) -> Entry:
         status,
         _FINISH_REASON.get(event.finish_reason) or (str(event.finish_reason) if event.finish_reason else ""),
         event.error_reason,
-        usage.input_tokens,
-        usage.cached_tokens,
-        usage.cache_write_tokens,
-        usage.output_tokens,
-        usage.reasoning_tokens,
+        _token_counts(event.usage),
         _microseconds(event.compute_duration) if has("compute_duration") else None,
         _seconds(event.queue_duration) if has("queue_duration") else None,
         _seconds(event.first_token_duration) if has("first_token_duration") else None,
@@ -128,7 +124,7 @@ def decode(payload: bytes, now_seconds: float) -> Entry:
 
 
 def _check_texts(entry: Entry) -> None:
-    """Ids are ours: one that a line or an index cannot hold is a bug upstream, and must not stop the batch."""
+    """Ids come from our own services: one that COPY or an index cannot hold is a bug, and must not stop the batch."""
     request_id, _, _, account, project, key, _, _, _, provider, lane, tier, operation, _, _, error_reason, *_ = entry
     texts = (request_id, account, project, key, provider, lane, tier, operation, error_reason, entry.reservation)
     joined = "".join(texts)
@@ -139,20 +135,20 @@ def _check_texts(entry: Entry) -> None:
 
 
 def _clean(model: str) -> str:
-    """A model's name may be a client's invention: it is cut and mended, never a reason to lose the event."""
+    """A model's name may come from a client: it is truncated and sanitised, never a reason to lose the event."""
     if len(model) <= _MODEL_CHARACTERS and model.isprintable() and "\\" not in model:
         return model
     return "".join(each if each.isprintable() and each != "\\" else "\ufffd" for each in model[:_MODEL_CHARACTERS])
 
 
-def _sane(field: str, seconds: int, now_seconds: float) -> int:
+def _plausible(field: str, seconds: int, now_seconds: float) -> int:
     if not _EARLIEST_SECONDS <= seconds <= now_seconds + _CLOCK_SKEW_SECONDS:
         raise MalformedEventError(f"{field} is unset, or no time at which this event can have happened")
     return seconds
 
 
 def _seconds(duration: Duration) -> float:
-    """Never negative: a clock may have been set back between two readings. (A call of `max` costs a third of this.)"""
+    """Never negative, though a clock may be set back between two readings. (A call of `max` takes longer.)"""
     seconds = duration.seconds + duration.nanos / 1e9
     return seconds if seconds > 0 else 0.0
 

@@ -3,12 +3,13 @@
 from prometheus_client import Counter, Gauge, Histogram
 
 from common.telemetry import DURATIONS
+from ledger.usage_columns import TOKEN_CLASSES
 
 BILLING_EVENTS = Counter("uplion_billing_events", "Usage events taken: new, duplicate or dead", ["outcome"])
 BILLING_UNPRICED = Counter("uplion_billing_unpriced_events", "New events whose model had no price")
 BILLING_REQUESTS = Counter("uplion_billing_requests", "Requests that were billed, however many attempts each took")
 BILLING_TOKENS = Counter(
-    "uplion_billing_tokens", "Tokens in the ledger: input, cached_input, cache_write, output, reasoning", ["kind"]
+    "uplion_billing_tokens", f"Tokens in the ledger: {', '.join(each.name for each in TOKEN_CLASSES)}", ["kind"]
 )
 BILLING_COST = Counter("uplion_billing_cost", "What was billed, in its currency", ["currency"])
 BILLING_UNPRICED_TOKENS = Counter("uplion_billing_unpriced_tokens", "Of the tokens: those without a price")

@@ -1,7 +1,7 @@
-"""The policy for abnormal ends: what an attempt that did not simply complete costs. docs/billing.md is its prose.
+"""The billing policy: what an attempt that ended abnormally costs (docs/billing.md).
 
-Tokens are always recorded as they were measured; a policy changes the cost alone. `accounts.billing_policy` holds, as
-JSON, what an account does differently from the defaults, in the same words; the database refuses any others.
+Tokens are always recorded as measured; a policy changes the cost alone. `accounts.billing_policy` holds an account's
+differences from the defaults as JSON, with the same keys; a check constraint refuses others.
 """
 
 import json
@@ -9,43 +9,45 @@ from collections.abc import Mapping
 from typing import Final, Literal
 
 from billing.entry import Entry
+from ledger import usage_columns
 
-# What is charged, as the ledger's `policy` column says it. Words, not an Enum: naming its members cost 1 us an event.
+# What is charged, as in the ledger's column `policy`. Literals, not an Enum, whose members cost 1 us an event.
 Action = Literal["", "input_only", "waived"]
-BILL: Final = ""  # all that was measured
+BILL: Final = ""  # everything that was measured
 INPUT_ONLY: Final = "input_only"
 WAIVE: Final = "waived"
 
-# How an attempt can end, and what that costs when the account says nothing else.
+# The abnormal ends, and what each costs unless the account's own policy differs.
 DEFAULTS: Mapping[str, Action] = {
-    "cancelled": BILL,  # the client left; the tokens until then were made for it
-    "worker_lost": BILL,  # what the client was given of it
+    "cancelled": BILL,  # the client left; the tokens until then were generated for it
+    "worker_lost": BILL,  # what the client received of it
     "timed_out": BILL,
     "guard_stopped": BILL,
-    "failed": WAIVE,  # our fault, or our upstream's
-    "zero_output": WAIVE,  # a generation that completed and says that it generated nothing
+    "failed": WAIVE,  # an error of the platform or its upstream
+    "zero_output": WAIVE,  # a generation that completed with an explicit count of 0
 }
 _ACTIONS: Mapping[str, Action] = {"bill": BILL, "input_only": INPUT_ONLY, "waive": WAIVE}
 _GUARD_STOPPED = "content_filter"  # the finish reason
 _GENERATES_NOTHING = frozenset({"embedding"})
+_OUTPUT = usage_columns.TOKEN_CLASSES.index(usage_columns.OUTPUT)
 
 
 def abnormal_end(entry: Entry) -> str | None:
-    """Which key of DEFAULTS the entry is, or "refused"; None when it is billed as measured in any case.
+    """The key of DEFAULTS that the entry's end has, or "refused"; None for a normal end.
 
-    An explicit zero is not a missing value: a completed attempt that does not say what it used is not "zero_output".
+    An explicit zero is not a missing value: a completed attempt without `usage` is not "zero_output".
     """
     if entry.finish_reason == _GUARD_STOPPED:
         return "guard_stopped"
     if entry.status != "completed":
         return entry.status
-    if entry.measured and not entry.output_tokens and entry.operation not in _GENERATES_NOTHING:
+    if entry.measured and not entry.tokens[_OUTPUT] and entry.operation not in _GENERATES_NOTHING:
         return "zero_output"
     return None
 
 
 def action(end: str | None, own: Mapping[str, Action]) -> Action:
-    """What an end costs an account with policies of its own. What was refused costs nobody anything."""
+    """What is charged for an end, by the account's own policy or the default. A refused attempt is always free."""
     if end is None:
         return BILL
     if end == "refused":

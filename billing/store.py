@@ -19,20 +19,15 @@ from billing.entry import Entry
 from billing.policy import BILL, Action
 from billing.pricing import Charge, Price, PriceList
 from billing.rollups import Counted, Sums, Totals, read_totals
-from ledger import hash_chain
+from ledger import hash_chain, prices, usage_columns
 
 if TYPE_CHECKING:
     Pool = asyncpg.Pool[asyncpg.Record]
     Connection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
 
-SCHEMA_VERSION = 11  # the oldest schema this module works with
+SCHEMA_VERSION = usage_columns.SCHEMA_VERSION  # the oldest schema that this module works with
 
-_PRICE_COLUMNS = (
-    "version, model, effective_from, currency, input_per_million_tokens, cached_per_million_tokens,"
-    " output_per_million_tokens, per_request, cache_write_per_million_tokens, reasoning_per_million_tokens,"
-    " per_gpu_second"
-)
-
+_PRICES = f"SELECT version, model, effective_from, currency, {', '.join(prices.RATES)} FROM prices"
 _KNOWN = "SELECT request_id, attempt FROM usage_events WHERE month = $1 AND request_id = ANY($2::text[])"
 _ENSURE_HEADS = "INSERT INTO ledger_heads (account) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING"
 _LOCK_HEADS = (
@@ -112,13 +107,13 @@ class LedgerWriter:
 
     async def _prepare(self, connection: "Connection", batch: dict[_Key, Entry]) -> list[_Row]:
         """Everything that can be done before locks are taken; rows in the order of the chain."""
-        prices = await self._current_prices(connection)
+        price_list = await self._current_prices(connection)
         actions = await _actions(connection, batch)
         rows: list[_Row] = []
         async for keys in chunks(sorted(batch)):
             for key in keys:
                 entry, action = batch[key], actions.get(key, BILL)
-                charge = prices.charge(entry, action)
+                charge = price_list.charge(entry, action)
                 rows.append(_Row(entry, charge, action, *copy_rows.copy_row(entry, charge, action)))
         return rows
 
@@ -133,7 +128,7 @@ class LedgerWriter:
         if len(fresh) < delivered:
             known = await read_totals(connection, [row.entry for row in rows])
             totals = Totals(known.tokens | totals.tokens, known.cost_millionths | totals.cost_millionths)
-        unpriced = sum(row.charge is None and bool(row.entry.input_tokens or row.entry.output_tokens) for row in fresh)
+        unpriced = sum(row.charge is None and any(row.entry.tokens) for row in fresh)
         return Recorded(len(fresh), delivered - len(fresh), unpriced, totals, sums.counted())
 
     async def _ensure_partitions(self, months: set[str]) -> None:
@@ -145,8 +140,10 @@ class LedgerWriter:
         """Read again only when a version was added: rows are never changed."""
         seen = tuple(await connection.fetchrow("SELECT count(*), max(version) FROM prices") or ())
         if seen != self._prices_seen:
-            rows = await connection.fetch(f"SELECT {_PRICE_COLUMNS} FROM prices")  # noqa: S608  # our own names
-            self._prices = PriceList(Price(*row) for row in rows)
+            rows = await connection.fetch(_PRICES)
+            self._prices = PriceList(
+                Price(row["version"], row["model"], row["effective_from"], row["currency"], row) for row in rows
+            )
             self._prices_seen = seen
         return self._prices
 

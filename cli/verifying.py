@@ -110,7 +110,7 @@ class _Verifier:
         self.report.unsigned_links = max(0, self.report.links - sum(head.link for head in signed))
 
     def _take_ledger(self, line: dict[str, Any]) -> None:
-        if self._started or line["version"] != 1 or tuple(line["columns"]) != hash_chain.COLUMNS:
+        if self._started or line["version"] != 1 or not hash_chain.is_header(line["columns"]):
             raise ValueError("not a version that this command knows")
         self._started = True
         self.report.account = line["account"]
@@ -148,7 +148,7 @@ class _Verifier:
             self.report.problem(f"account {line['account']}, link {line['link']}: a row is not behind its link")
             return
         values = [str(value) for value in line["values"]]
-        if len(values) != len(hash_chain.COLUMNS) or any("\0" in value for value in values):
+        if not hash_chain.is_row(values):
             self.report.problem(f"{link.name}: a row has not the columns of a row")
         link.texts.append("".join(f"{value}\0" for value in values))
 

@@ -1,1 +1,1 @@
-"""What the ledger's writer, its readers and its verifier share: hash chain, Merkle roots, limits. No I/O."""
+"""Shared by the ledger's writer, readers and verifier: usage columns, prices, periods, limits, hash chain; no I/O."""

@@ -1,6 +1,6 @@
-"""The hash chain over an account's part of the ledger: the one place that says which bytes are hashed.
+"""The hash chain over an account's rows of the ledger: the definition of the bytes that are hashed.
 
-A batch adds one link to the chain of every account it brought new rows for:
+A batch adds one link to the chain of each account that it has new rows of:
 
     digest = SHA-256(previous || row || row || ...)
 
@@ -11,17 +11,22 @@ followed by a NUL, which no text in Postgres can hold:
 - text as it is; integers in decimal; booleans as 1 or 0; a null as nothing
 - `month` as 2026-11-01; `end_time` in UTC as 2026-11-21T12:00:00.123456+00:00, always six decimals
 - `compute_seconds` in whole microseconds; `cost` in whole 10^-18 of its currency
+- a token class that is newer than the chain as `<column>=<count>`, and left out where it is 0, so that rows without it
+  keep their bytes
 
-It holds ids, counts, times and money: no name, and no text of a client (so not `model`, which one may have invented).
+A row holds ids, counts, times and money: no name, and no text of a client (so not `model`, which a client may choose).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import date, datetime
-from decimal import Context, Decimal
+from decimal import Decimal
 from hashlib import sha256
 
+from ledger.prices import to_units
+from ledger.usage_columns import TOKEN_COLUMNS
+
 FIRST_PREVIOUS = bytes(32)
-COLUMNS = (
+ORIGINAL_COLUMNS = (  # in the order and number of the first row: they never change
     "request_id",
     "attempt",
     "month",
@@ -48,7 +53,8 @@ COLUMNS = (
     "currency",
     "policy",
 )
-_WIDE = Context(prec=200)
+_LATER = tuple(column for column in TOKEN_COLUMNS if column not in ORIGINAL_COLUMNS)
+COLUMNS = (*ORIGINAL_COLUMNS, *_LATER)
 
 
 def row(
@@ -77,16 +83,39 @@ def row(
     cost: Decimal | None,
     currency: str | None,
     policy: str,
+    *later_tokens: int,
 ) -> str:
     """The canonical text of one row, from the ledger's columns (COLUMNS, in order); `end_time` is in UTC."""
     compute = "" if compute_seconds is None else round(compute_seconds * 1e6)
     version = "" if price_version is None else price_version
-    units = "" if cost is None else int(cost.scaleb(18, _WIDE))
+    units = "" if cost is None else to_units(cost)
     return (
         f"{request_id}\0{attempt}\0{month}\0{account}\0{project}\0{key}\0{model_served}\0{model_revision}\0{provider}\0"
         f"{tier}\0{operation}\0{status}\0{finish_reason}\0{input_tokens}\0{cached_tokens}\0{cache_write_tokens}\0"
         f"{output_tokens}\0{reasoning_tokens}\0{compute}\0{end_time.isoformat(timespec='microseconds')}\0{last:d}\0"
         f"{version}\0{units}\0{currency or ''}\0{policy}\0"
+        f"{later_text(later_tokens)}"
+    )
+
+
+def later_text(counts: Iterable[int]) -> str:
+    """The end of a row: the counts of the token classes that ORIGINAL_COLUMNS lacks."""
+    return "".join([f"{column}={count}\0" for column, count in zip(_LATER, counts, strict=True) if count])
+
+
+def is_header(columns: Iterable[str]) -> bool:
+    """Whether an exported ledger has these columns: those of today, or of a time with fewer token classes."""
+    found = tuple(columns)
+    return len(found) >= len(ORIGINAL_COLUMNS) and found == COLUMNS[: len(found)]
+
+
+def is_row(values: Sequence[str]) -> bool:
+    """Whether these can be a row's values, each without its NUL."""
+    count, later = len(ORIGINAL_COLUMNS), [value.partition("=")[0] for value in values[len(ORIGINAL_COLUMNS) :]]
+    return (
+        len(values) >= count
+        and later == [column for column in _LATER if column in later]
+        and not any("\0" in value for value in values)
     )
 
 

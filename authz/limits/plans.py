@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 
 from authz.credentials.key_record import KeyRecord
-from authz.limits.periods import Today, life_seconds, today
 from authz.limits.prices import FREE, PriceTable, Rates
 from common import names
 from ledger.limits import Limit, Rule
+from ledger.periods import Today, counter_seconds, today
 
 _MOST_KEYS = 20_000  # about 2 kB each; one that is not here costs 50 us
 _FIRST_KEYS = 3  # of KEYS: reserved, reservations, reservation amounts
@@ -48,7 +48,7 @@ class Plan:
                 field = _field(rule)
                 group = groups.setdefault(period, [self._key(names.used_key(account, period))])
                 if len(group) == 1:
-                    group.append(life_seconds(limit.period))
+                    group.append(counter_seconds(limit.period))
                 if field not in group:
                     group.append(field)
         for period, group in groups.items():

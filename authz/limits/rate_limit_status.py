@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from authz.limits.periods import Today
 from ledger.limits import Rule
+from ledger.periods import Today
 
 
 class LimitStatus(NamedTuple):

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from authz.limits.periods import Today
 from authz.limits.rate_limit_status import NO_LIMITS, RateLimitStatus
 from common.errors import Reason, UplionError
 from ledger.limits import Rule
+from ledger.periods import Today
 
 _WHOSE = {"account": "the account", "project": "the project", "key": "this key"}
 

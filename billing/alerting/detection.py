@@ -17,9 +17,10 @@ import msgspec
 from nats.js.errors import NotFoundError
 
 from billing import metrics
-from billing.rollups import LIFE, periods
 from common import names
+from ledger import periods
 from ledger.limits import Level, Limit, Rule
+from ledger.usage_columns import TOTAL_TOKENS
 from messaging.bus import Bus
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ _HOLDERS: tuple[tuple[Level, str], ...] = (
     ("key", "SELECT account, id AS subject, limits FROM keys WHERE limits <> '[]' AND state <> 'revoked'"),
 )
 _WANTED = "unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS wanted (account, scope, model, period)"
-_TOKENS = f"SELECT * FROM balances JOIN {_WANTED} USING (account, scope, model, period)"  # noqa: S608  # our own text
-_COSTS = f"SELECT * FROM spending JOIN {_WANTED} USING (account, scope, model, period)"  # noqa: S608  # our own text
+_TOKENS = f"SELECT * FROM balances JOIN {_WANTED} USING (account, scope, model, period)"
+_COSTS = f"SELECT * FROM spending JOIN {_WANTED} USING (account, scope, model, period)"
 # An hour is out of the ordinary when it cost so many times the median of the hours with any cost in the week before it.
 _ANOMALIES = """
     WITH hours AS (
@@ -56,10 +57,10 @@ _ANOMALIES = """
     ) AS past WHERE past.hours >= $4 AND recent.cost > $3 * past.median
 """
 _HOURS_LEAST = 6  # with any cost, in the week before: with fewer, nothing is ordinary yet
-_UNPRICED = """
-    SELECT model, sum(requests)::bigint AS requests, sum(input_tokens + output_tokens)::bigint AS tokens
+_UNPRICED = f"""
+    SELECT model, sum(requests)::bigint AS requests, sum({TOTAL_TOKENS})::bigint AS tokens
     FROM usage_hourly WHERE hour >= $1 AND currency = '' AND policy <> 'waived'
-    GROUP BY 1 HAVING sum(input_tokens + output_tokens) > 0
+    GROUP BY 1 HAVING sum({TOTAL_TOKENS}) > 0
 """
 _WRITE = """
     WITH fresh AS (
@@ -174,7 +175,7 @@ class Alerts:
                 "critical",
                 "",
                 row["model"],
-                periods(now)[2],
+                periods.day_name(now),
                 f"The model {row['model']!r} is used and has no price: {row['tokens']} tokens today are not billed.",
                 {"model": row["model"], "tokens": row["tokens"], "requests": row["requests"]},
             )
@@ -195,7 +196,7 @@ class Alerts:
         if dead:
             message = f"{dead} messages lie in {names.STREAM_DEAD}: nobody could use them."
             alerts.append(
-                Alert("dead", "critical", "", names.STREAM_DEAD, periods(now)[2], message, {"messages": dead})
+                Alert("dead", "critical", "", names.STREAM_DEAD, periods.day_name(now), message, {"messages": dead})
             )
         return alerts
 
@@ -245,5 +246,4 @@ def _budget(account: str, rule: Rule, percent: int, used: Decimal, now: datetime
 
 
 def _period(limit: Limit, now: datetime) -> str:
-    _, month, day = periods(now)
-    return {"day": day, "month": month}.get(limit.period, LIFE)
+    return periods.today(now.timestamp()).name(limit.period)

@@ -36,7 +36,7 @@ _BALANCES = """
 _SPENDING = f"""
     SELECT account, scope, model, period, currency, {MILLIONTHS} FROM spending
     WHERE account = ANY($1::text[]) AND period = ANY($2::text[])
-"""  # noqa: S608  # our own text
+"""
 
 
 class UsedCounter(NamedTuple):

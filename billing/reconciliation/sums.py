@@ -7,7 +7,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from billing.reconciliation.difference import Difference
-from billing.rollups import LIFE, periods
+from ledger.periods import LIFE, day_name, month_name, month_start
+from ledger.usage_columns import TOKEN_COLUMNS, TOTAL_TOKENS
 
 if TYPE_CHECKING:
     import asyncpg
@@ -15,30 +16,19 @@ if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
 
 _QUERY_SECONDS = 300.0  # over a large ledger
-_COUNTS = (
-    "requests",
-    "input_tokens",
-    "cached_tokens",
-    "cache_write_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-    "cost",
-)
+_COUNTS = ("requests", *TOKEN_COLUMNS, "cost")
+_TOKEN_SUMS = ", ".join(f"sum({column}) AS {column}" for column in TOKEN_COLUMNS)
 
 # A row's month is that of its ticket, which may be the month before the one of its end.
-_HOURS = """
+_HOURS = f"""
     WITH ledger AS (
         SELECT date_trunc('hour', end_time, 'UTC') AS hour, account, count(*) FILTER (WHERE last) AS requests,
-               sum(input_tokens) AS input_tokens, sum(cached_tokens) AS cached_tokens,
-               sum(cache_write_tokens) AS cache_write_tokens, sum(output_tokens) AS output_tokens,
-               sum(reasoning_tokens) AS reasoning_tokens, coalesce(sum(cost), 0) AS cost
+               {_TOKEN_SUMS}, coalesce(sum(cost), 0) AS cost
         FROM usage_events
         WHERE end_time >= $1 AND month >= date_trunc('month', $1 AT TIME ZONE 'UTC') - interval '1 month'
         GROUP BY 1, 2
     ), hourly AS (
-        SELECT hour, account, sum(requests) AS requests, sum(input_tokens) AS input_tokens,
-               sum(cached_tokens) AS cached_tokens, sum(cache_write_tokens) AS cache_write_tokens,
-               sum(output_tokens) AS output_tokens, sum(reasoning_tokens) AS reasoning_tokens, sum(cost) AS cost
+        SELECT hour, account, sum(requests) AS requests, {_TOKEN_SUMS}, sum(cost) AS cost
         FROM usage_hourly WHERE hour >= $1 GROUP BY 1, 2
     )
     SELECT hour, account, to_jsonb(ledger) AS expected, to_jsonb(hourly) AS found
@@ -53,7 +43,7 @@ _OLDEST = """
 _SCOPES = "('a'), ('k:' || key), (CASE WHEN project <> '' THEN 'p:' || project END)"
 _BALANCES = f"""
     WITH hours AS (
-        SELECT account, scope, sum(input_tokens + output_tokens)::bigint AS tokens, sum(requests)::bigint AS requests
+        SELECT account, scope, sum({TOTAL_TOKENS})::bigint AS tokens, sum(requests)::bigint AS requests
         FROM usage_hourly, LATERAL (VALUES {_SCOPES}) scopes (scope)
         WHERE scope IS NOT NULL AND hour >= $2 AND hour < $3 GROUP BY 1, 2
     ), balance AS (
@@ -65,7 +55,7 @@ _BALANCES = f"""
     SELECT account, scope, hours.tokens AS tokens, hours.requests AS requests, balance.tokens AS found_tokens,
            balance.requests AS found_requests, balance.tokens_of_models
     FROM hours FULL JOIN balance USING (account, scope)
-"""  # noqa: S608  # our own text
+"""
 _SPENDING = f"""
     WITH hours AS (
         SELECT account, scope, currency, sum(cost) AS cost
@@ -77,7 +67,7 @@ _SPENDING = f"""
     )
     SELECT account, scope, currency, hours.cost AS cost, spent.cost AS found
     FROM hours FULL JOIN spent USING (account, scope, currency)
-"""  # noqa: S608  # our own text
+"""
 
 
 class Period(NamedTuple):
@@ -95,9 +85,9 @@ _FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
 def compared_periods(now: datetime) -> list[Period]:
     """Life, this month, today and yesterday; older periods no longer change."""
     day = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    month = day.replace(day=1)
-    days = [Period(periods(start)[2], start, start + timedelta(days=1)) for start in (day, day - timedelta(days=1))]
-    return [Period(LIFE, _EPOCH, _FOREVER), Period(periods(month)[1], month, _FOREVER), *days]
+    month = month_start(now)
+    days = [Period(day_name(start), start, start + timedelta(days=1)) for start in (day, day - timedelta(days=1))]
+    return [Period(LIFE, _EPOCH, _FOREVER), Period(month_name(month), month, _FOREVER), *days]
 
 
 async def oldest_hour(connection: "Connection") -> datetime:

@@ -26,6 +26,7 @@ from redis.exceptions import NoScriptError
 from billing.entry import Entry
 from billing.rollups import Totals
 from common import names
+from ledger.usage_columns import total
 
 _SCRIPT = "".join(
     files(package).joinpath(name).read_text(encoding="utf-8")
@@ -111,7 +112,7 @@ def _calls(entries: Iterable[Entry], totals: Totals) -> Iterator[_Call]:
     reservations: dict[str, dict[str, int]] = defaultdict(dict)
     for entry in entries:
         if entry.last and entry.reservation:
-            reservations[entry.account][entry.reservation] = entry.input_tokens + entry.output_tokens
+            reservations[entry.account][entry.reservation] = total(entry.tokens)
     for account in used.keys() | reservations.keys():
         for hashes in _slices(used[account]):
             yield account, hashes, []

@@ -7,8 +7,9 @@ import pytest
 
 from billing.entry import decode
 from billing.reservations.settlement import connect_settlement
-from billing.rollups import ALL_MODELS, LIFE, Balance, Totals
+from billing.rollups import ALL_MODELS, Balance, Totals
 from common import names
+from ledger.periods import LIFE
 
 
 def totals(tokens):

@@ -15,8 +15,10 @@ from uplion.billing.v1.usage_event_pb2 import AttemptStatus
 
 from billing.entry import Entry, decode
 from billing.reservations.settlement import Settlement
-from billing.rollups import ALL_MODELS, LIFE, Balance, Totals
+from billing.rollups import ALL_MODELS, Balance, Totals
 from billing.store import LedgerWriter, Recorded
+from ledger.periods import LIFE
+from ledger.usage_columns import total
 
 _EXAMPLES = 50
 _STEPS = 12
@@ -154,7 +156,7 @@ class Billing(RuleBasedStateMachine):
 
     @property
     def tokens(self) -> int:
-        return sum(entry.input_tokens + entry.output_tokens for entry in self.counted.values())
+        return sum(total(entry.tokens) for entry in self.counted.values())
 
     def settle(self, events: list[Any], totals: Totals) -> None:
         self.run(Settlement(self.harness.redis).settle(entries(events), totals))
@@ -173,7 +175,7 @@ class Billing(RuleBasedStateMachine):
         database, account = self.harness.database, self.harness.account
         rows = await database.fetch("SELECT * FROM usage_events WHERE account = $1", account)
         found = {(row["request_id"], row["attempt"]): row["input_tokens"] + row["output_tokens"] for row in rows}
-        assert found == {key: entry.input_tokens + entry.output_tokens for key, entry in self.counted.items()}
+        assert found == {key: total(entry.tokens) for key, entry in self.counted.items()}
         requests = sum(entry.last for entry in self.counted.values())
         everything = (self.tokens, requests)
         kinds = "account = $1 AND left(scope, 1) <> 'p' GROUP BY left(scope, 1), model = '', length(period)"

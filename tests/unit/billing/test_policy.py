@@ -8,7 +8,7 @@ from billing.policy import BILL, DEFAULTS, INPUT_ONLY, WAIVE, abnormal_end, acti
 
 def ended(status="completed", output_tokens=5, finish_reason="", operation="chat", measured=True):
     fields = dict.fromkeys(Entry._fields)
-    fields |= {"status": status, "output_tokens": output_tokens, "finish_reason": finish_reason}
+    fields |= {"status": status, "tokens": (7, 0, 0, output_tokens, 0), "finish_reason": finish_reason}
     return Entry(**(fields | {"operation": operation, "measured": measured}))
 
 

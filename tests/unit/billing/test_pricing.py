@@ -12,7 +12,8 @@ from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
 
 from billing.entry import decode
 from billing.policy import BILL, INPUT_ONLY, WAIVE
-from billing.pricing import Price, PriceList, amount
+from billing.pricing import Price, PriceList
+from ledger.prices import RATES, amount
 
 MOMENT = datetime(2026, 11, 1, tzinfo=UTC)
 MONEY = st.decimals(min_value=0, max_value=10**9, places=12)
@@ -21,8 +22,14 @@ TOKENS = st.integers(min_value=0, max_value=(1 << 32) - 1)
 
 
 def price(version=1, since=MOMENT, currency="EUR", input="1", cached=None, output="2", request="0", **others):  # noqa: A002
-    numbers = [None if number is None else Decimal(number) for number in (input, cached, output, request)]
-    return Price(version, "m", since, currency, *numbers, **others)
+    numbers = {
+        "input_per_million_tokens": Decimal(input),
+        "cached_per_million_tokens": None if cached is None else Decimal(cached),
+        "output_per_million_tokens": Decimal(output),
+        "per_request": Decimal(request),
+    }
+    rates = {**dict.fromkeys(RATES), "per_gpu_second": Decimal(0), **numbers, **others}
+    return Price(version, "m", since, currency, rates)
 
 
 def entry(*, status=1, end_time=MOMENT, model="m", micros=None, **tokens):

@@ -15,10 +15,11 @@ from uplion.inference.v1.sampling_pb2 import TokenUsage
 
 from billing.entry import decode
 from billing.policy import BILL, INPUT_ONLY, WAIVE
-from billing.pricing import Price, PriceList, amount
+from billing.pricing import Price, PriceList
 from control.charges import added, charges, total
 from control.export_formats import COLUMNS, FOCUS_COLUMNS, JSON_END, write_csv, write_focus, write_json
 from control.services.usage_service import margin_rows
+from ledger.prices import amount
 
 COMPLETED, CANCELLED = AttemptStatus.ATTEMPT_STATUS_COMPLETED, AttemptStatus.ATTEMPT_STATUS_CANCELLED
 HOUR = datetime(2026, 12, 31, 23, tzinfo=UTC)
@@ -53,7 +54,7 @@ def rollup(**fields):
 def test_the_classes_costs_are_what_billing_charged(data):
     """For any attempts of one price and policy, summed as rollups are."""
     whole = st.integers(0, 10_000)
-    prices = PriceList([Price(version=1, model="m", effective_from=HOUR, currency="EUR", **RATES)])
+    prices = PriceList([Price(version=1, model="m", effective_from=HOUR, currency="EUR", rates=RATES)])
     action = data.draw(st.sampled_from((BILL, INPUT_ONLY, WAIVE)))
     row, completed = rollup(requests=0, policy=action), 0
     for _ in range(data.draw(st.integers(1, 5))):
