@@ -153,7 +153,6 @@ async def test_what_a_killed_process_spooled_is_sent_by_a_living_one(server: Any
         from uplion.billing.v1.usage_event_pb2 import UsageEvent
         from messaging.bus import connect_bus
         from messaging.outbox import Outbox
-from tests.kit.until import until
         from messaging.inbox import Inbox
 
         async def main():
