@@ -51,13 +51,13 @@ async def main(settings: AuthzSettings, stop: asyncio.Event, ready: Ready) -> No
         keys = KeyRing(store, ValkeyKeyCache(valkey, settings.key_ttl_seconds), _ring_limits(settings))
         prices, counter_writes = PriceTable(), CounterWrites(valkey)
         in_flight = InFlight(settings.outstanding)
-        since = StoreEpoch(valkey, bus, store, in_flight, counter_writes)
+        epoch = StoreEpoch(valkey, bus, store, in_flight, counter_writes)
         limits = Limiter(
             valkey,
             store,
             Plans(prices),
             LocalFallback(settings.local_share),
-            since,
+            epoch,
             in_flight,
             counter_writes,
             _rules(settings),
@@ -71,7 +71,7 @@ async def main(settings: AuthzSettings, stop: asyncio.Event, ready: Ready) -> No
         tasks: dict[str, Callable[[], Awaitable[None]]] = {
             "changes": partial(follow_invalidations, bus, keys, changed, begun[0]),
             "releases": partial(follow_releases, bus, counter_writes, begun[1]),
-            "since": partial(since.run, begun[2]),
+            "recovery": partial(epoch.run, begun[2]),
             "prices": partial(follow_prices, store, prices, changed, _pricing(settings), begun[3]),
             "counter writes": counter_writes.run,
             "decisions": decisions.run,

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from decimal import ROUND_CEILING, Decimal
-from typing import Any
 
+import asyncpg
 import msgspec
 
 from authz.credentials.key_record import KeyRecord, owner
+from authz.errors import DatabaseError
+from authz.limits.plans import LedgerBalance
 from authz.limits.prices import Price
-from ledger.limits import Level, Limit, Rule
+from ledger.limits import BALANCES, Level, Limit, Rule
 
 SCHEMA_VERSION = 4  # projects and limits (3), balances by scope, model and period (4)
 
@@ -27,17 +29,21 @@ SELECT a.id AS account, coalesce(p.id, '') AS project,
 FROM accounts a LEFT JOIN projects p ON p.account = a.id AND p.id = $2
 WHERE a.id = $1 AND ($2 = '' OR p.id IS NOT NULL)
 """
+# Of `balances`; what is spent is in a table of its own, by currency.
+_COLUMNS = " ".join(
+    f"WHEN '{kind.balance}' THEN balance.{kind.balance}" for kind in BALANCES.values() if not kind.is_money
+)
 # One row for each that is asked for, in that order; nothing counted yet is 0.
-_USED = """
-SELECT coalesce(CASE WHEN wanted.currency = '' THEN balance.tokens ELSE spent.cost END, 0) AS total
-FROM unnest($2::text[], $3::text[], $4::text[], $5::text[]) WITH ORDINALITY
-     AS wanted (scope, model, period, currency, position)
+_USED = f"""
+SELECT coalesce(CASE wanted.counted {_COLUMNS} ELSE spent.cost END, 0) AS total
+FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[]) WITH ORDINALITY
+     AS wanted (scope, model, period, currency, counted, position)
 LEFT JOIN balances balance ON balance.account = $1 AND balance.scope = wanted.scope
      AND balance.model = wanted.model AND balance.period = wanted.period
 LEFT JOIN spending spent ON spent.account = $1 AND spent.scope = wanted.scope AND spent.model = wanted.model
      AND spent.period = wanted.period AND spent.currency = wanted.currency
 ORDER BY wanted.position
-"""
+"""  # noqa: S608  # our own text
 _PRICES = """
 SELECT model, extract(epoch FROM effective_from)::float8, version, currency,
        ceil(greatest(input_per_million_tokens, cached_per_million_tokens, cache_write_per_million_tokens) * 1000000),
@@ -52,15 +58,19 @@ _BACKGROUND_SECONDS = 5.0
 _limits = msgspec.json.Decoder(tuple[Limit, ...])
 
 
-class Store:
-    """Each call takes at most `seconds`, or five where no request waits for it, and raises what asyncpg raises."""
+# What asyncpg raises when the database is away, slow, or not what it should be.
+_FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 
-    def __init__(self, pool: Any, seconds: float) -> None:
+
+class Store:
+    """Each call takes at most `seconds`, or five where no request waits for it, and raises DatabaseError."""
+
+    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", seconds: float) -> None:
         self._pool = pool
         self._seconds = seconds
 
     async def key(self, key_id: str) -> KeyRecord | None:
-        """The key with its account and project. Raises msgspec's error when a limit is not one that is understood."""
+        """The key with its account and project; None: there is none."""
         whose = owner(key_id)
         if whose is not None:
             return await self._owner(key_id, *whose)
@@ -85,7 +95,7 @@ class Store:
         )
 
     async def _owner(self, record_id: str, account: str, project: str) -> KeyRecord | None:
-        """What holds for the account's tokens: a record of no key, which no secret opens."""
+        """The record for the account's tokens: it belongs to no key, and no secret matches it."""
         rows = await self._fetch(_OWNER, account, project)
         if not rows:
             return None
@@ -101,12 +111,12 @@ class Store:
             rules=_owners_rules(row),
         )
 
-    async def used(self, account: str, wanted: Sequence[tuple[str, str, str, str]]) -> list[int]:
-        """What the ledger has for each (scope, model, period, currency): tokens, or with a currency its millionths."""
+    async def used(self, account: str, wanted: Sequence[LedgerBalance]) -> list[int]:
+        """The ledger's balances: tokens, or with a currency its millionths."""
         rows = await self._fetch(_USED, account, *zip(*wanted, strict=True))
         return [
-            int(row["total"]) if not currency else _millionths(row["total"])
-            for row, (_, _, _, currency) in zip(rows, wanted, strict=True)
+            _millionths(row["total"]) if balance.currency else int(row["total"])
+            for row, balance in zip(rows, wanted, strict=True)
         ]
 
     async def prices(self) -> list[Price]:
@@ -117,17 +127,20 @@ class Store:
         ]
 
     async def ended(self, request_ids: Sequence[str]) -> dict[str, int]:
-        """Reservations of those requests that the ledger has the last event of, and that event's tokens."""
+        """Reservations of those requests whose last event is in the ledger, and that event's tokens."""
         rows = await self._fetch(_ENDED, request_ids, seconds=_BACKGROUND_SECONDS)
         return {row["reservation"]: int(row["tokens"]) for row in rows}
 
-    async def _fetch(self, query: str, *arguments: Any, seconds: float | None = None) -> list[Any]:
+    async def _fetch(self, query: str, *arguments: object, seconds: float | None = None) -> "list[asyncpg.Record]":
         seconds = self._seconds if seconds is None else seconds
-        async with self._pool.acquire(timeout=seconds) as connection:
-            return list(await connection.fetch(query, *arguments, timeout=seconds))
+        try:
+            async with self._pool.acquire(timeout=seconds) as connection:
+                return list(await connection.fetch(query, *arguments, timeout=seconds))
+        except _FAILURES as problem:
+            raise DatabaseError(repr(problem)) from problem
 
 
-def _owners_rules(row: Any) -> tuple[Rule, ...]:
+def _owners_rules(row: "asyncpg.Record") -> tuple[Rule, ...]:
     rules = _rules("account", row["account"], row["account_limits"])
     if row["project"]:
         rules += _rules("project", row["project"], row["project_limits"])
@@ -135,8 +148,11 @@ def _owners_rules(row: Any) -> tuple[Rule, ...]:
 
 
 def _rules(level: Level, subject: str, limits: str) -> tuple[Rule, ...]:
-    """Of one level."""
-    return tuple(Rule(level, subject, limit) for limit in _limits.decode(limits))
+    """Of one level; raises DatabaseError for a limit that this version does not know."""
+    try:
+        return tuple(Rule(level, subject, limit) for limit in _limits.decode(limits))
+    except msgspec.DecodeError as problem:
+        raise DatabaseError(f"the limits of {level} {subject}: {problem}") from problem
 
 
 def _millionths(cost: Decimal) -> int:

@@ -10,6 +10,7 @@ from uplion.control.v1.request_service_pb2_grpc import RequestServiceStub
 from uplion.inference.v1.sampling_pb2 import FinishReason
 
 from cli.admin import Admin, shown_time
+from ledger.limits import KINDS, MONEY, NO_PERIOD
 
 _MILLIONTHS = 1_000_000
 _TOKENS = ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
@@ -19,7 +20,7 @@ _DURATIONS = {
     "duration_seconds": "duration",
     "compute_seconds": "compute_duration",
 }
-_UNITS = {"requests": "requests", "tokens": "tokens", "concurrency": "requests at once"}
+_UNITS = {kind.measure: kind.noun for kind in KINDS}
 _WHOSE = {"account": "the account", "project": "the project", "key": "the key"}
 _POLICIES = {"waived": "not billed, by the account's policy", "input_only": "only its input billed, by policy"}
 
@@ -67,7 +68,7 @@ def _decided(decision: dict[str, Any]) -> Iterator[str]:
         yield f"  it grants {owner} {_amount(decision, 'limit')}{window}{left}"
     if decision["clear_time"]:
         yield f"  it clears at {decision['clear_time']}"
-    elif decision["measure"] == "concurrency":
+    elif decision["measure"] in NO_PERIOD:
         yield "  it clears as soon as one of the others ends"
     else:
         yield "  it does not clear by itself"
@@ -75,7 +76,7 @@ def _decided(decision: dict[str, Any]) -> Iterator[str]:
 
 def _amount(decision: dict[str, Any], name: str) -> str:
     value, measure = decision[name], decision["measure"]
-    if measure != "cost":
+    if measure not in MONEY:
         return f"{value} {_UNITS.get(measure, measure)}"
     parts = decision["rule"].split("/")  # key/cost/day/USD
     return f"{value / _MILLIONTHS:.6f}".rstrip("0").rstrip(".") + f" {parts[3] if len(parts) > 3 else ''}".rstrip()

@@ -9,11 +9,15 @@ from uplion.control.v1.limit_pb2 import Limit as LimitMessage
 from uplion.control.v1.limit_pb2 import LimitMeasure, LimitPeriod
 
 from cli.output import CommandError
-from ledger.limits import PERIODS, Limit
+from ledger.limits import MONEY, NO_PERIOD, PERIODS, Limit
 
 _SHADOW = "shadow:"
 _MICROS = 1_000_000
-FORMS = "requests/minute=N, tokens/minute|day|month|life=N, cost/day|month|life/USD=N.NN, concurrency=N"
+FORMS = ", ".join(
+    "/".join(part for part in (measure, "|".join(periods), "USD=N.NN" if measure in MONEY else "") if part)
+    + ("" if measure in MONEY else "=N")
+    for measure, periods in PERIODS.items()
+)
 
 
 def parse(text: str) -> Limit:
@@ -21,9 +25,9 @@ def parse(text: str) -> Limit:
     name, found, amount = text.removeprefix(_SHADOW).rpartition("=")
     measure, *rest = name.split("/")
     try:
-        period = rest.pop(0) if measure != "concurrency" else ""
-        currency = rest.pop(0) if measure == "cost" else ""
-        number = Decimal(amount) * (_MICROS if measure == "cost" else 1)
+        period = rest.pop(0) if measure not in NO_PERIOD else ""
+        currency = rest.pop(0) if measure in MONEY else ""
+        number = Decimal(amount) * (_MICROS if measure in MONEY else 1)
         if not found or not 0 <= number < 1 << 63 or number != int(number):
             raise ValueError("an amount that cannot be counted")
         object_ = {"measure": measure, "period": period, "amount": int(number), "currency": currency}
@@ -40,7 +44,7 @@ def parse(text: str) -> Limit:
 
 def write(limit: Limit) -> str:
     """The same again, from a limit."""
-    amount = f"{Decimal(limit.amount) / _MICROS:f}" if limit.measure == "cost" else str(limit.amount)
+    amount = f"{Decimal(limit.amount) / _MICROS:f}" if limit.measure in MONEY else str(limit.amount)
     parts = (limit.measure, limit.period, limit.currency, limit.model)
     return f"{_SHADOW if limit.shadow else ''}{'/'.join(part for part in parts if part)}={amount}"
 
@@ -77,7 +81,7 @@ def _limit(message: LimitMessage) -> Limit:
 def complete(incomplete: str) -> list[str]:
     """For the shell: every form there is, up to its amount."""
     forms = [
-        "/".join(part for part in (measure, period, "USD" if measure == "cost" else "") if part) + "="
+        "/".join(part for part in (measure, period, "USD" if measure in MONEY else "") if part) + "="
         for measure, periods in PERIODS.items()
         for period in periods
     ]

@@ -89,14 +89,14 @@ TIER_DEFAULT = "default"
 
 # --- Valkey: everything of an account in one hash slot --------------------------------------------------------------
 def reserved_key(account: str) -> str:
-    """Hash: what is promised to requests under way, by `tokens_field`, `cost_field` and `slots_field`, as far as a rule
-    counts it; and `since`, the value of SINCE_KEY that it is right for.
+    """Hash: what is reserved for running requests, by `counter_field`, as far as a rule counts it; and `since`, the
+    value of SINCE_KEY that it is valid for.
     """
     return f"{{{account}}}:reserved"
 
 
 def used_key(account: str, period: str) -> str:
-    """Hash: what the ledger has, by `tokens_field` and `cost_field`; -1 while it is being read there.
+    """Hash: the ledger's balances, by `counter_field`; -1 while one is being read there.
 
     `period` is "life", "2026-11" or "2026-11-21" (UTC).
     """
@@ -115,21 +115,12 @@ def reservation_amounts_key(account: str) -> str:
 
 def rate_key(account: str, unit: str, scope: str, model: str = "") -> str:
     """Hash: the sliding window of requests ("n") or tokens ("t") in buckets of a second; `scope` is ledger.limits'."""
-    return f"{{{account}}}:rate:{unit}|{scope}|{model}"
+    return f"{{{account}}}:rate:{counter_field(unit, scope, model)}"
 
 
-def tokens_field(scope: str, model: str = "") -> str:
-    return f"t|{scope}|{model}"
-
-
-def cost_field(scope: str, model: str, currency: str) -> str:
-    """Of millionths of the currency."""
-    return f"c|{scope}|{model}|{currency}"
-
-
-def slots_field(scope: str, model: str = "") -> str:
-    """Of requests at once."""
-    return f"n|{scope}|{model}"
+def counter_field(unit: str, scope: str, model: str = "", currency: str = "") -> str:
+    """A counter of the scope in an account's reserved and used hashes; `unit` is the limit kind's in ledger.limits."""
+    return f"{unit}|{scope}|{model}|{currency}" if currency else f"{unit}|{scope}|{model}"
 
 
 SINCE_KEY = "uplion:since"  # `<unix ms>-<ms>-<random>`: since when Valkey holds what it holds, and when it was rebuilt

@@ -65,24 +65,24 @@ class Authorizer:
         self._tokens = tokens
         self._clock = clock
 
-    async def authorize(self, question: RequestFacts) -> Admission:
+    async def authorize(self, request: RequestFacts) -> Admission:
         """Raises INVALID_API_KEY, PERMISSION_DENIED, MODEL_NOT_ALLOWED, RATE_LIMIT_EXCEEDED, INSUFFICIENT_QUOTA or
         UNAVAILABLE.
         """
-        if self._tokens is not None and question.key_text.count(".") == 2:  # no key holds a dot
-            return await self._admit_bearer(await self._tokens.verify(question.key_text), question)
+        if self._tokens is not None and request.key_text.count(".") == 2:  # no key holds a dot
+            return await self._admit_bearer(await self._tokens.verify(request.key_text), request)
         try:
-            key = parse(question.key_text)
+            key = parse(request.key_text)
         except MalformedKeyError:
             raise refused() from None
         record = self._keys.cached(key.id)
         if record is None:
             record = await self._keys.find(key.id)
-        record = self._verified(key, question.key_text, record)
+        record = self._verified(key, request.key_text, record)
         self._last_used.add(record.id)
-        return await self._admit(record, question, record)
+        return await self._admit(record, request, record)
 
-    async def _admit_bearer(self, claims: TokenClaims, question: RequestFacts) -> Admission:
+    async def _admit_bearer(self, claims: TokenClaims, request: RequestFacts) -> Admission:
         """A token's account must be known here, and active; its limits and its project's hold for all its tokens."""
         name = owner_id(claims.account, claims.project)
         owner = self._keys.cached(name)
@@ -91,29 +91,29 @@ class Authorizer:
         if owner is None or not owner.active:
             raise refused(UNPROVED)
         record = msgspec.structs.replace(owner, id=claims.subject_id, scopes=claims.scopes)
-        return await self._admit(record, question, owner)
+        return await self._admit(record, request, owner)
 
-    async def _admit(self, record: KeyRecord, question: RequestFacts, limited: KeyRecord) -> Admission:
+    async def _admit(self, record: KeyRecord, request: RequestFacts, limited: KeyRecord) -> Admission:
         """A caller whose credential is right: may it, and how much is left under the rules of `limited`?"""
         try:
-            scopes = check_listener(record, question.listener)
-            check_restrictions(record, question)
-            served = tier(record, question.tier)
-            grant = await self._limits.admit(limited, question)
+            scopes = check_listener(record, request.listener)
+            check_restrictions(record, request)
+            served = tier(record, request.tier)
+            grant = await self._limits.admit(limited, request)
         except UplionError as error:
-            self._decisions.refused(record, question, error)
+            self._decisions.refused(record, request, error)
             raise
         if grant.shadows:
-            self._note(record, question, grant)
+            self._note(record, request, grant)
         identity = Identity(
             account=record.account,
             key=record.id,
             reservation=grant.reservation,
-            model=question.model,
+            model=request.model,
             tier=served,
             max_output_tokens=grant.max_output_tokens,
             deadline_seconds=grant.deadline_seconds,
-            request_id=question.request_id,
+            request_id=request.request_id,
             project=record.project,
             capped_by=grant.capped_by,
             holds_slot=grant.holds_slot,
@@ -121,15 +121,15 @@ class Authorizer:
         )
         return Admission(identity, grant.rate_limits)
 
-    def _note(self, record: KeyRecord, question: RequestFacts, grant: Grant) -> None:
+    def _note(self, record: KeyRecord, request: RequestFacts, grant: Grant) -> None:
         for refusal in grant.shadows:
             limit = refusal.violation.rule.limit
             AUTHZ_SHADOW_REFUSALS.labels(limit.measure, limit.period).inc()
             logger.info(
                 "a rule in shadow would have refused",
-                extra={"rule": refusal.violation.rule.name, "request_id": question.request_id, "key": record.id},
+                extra={"rule": refusal.violation.rule.name, "request_id": request.request_id, "key": record.id},
             )
-            self._decisions.shadow(record, question, refusal)
+            self._decisions.shadow(record, request, refusal)
 
     def _verified(self, key: ApiKey, text: str, record: KeyRecord | None) -> KeyRecord:
         """An unknown id is judged as a key that no secret opens: it costs the same, and gets the same answer."""

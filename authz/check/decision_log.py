@@ -33,14 +33,14 @@ class DecisionLog:
         self._waiting: deque[Decision] = deque()
         self._more = asyncio.Event()
 
-    def refused(self, record: KeyRecord, question: RequestFacts, error: UplionError) -> None:
+    def refused(self, record: KeyRecord, request: RequestFacts, error: UplionError) -> None:
         """A request of a known key was refused."""
-        decision = _decision(record, question, error.reason)
+        decision = _decision(record, request, error.reason)
         self._queue(_by_rule(decision, error.violation) if isinstance(error, LimitError) else decision)
 
-    def shadow(self, record: KeyRecord, question: RequestFacts, refusal: LimitError) -> None:
+    def shadow(self, record: KeyRecord, request: RequestFacts, refusal: LimitError) -> None:
         """A rule in shadow would have refused the request, which was admitted."""
-        self._queue(_by_rule(_decision(record, question, refusal.reason), refusal.violation, shadow=True))
+        self._queue(_by_rule(_decision(record, request, refusal.reason), refusal.violation, shadow=True))
 
     async def run(self) -> None:
         """Publishes for ever."""
@@ -68,15 +68,15 @@ class DecisionLog:
         self._more.set()
 
 
-def _decision(record: KeyRecord, question: RequestFacts, reason: Reason) -> Decision:
+def _decision(record: KeyRecord, request: RequestFacts, reason: Reason) -> Decision:
     return Decision(
-        request_id=question.request_id,
+        request_id=request.request_id,
         time=datetime.now(UTC),
         reason=reason.name,
         account=record.account,
         project=record.project,
         key=record.id,
-        model=question.model,
+        model=request.model,
     )
 
 

@@ -28,13 +28,13 @@ def check_listener(record: KeyRecord, listener: str) -> tuple[str, ...]:
     raise UplionError(Reason.PERMISSION_DENIED, "This call did not come through the gateway.")
 
 
-def check_restrictions(record: KeyRecord, question: RequestFacts) -> None:
+def check_restrictions(record: KeyRecord, request: RequestFacts) -> None:
     """Models are for requests that name one; the router refuses those whose body names another than the edge read."""
-    if record.networks and not _inside(record.networks, question.client):
+    if record.networks and not _inside(record.networks, request.client):
         raise UplionError(Reason.PERMISSION_DENIED, "This key cannot be used from this network.", rule="networks")
-    named = record.models and question.model and question.kind is not Kind.READING
-    if named and not _models(record.models).fullmatch(question.model):
-        message = f'This key cannot be used for the model "{question.model}".'
+    named = record.models and request.model and request.kind is not Kind.READING
+    if named and not _models(record.models).fullmatch(request.model):
+        message = f'This key cannot be used for the model "{request.model}".'
         raise UplionError(Reason.MODEL_NOT_ALLOWED, message, param="model", rule="models")
 
 

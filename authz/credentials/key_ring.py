@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from authz.credentials.key_record import CachedRecord, KeyRecord
+from authz.errors import DatabaseError
 from common.errors import Reason, UplionError
 
 logger = logging.getLogger(__name__)
@@ -142,7 +143,7 @@ class KeyRing:
             read_seconds = self._clock()
             try:
                 record = await self._store.key(key_id)
-            except Exception as problem:  # asyncpg's many: whatever it is, Postgres did not answer
+            except DatabaseError as problem:
                 return self._stale(key_id, problem)
             if seen != self._invalidations:
                 continue  # revoked while we read? read again

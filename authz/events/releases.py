@@ -1,6 +1,6 @@
-"""Places that requests give up at their end: the router says so on NATS, one authz hears it and frees it in Valkey.
+"""Slots that ended requests release: the router publishes them on NATS, one authz receives each and frees it in Valkey.
 
-Core NATS keeps nothing: an end that nobody heard is a place that is freed when billing settles the request.
+Core NATS keeps no messages: a slot whose release was lost is freed when billing settles the request.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ async def follow_releases(bus: Bus, counter_writes: CounterWrites, ready: asynci
     async def on_message(message: Msg) -> None:
         account, _, reservation = message.data.decode("utf-8", "replace").partition(" ")
         if account and reservation:
-            counter_writes.free(account, reservation)
+            counter_writes.free_slot(account, reservation)
 
     await bus.nc.subscribe(names.SUBJECT_RELEASE, queue=_QUEUE, cb=on_message)
     await bus.nc.flush(timeout=5)

@@ -1,7 +1,7 @@
-"""What is left: every limit of account, project and key, and the reservation of what a request may use.
+"""The limiter: evaluates every limit of account, project and key for a request, and reserves what it may use.
 
-One Lua call a check (check.lua). Valkey away, or not what it was: a known key gets a share of what it had left, for a
-minute, then nobody.
+A check is one call of check.lua. While Valkey is unreachable, or does not hold all reservations, a known key gets a
+share of what it had left, for a minute; every other request is refused.
 """
 
 import asyncio
@@ -14,10 +14,11 @@ from typing import Any, Protocol
 import msgspec
 
 from authz.credentials.key_record import KeyRecord
+from authz.errors import DatabaseError
 from authz.limits.counter_writes import CounterWrites
 from authz.limits.in_flight import InFlight, Reservation
 from authz.limits.local_fallback import LocalFallback
-from authz.limits.plans import Plan, Plans
+from authz.limits.plans import LedgerBalance, Plan, Plans
 from authz.limits.rate_limit_status import NO_LIMITS, RateLimitStatus, rate_limit_status
 from authz.limits.recovery import StoreEpoch
 from authz.limits.refusals import LimitError, Violation, refusal, violation
@@ -29,21 +30,21 @@ from common.operations import Kind
 from storage.valkey import ValkeyError
 
 logger = logging.getLogger(__name__)
-_WARM_TRIES = 5
-_PAUSE_SECONDS = 0.5  # after a failure, before Valkey is asked again: a check must not wait for a dead one
-_MOST_ROUNDS = 5  # of one check: fresh, then loading for each of two reasons, and once more for a flush in between
+_LOAD_TRIES = 5
+_PAUSE_SECONDS = 0.5  # after a failure, before Valkey is called again: a check must not wait for one that is down
+_MAX_ROUNDS = 5  # of one check: a new epoch, loading for each of two reasons, and once more for a flush in between
 _NOT_LOADED = -1
 
 
 class Ledger(Protocol):
-    """What is used, as the ledger has it."""
+    """The ledger's balances, in tokens or millionths; raises DatabaseError."""
 
-    async def used(self, account: str, wanted: Sequence[tuple[str, str, str, str]]) -> list[int]: ...
+    async def used(self, account: str, wanted: Sequence[LedgerBalance]) -> list[int]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class LimiterSettings:
-    """How much is reserved, for how long (seconds), and what holds without Valkey."""
+    """How much is reserved and for how long, and how long an outage of Valkey is bridged; times in seconds."""
 
     default_output_tokens: int = 1024
     most_output_tokens: int = 131_072
@@ -55,32 +56,32 @@ class LimiterSettings:
 class Grant(msgspec.Struct, frozen=True):
     """An admitted request: its reservation, and what one choice may generate (None: no limit but the model's)."""
 
-    reservation: str
+    reservation: str  # its id; empty: nothing is reserved
     max_output_tokens: int | None = None
-    capped_by: str = ""  # the rule that says so
+    capped_by: str = ""  # the name of the rule that set max_output_tokens
     holds_slot: bool = False
     rate_limits: RateLimitStatus = NO_LIMITS
-    deadline_seconds: float | None = None  # the request must have ended by then; None: it holds nothing
-    shadows: tuple[LimitError, ...] = ()  # what rules in shadow would have said
+    deadline_seconds: float | None = None  # the request must have ended by then; None: nothing is reserved
+    shadows: tuple[LimitError, ...] = ()  # the refusals of rules in shadow
 
 
-class _NotBelievedError(Exception):
-    """Valkey lost what it held, and is not told everything yet."""
+class _EpochError(Exception):
+    """Valkey does not hold all reservations: it lost them, or some were granted without it."""
 
 
 class Limiter:
-    """Decides and reserves. Never lets anybody pass because something failed."""
+    """Admits and reserves. Fails closed: no failure lets a request pass."""
 
     def __init__(
         self,
         valkey: Commands,
         ledger: Ledger,
         plans: Plans,
-        shares: LocalFallback,
-        since: StoreEpoch,
+        local_fallback: LocalFallback,
+        epoch: StoreEpoch,
         in_flight: InFlight,
         counter_writes: CounterWrites,
-        rules: LimiterSettings,
+        settings: LimiterSettings,
         new_id: Callable[[], str],
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -88,25 +89,25 @@ class Limiter:
         self._script = Script(valkey, "check.lua")
         self._ledger = ledger
         self._plans = plans
-        self._local_fallback = shares
-        self._epoch = since
+        self._local_fallback = local_fallback
+        self._epoch = epoch
         self._in_flight = in_flight
         self._counter_writes = counter_writes
-        self._rules = rules
-        self._deadline_ms, self._given_up_ms = int(rules.deadline * 1000), int(rules.given_up * 1000)
+        self._settings = settings
+        self._deadline_ms, self._given_up_ms = int(settings.deadline * 1000), int(settings.given_up * 1000)
         self._new_id = new_id
         self._clock = clock
         self._wall = wall
         self._down_since: float | None = None
-        self._ask_again_at = 0.0
+        self._retry_at = 0.0
 
     @property
     def degraded(self) -> bool:
         return self._down_since is not None
 
     async def warm(self) -> None:
-        """Connects and loads the script, so that no check waits for that; a Valkey that is away is no error yet."""
-        for _ in range(_WARM_TRIES):
+        """Connects and loads the script before the first check; a Valkey that is down is only logged."""
+        for _ in range(_LOAD_TRIES):
             try:
                 await self._script.load()
                 return
@@ -114,25 +115,25 @@ class Limiter:
                 missing = problem
         logger.warning("Valkey does not answer yet", extra={"problem": repr(missing)})
 
-    async def admit(self, record: KeyRecord, question: RequestFacts) -> Grant:
+    async def admit(self, record: KeyRecord, request: RequestFacts) -> Grant:
         """Reserves and grants; raises RATE_LIMIT_EXCEEDED, INSUFFICIENT_QUOTA or UNAVAILABLE."""
-        reading = question.kind is Kind.READING
-        plan = self._plans.find(record, question.model, reading=reading)
+        reading = request.kind is Kind.READING
+        plan = self._plans.find(record, request.model, reading=reading)
         if reading and not plan.rules:
             return Grant("")
         reservation = "" if reading else self._new_id()
-        if self._down_since is not None and self._clock() < self._ask_again_at:
-            return self._locally(plan, question, reservation)
-        self._ask_again_at = self._clock() + _PAUSE_SECONDS  # meanwhile, if it is down, only this check waits for it
+        if self._down_since is not None and self._clock() < self._retry_at:
+            return self._grant_locally(plan, request, reservation)
+        self._retry_at = self._clock() + _PAUSE_SECONDS  # while it is down, only this check waits for it
         try:
-            reply = await self._ask(plan, question, reservation)
+            reply = await self._check(plan, request, reservation)
             if self._down_since is not None:
-                self._back()
-            return self._granted(plan, question, reservation, reply)
-        except (ValkeyError, _NotBelievedError) as problem:
-            self._lost(problem)
+                self._end_outage()
+            return self._grant(plan, request, reservation, reply)
+        except (ValkeyError, _EpochError) as problem:
+            self._begin_outage(problem)
             try:
-                return self._locally(plan, question, reservation)
+                return self._grant_locally(plan, request, reservation)
             except UplionError:
                 self._counter_writes.give_back(record.account, reservation)
                 raise
@@ -140,36 +141,38 @@ class Limiter:
             self._counter_writes.give_back(record.account, reservation)
             raise
 
-    async def _ask(self, plan: Plan, question: RequestFacts, reservation: str) -> list[Any]:
-        if plan.rules and not self._epoch.trusted:
-            raise _NotBelievedError
+    async def _check(self, plan: Plan, request: RequestFacts, reservation: str) -> list[Any]:
+        """Calls check.lua until it decides: it may first need the current epoch, or balances of the ledger."""
+        if plan.rules and not self._epoch.complete:
+            raise _EpochError
         tail = (
             reservation,
             self._deadline_ms,
             self._given_up_ms,
-            question.input_tokens,
-            self._wanted(question),
-            question.choices,
+            request.input_tokens,
+            self._wanted(request),
+            request.choices,
         )
-        sure, loaded = "0", b""
-        for _ in range(_MOST_ROUNDS):
-            reply: list[Any] = await self._script.run(*plan.arguments, self._epoch.value, sure, *tail, loaded)
+        verified, loaded = "0", b""
+        for _ in range(_MAX_ROUNDS):
+            reply: list[Any] = await self._script.run(*plan.arguments, self._epoch.value, verified, *tail, loaded)
             outcome = reply[0]
             if outcome == b"LOAD":
                 loaded = await self._load(plan, [number - 1 for number in reply[1:]])
             elif outcome == b"FRESH":
-                await self._epoch.look()
-                if plan.rules and not self._epoch.trusted:
-                    raise _NotBelievedError
-                sure = "1"
+                await self._epoch.refresh()
+                if plan.rules and not self._epoch.complete:
+                    raise _EpochError
+                verified = "1"
             else:
                 return reply
         raise _unavailable()
 
     async def _load(self, plan: Plan, numbers: Sequence[int]) -> bytes:
+        """check.lua's argument with the balances of `numbers` in `plan.used`."""
         try:
             found = await self._ledger.used(plan.record.account, [plan.used[number] for number in numbers])
-        except Exception as problem:  # asyncpg's many: without the ledger nobody knows what is left
+        except DatabaseError as problem:
             logger.warning("balances could not be read", extra={"problem": repr(problem)})
             raise _unavailable() from problem
         totals = [_NOT_LOADED] * len(plan.used)
@@ -177,83 +180,82 @@ class Limiter:
             totals[number] = total
         return msgspec.msgpack.encode(totals)
 
-    def _granted(self, plan: Plan, question: RequestFacts, reservation: str, reply: list[Any]) -> Grant:
+    def _grant(self, plan: Plan, request: RequestFacts, reservation: str, reply: list[Any]) -> Grant:
         if reply[0] == b"NO":
-            raise self._refused(plan, reply)
+            raise self._refusal(plan, reply)
         _, output, tightest, now_ms, remaining, resets, shadows = reply
-        deadline = self._rules.deadline if reservation else None
+        deadline = self._settings.deadline if reservation else None
         self._local_fallback.remember(plan, remaining)
         if not plan.rules:
             return Grant(reservation, deadline_seconds=deadline)
-        tokens = question.input_tokens + output * question.choices
-        cost = plan.cost(question.input_tokens, output * question.choices)
+        units = plan.units(request.input_tokens, output * request.choices)
         self._in_flight.add(
             reservation,
-            Reservation(plan, question.request_id, now_ms, now_ms + self._deadline_ms, tokens, cost),
-            known=True,
+            Reservation(plan, request.request_id, now_ms, now_ms + self._deadline_ms, units),
+            written=True,
         )
         cap = output if tightest else None
-        capped = tightest and (question.output_tokens is None or output < question.output_tokens)
+        capped = tightest and (request.output_tokens is None or output < request.output_tokens)
         return Grant(
             reservation,
             cap,
             plan.rules[tightest - 1].name if capped else "",
             bool(reservation) and plan.holds_slot,
-            rate_limit_status(plan.rules, remaining, resets, self._plans.day, self._wall()),
+            rate_limit_status(plan, remaining, resets, self._plans.day, self._wall()),
             deadline,
             tuple(refusal([self._violation(plan, remaining, number, wait)]) for number, wait in _pairs(shadows)),
         )
 
-    def _refused(self, plan: Plan, reply: list[Any]) -> UplionError:
+    def _refusal(self, plan: Plan, reply: list[Any]) -> UplionError:
         _, remaining, resets, refused = reply
-        left = rate_limit_status(plan.rules, remaining, resets, self._plans.day, self._wall())
-        return refusal([self._violation(plan, remaining, number, wait) for number, wait in _pairs(refused)], left)
+        status = rate_limit_status(plan, remaining, resets, self._plans.day, self._wall())
+        return refusal([self._violation(plan, remaining, number, wait) for number, wait in _pairs(refused)], status)
 
     def _violation(self, plan: Plan, remaining: Sequence[int], number: int, wait_ms: int) -> Violation:
         return violation(plan.rules[number - 1], remaining[number - 1], wait_ms, self._plans.day, self._wall())
 
-    def _locally(self, plan: Plan, question: RequestFacts, reservation: str) -> Grant:
+    def _grant_locally(self, plan: Plan, request: RequestFacts, reservation: str) -> Grant:
+        """From this process's share of what is left; raises UNAVAILABLE."""
         since = self._down_since
-        if since is None or self._clock() - since > self._rules.outage:
+        if since is None or self._clock() - since > self._settings.outage:
             raise _unavailable()
-        output = self._wanted(question)
-        tokens = question.input_tokens + output * question.choices
-        cost = plan.cost(question.input_tokens, output * question.choices)
-        left = self._local_fallback.take(plan, tokens, cost)
+        output = self._wanted(request)
+        units = plan.units(request.input_tokens, output * request.choices)
+        left = self._local_fallback.take(plan, units)
         if left is None:
             raise _unavailable()
         AUTHZ_LOCAL_GRANTS.inc()
         now_ms = int(self._wall() * 1000)
         self._in_flight.add(
             reservation,
-            Reservation(plan, question.request_id, now_ms, now_ms + self._deadline_ms, tokens, cost),
-            known=False,
+            Reservation(plan, request.request_id, now_ms, now_ms + self._deadline_ms, units),
+            written=False,
         )
         return Grant(
             reservation,
             output if plan.caps and output else None,
             "",
             bool(reservation) and plan.holds_slot,
-            rate_limit_status(plan.rules, left, [-1] * len(left), self._plans.day, self._wall()),
-            self._rules.deadline if reservation else None,
+            rate_limit_status(plan, left, [-1] * len(left), self._plans.day, self._wall()),
+            self._settings.deadline if reservation else None,
         )
 
-    def _wanted(self, question: RequestFacts) -> int:
-        """Output tokens of one choice that are asked for; 0 where nothing is generated."""
-        if question.kind is not Kind.GENERATION:
+    def _wanted(self, request: RequestFacts) -> int:
+        """Output tokens of one choice that are requested; 0 where nothing is generated."""
+        if request.kind is not Kind.GENERATION:
             return 0
-        wanted = question.output_tokens or self._rules.default_output_tokens
-        return min(wanted, self._rules.most_output_tokens)
+        wanted = request.output_tokens or self._settings.default_output_tokens
+        return min(wanted, self._settings.most_output_tokens)
 
-    def _lost(self, problem: Exception) -> None:
-        self._ask_again_at = self._clock() + _PAUSE_SECONDS
+    def _begin_outage(self, problem: Exception) -> None:
+        self._retry_at = self._clock() + _PAUSE_SECONDS
         if self._down_since is None:
             self._down_since = self._clock()
-            self._local_fallback.open()
-            logger.warning("limits cannot be asked: known keys get a local share", extra={"problem": repr(problem)})
+            self._local_fallback.begin_outage()
+            logger.warning("limits cannot be checked: known keys get a local share", extra={"problem": repr(problem)})
 
-    def _back(self) -> None:
-        logger.info("limits can be asked again")
+    def _end_outage(self) -> None:
+        logger.info("limits can be checked again")
         self._down_since = None
         self._epoch.wake()
 

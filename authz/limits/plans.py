@@ -1,28 +1,49 @@
-"""Which rules concern a request, and what check.lua must be told of them: worked out once for a key and a model."""
+"""Which rules concern a request, and check.lua's arguments for them: worked out once for a key and a model."""
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from authz.credentials.key_record import KeyRecord
 from authz.limits.prices import FREE, PriceTable, Rates
 from common import names
-from ledger.limits import Limit, Rule
+from ledger.limits import Amount, Counting, Limit, Rule
 from ledger.periods import Today, counter_seconds, today
 
-_MOST_KEYS = 20_000  # about 2 kB each; one that is not here costs 50 us
-_FIRST_KEYS = 3  # of KEYS: reserved, reservations, reservation amounts
-_REQUESTS, _TOKENS, _TOKEN_BUDGET, _MONEY_BUDGET, _AT_ONCE = range(5)  # check.lua's kinds
-_TOKEN_UNIT, _MONEY_UNIT, _SLOT_UNIT = range(3)
+_MAX_KEYS = 20_000  # about 2 kB each; building one that is not kept costs 50 us
 _encode = msgspec.msgpack.encode
+_T = TypeVar("_T")
+
+
+class LedgerBalance(NamedTuple):
+    """A balance that a plan needs of the ledger."""
+
+    scope: str
+    model: str
+    period: str  # "2026-11-21", "2026-11" or "life"
+    currency: str  # of a balance of money, else empty
+    column: str  # LimitKind.balance
 
 
 class Plan:
     """The rules for one key's requests for one model, today."""
 
-    __slots__ = ("arguments", "caps", "counters", "keys", "price", "rates", "record", "reserved", "rules", "used")
+    __slots__ = (
+        "arguments",
+        "caps",
+        "counters",
+        "headers",
+        "holds_slot",
+        "keys",
+        "price",
+        "rates",
+        "record",
+        "reserved",
+        "rules",
+        "used",
+    )
 
     def __init__(self, record: KeyRecord, rules: tuple[Rule, ...], price: Rates, day: Today) -> None:
         self.record = record
@@ -30,84 +51,76 @@ class Plan:
         self.price = price
         self.rates: list[tuple[str, bool]] = []  # rate hash, whether it counts tokens
         self.reserved: list[tuple[str, int]] = []  # field of the reserved hash, unit
-        self.used: list[tuple[str, str, str, str]] = []  # what is read of the ledger: scope, model, period, currency
-        self.counters: list[str] = []  # of each rule: what it counts in, whoever else does
-        self.caps = any(rule.limit.measure in ("tokens", "cost") and not rule.limit.shadow for rule in rules)
+        self.counters: list[str] = []  # of each rule: the counter it shares with all rules of its amount and scope
+        self.caps = any(rule.limit.kind.caps_output and not rule.limit.shadow for rule in rules)
+        self.holds_slot = any(rule.limit.kind.counting is Counting.RUNNING for rule in rules)
+        self.headers = tuple(  # of requests, of tokens: the numbers of the enforced rules that x-ratelimit-* shows
+            tuple(
+                number
+                for number, rule in enumerate(rules)
+                if rule.limit.kind.header == header and not rule.limit.shadow
+            )
+            for header in ("requests", "tokens")
+        )
         account = record.account
         self.keys = [
             names.reserved_key(account),
             names.reservations_key(account),
             names.reservation_amounts_key(account),
         ]
-        groups: dict[str, list[int | str]] = {}
-        order: list[tuple[str, str]] = []
+        balances: dict[str, dict[str, LedgerBalance]] = {}  # by period and field
         for rule in rules:
             limit = rule.limit
-            if limit.measure in ("tokens", "cost") and limit.period != "minute":
+            if limit.kind.counting is Counting.BALANCE:
                 period = day.name(limit.period)
-                field = _field(rule)
-                group = groups.setdefault(period, [self._key(names.used_key(account, period))])
-                if len(group) == 1:
-                    group.append(counter_seconds(limit.period))
-                if field not in group:
-                    group.append(field)
-        for period, group in groups.items():
-            order += [(period, str(field)) for field in group[2:]]
+                found = LedgerBalance(rule.scope, limit.model, period, limit.currency, limit.kind.balance)
+                balances.setdefault(period, {}).setdefault(rule.field, found)
+        lives = {day.name(rule.limit.period): counter_seconds(rule.limit.period) for rule in rules}
+        lua_used = [
+            [self._key(names.used_key(account, period)), lives[period], *fields] for period, fields in balances.items()
+        ]
+        self.used = [balance for fields in balances.values() for balance in fields.values()]
+        places = [(period, field) for period, fields in balances.items() for field in fields]
         lua_rules: list[int] = []
         for rule in rules:
-            limit = rule.limit
-            kind, counter, number = self._counter(rule, day, order)
-            lua_rules += (kind, counter, number, limit.amount, int(limit.shadow))
-        places = {(day.name(rule.limit.period), _field(rule)): rule for rule in rules}
-        self.used = [
-            (places[place].scope, places[place].limit.model, place[0], places[place].limit.currency) for place in order
-        ]
+            counter, used = self._counter(rule, day, places)
+            lua_rules += (rule.limit.kind.code, counter, used, rule.limit.amount, int(rule.limit.shadow))
         lua_rates = [value for key, tokens in self.rates for value in (self._key(key), int(tokens))]
         lua_reserved = [value for pair in self.reserved for value in pair]
-        blob = _encode([lua_rates, lua_reserved, list(groups.values()), lua_rules, price[1:]])
+        blob = _encode([lua_rates, lua_reserved, lua_used, lua_rules, price[1:]])
         self.arguments: tuple[str | bytes | int, ...] = (len(self.keys), *self.keys, blob)
 
-    def cost(self, input_tokens: int, output_tokens: int) -> int:
-        """Millionths that are reserved for a request, as check.lua counts them."""
-        return self.price.millionths(input_tokens, output_tokens)
+    def units(self, input_tokens: int, output_tokens: int) -> tuple[int, ...]:
+        """What a request of so many tokens takes, by `Amount`, as check.lua counts it."""
+        return input_tokens + output_tokens, self.price.millionths(input_tokens, output_tokens), 1
 
-    def amounts(self, second: int, tokens: int, cost: int) -> list[Any]:
-        """What is held for a request, as check.lua stores it (there in msgpack)."""
-        units = (tokens, cost, 1)
+    def amounts(self, second: int, units: tuple[int, ...]) -> list[object]:
+        """What is reserved for a request, as check.lua stores it (there in msgpack)."""
         amounts: list[str | int] = [value for field, unit in self.reserved for value in (field, units[unit])]
-        return [second, tokens, amounts, [key for key, by_tokens in self.rates if by_tokens]]
-
-    @property
-    def holds_slot(self) -> bool:
-        return any(unit == _SLOT_UNIT for _, unit in self.reserved)
+        return [second, units[Amount.TOKENS.value], amounts, [key for key, by_tokens in self.rates if by_tokens]]
 
     def _key(self, name: str) -> int:
         """Its number in KEYS."""
-        if name not in self.keys:
-            self.keys.append(name)
-        return self.keys.index(name) + 1
+        return _number(self.keys, name)
 
-    def _counter(self, rule: Rule, day: Today, order: list[tuple[str, str]]) -> tuple[int, int, int]:
-        """check.lua's kind of rule, the number of its rate or reserved field, and of its used field (0: none)."""
-        limit = rule.limit
-        if limit.period == "minute":
-            tokens = limit.measure == "tokens"
-            key = names.rate_key(self.record.account, "t" if tokens else "n", rule.scope, limit.model)
+    def _counter(self, rule: Rule, day: Today, places: list[tuple[str, str]]) -> tuple[int, int]:
+        """The number of its rate or reserved field, and of its used field (0: none)."""
+        limit, account = rule.limit, self.record.account
+        kind, field = limit.kind, rule.field
+        if kind.counting is Counting.WINDOW:
+            key = names.rate_key(account, kind.unit, rule.scope, limit.model)
             self.counters.append(f"{key} {limit.amount}")
-            return (_TOKENS if tokens else _REQUESTS), _number(self.rates, (key, tokens)), 0
-        field = _field(rule)
-        if limit.measure == "concurrency":
-            self.counters.append(f"{self.record.account} {field} {limit.amount}")
-            return _AT_ONCE, _number(self.reserved, (field, _SLOT_UNIT)), 0
+            return _number(self.rates, (key, kind.amount is Amount.TOKENS)), 0
+        reserved = _number(self.reserved, (field, kind.amount.value))
+        if kind.counting is Counting.RUNNING:
+            self.counters.append(f"{account} {field} {limit.amount}")
+            return reserved, 0
         period = day.name(limit.period)
-        self.counters.append(f"{self.record.account} {field} {period} {limit.amount}")
-        number = order.index((period, field)) + 1
-        if limit.measure == "tokens":
-            return _TOKEN_BUDGET, _number(self.reserved, (field, _TOKEN_UNIT)), number
-        return _MONEY_BUDGET, _number(self.reserved, (field, _MONEY_UNIT)), number
+        self.counters.append(f"{account} {field} {period} {limit.amount}")
+        return reserved, places.index((period, field)) + 1
 
 
-class _Known:
+class _KeyPlans:
     """A key's plans."""
 
     __slots__ = ("day", "models", "plans", "priced", "prices", "record")
@@ -115,18 +128,18 @@ class _Known:
     def __init__(self, record: KeyRecord, day: Today, prices: Mapping[str, Rates]) -> None:
         self.record, self.day, self.prices = record, day, prices
         self.models = {rule.limit.model for rule in record.rules}
-        self.priced = any(rule.limit.measure == "cost" for rule in record.rules)
+        self.priced = any(rule.limit.kind.is_money for rule in record.rules)
         self.plans: dict[tuple[str, bool], Plan] = {}
 
 
 class Plans:
-    """Remembers plans while the key's record, the day and the prices are what they were."""
+    """Keeps plans while the key's record, the day and the prices stay the same objects."""
 
     def __init__(self, prices: PriceTable, clock: Callable[[], float] = time.time) -> None:
         self._prices = prices
         self._clock = clock
         self._today = today(clock())
-        self._known: dict[str, _Known] = {}
+        self._keys: dict[str, _KeyPlans] = {}
 
     @property
     def day(self) -> Today:
@@ -136,15 +149,15 @@ class Plans:
         return self._today
 
     def find(self, record: KeyRecord, model: str, *, reading: bool) -> Plan:
-        """The plan for a request; one that reads takes no tokens, no money and nobody's place."""
+        """The plan for a request; one that reads takes no tokens, no money and no slot."""
         day, prices = self.day, self._prices.rates
-        known = self._known.get(record.id)
+        known = self._keys.get(record.id)
         if known is None or known.record is not record or known.day is not day or known.prices is not prices:
-            known = self._known[record.id] = _Known(record, day, prices)
-            if len(self._known) > _MOST_KEYS:
-                del self._known[next(iter(self._known))]
+            known = self._keys[record.id] = _KeyPlans(record, day, prices)
+            if len(self._keys) > _MAX_KEYS:
+                del self._keys[next(iter(self._keys))]
         if model not in known.models and not (known.priced and model in prices):
-            model = ""  # so that made-up names make no plans
+            model = ""  # so that invented names make no plans
         plan = known.plans.get((model, reading))
         if plan is None:
             price = prices.get(model, FREE) if known.priced else FREE
@@ -157,21 +170,12 @@ def _concerns(limit: Limit, model: str, price: Rates, *, reading: bool) -> bool:
     if limit.model and limit.model != model:
         return False
     if reading:
-        return limit.measure == "requests"
-    return limit.measure != "cost" or (price is not FREE and limit.currency == price.currency)
+        return limit.kind.counts_readings
+    return not limit.kind.is_money or (price is not FREE and limit.currency == price.currency)
 
 
-def _field(rule: Rule) -> str:
-    limit = rule.limit
-    if limit.measure == "concurrency":
-        return names.slots_field(rule.scope, limit.model)
-    if limit.measure == "cost":
-        return names.cost_field(rule.scope, limit.model, limit.currency)
-    return names.tokens_field(rule.scope, limit.model)
-
-
-def _number(places: list[Any], place: Any) -> int:
-    """Its number in the list, which it joins if it is new."""
+def _number(places: list[_T], place: _T) -> int:
+    """Its number in the list, to which it is added if it is new."""
     if place not in places:
         places.append(place)
     return places.index(place) + 1

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from authz.errors import DatabaseError
 from common.lifecycle import not_cancelled
 
 logger = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ async def follow_prices(
         try:
             table.update(await store.prices(), time.time(), pricing.ahead)
             ready.set()
-        except Exception as problem:  # asyncpg's many: the prices that are known go on to hold
+        except DatabaseError as problem:  # the known prices stay in force
             logger.warning("prices could not be read", extra={"problem": repr(problem)})
         with suppress(TimeoutError):
             async with asyncio.timeout(pricing.every if ready.is_set() else 1.0):

@@ -1,8 +1,9 @@
-"""What a key has left, as its owner is told: the tightest rule for requests, and the tightest for tokens."""
+"""What a caller has left, for x-ratelimit-* headers: the tightest rule for requests, and the tightest for tokens."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from authz.limits.plans import Plan
 from ledger.limits import Rule
 from ledger.periods import Today
 
@@ -12,7 +13,7 @@ class LimitStatus(NamedTuple):
 
     rule: Rule
     remaining: int
-    reset_seconds: float | None  # until something comes back; None: never
+    reset_seconds: float | None  # until some of it comes back; None: never
 
 
 class RateLimitStatus(NamedTuple):
@@ -26,27 +27,19 @@ NO_LIMITS = RateLimitStatus()
 
 
 def rate_limit_status(
-    rules: Sequence[Rule], remaining: Sequence[int], resets_ms: Sequence[int], day: Today, now: float
+    plan: Plan, remaining: Sequence[int], resets_ms: Sequence[int], day: Today, now: float
 ) -> RateLimitStatus:
-    """From check.lua's answer: `remaining` of each rule, and ms until a window moves (-1: it has none)."""
-    requests = tokens = -1
-    for number, rule in enumerate(rules):
-        limit = rule.limit
-        if limit.shadow:
-            continue
-        if limit.measure == "requests":
-            if requests < 0 or remaining[number] < remaining[requests]:
-                requests = number
-        elif limit.measure == "tokens" and (tokens < 0 or remaining[number] < remaining[tokens]):
-            tokens = number
+    """From check.lua's reply: `remaining` of each rule, and ms until its window moves (-1: it has none)."""
 
-    def left(number: int) -> LimitStatus | None:
-        if number < 0:
+    def tightest(numbers: Sequence[int]) -> LimitStatus | None:
+        if not numbers:
             return None
-        rule = rules[number]
+        number = min(numbers, key=remaining.__getitem__)
+        rule = plan.rules[number]
         if resets_ms[number] >= 0:
             return LimitStatus(rule, remaining[number], resets_ms[number] / 1000)
         ends = day.ends(rule.limit.period)
         return LimitStatus(rule, remaining[number], None if ends is None else ends - now)
 
-    return RateLimitStatus(left(requests), left(tokens))
+    requests, tokens = plan.headers
+    return RateLimitStatus(tightest(requests), tightest(tokens))

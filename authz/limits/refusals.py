@@ -1,4 +1,4 @@
-"""What a refused caller is told: the rule, its window, what it has left, and when it clears."""
+"""Refusals by a rule: which rule, what it has left, and when it clears."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from authz.limits.rate_limit_status import NO_LIMITS, RateLimitStatus
 from common.errors import Reason, UplionError
-from ledger.limits import Rule
+from ledger.limits import Counting, Rule
 from ledger.periods import Today
 
 _WHOSE = {"account": "the account", "project": "the project", "key": "this key"}
@@ -17,12 +17,12 @@ class Violation(NamedTuple):
 
     rule: Rule
     balance: int  # what it has left, in the limit's own unit
-    wait_seconds: float | None  # until the request may pass; None: not by waiting, the budget is spent
-    clears_at: float | None  # unix time; None: never by itself, or nobody can say
+    wait_seconds: float | None  # until the request may pass; None: the budget is spent, and waiting does not help
+    clears_at: float | None  # unix time; None: never by itself, or not known
 
 
 class LimitError(UplionError):
-    """A refusal by a rule."""
+    """A request was refused by a rule."""
 
     def __init__(self, violation: Violation, rate_limits: RateLimitStatus) -> None:
         rule, limit = violation.rule, violation.rule.limit
@@ -44,15 +44,15 @@ class LimitError(UplionError):
 
 def refusal(violations: Sequence[Violation], rate_limits: RateLimitStatus = NO_LIMITS) -> LimitError:
     """Of several rules the one that clears last: a retry before would be refused again."""
-    return LimitError(max(violations, key=_lasts), rate_limits)
+    return LimitError(max(violations, key=_clears_in), rate_limits)
 
 
 def violation(rule: Rule, balance: int, wait_ms: int, day: Today, now: float) -> Violation:
-    """From check.lua's answer: what the rule has left, and ms until the request may pass (-1: the budget is spent)."""
+    """From check.lua's reply: what the rule has left, and ms until the request may pass (-1: the budget is spent)."""
     if wait_ms < 0:
         return Violation(rule, balance, None, day.ends(rule.limit.period))
     seconds = wait_ms / 1000
-    return Violation(rule, balance, seconds, now + seconds if rule.limit.period == "minute" else None)
+    return Violation(rule, balance, seconds, now + seconds if rule.limit.kind.counting is Counting.WINDOW else None)
 
 
 def timestamp(moment: float | None) -> str:
@@ -62,37 +62,28 @@ def timestamp(moment: float | None) -> str:
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _lasts(violation: Violation) -> tuple[int, float]:
+def _clears_in(violation: Violation) -> tuple[int, float]:
     if violation.wait_seconds is None:
         return 1, float("inf") if violation.clears_at is None else violation.clears_at
     return 0, violation.wait_seconds
 
 
 def _message(violation: Violation) -> str:
+    """The kind's sentence, and when to try again."""
     rule, limit = violation.rule, violation.rule.limit
-    whose = _WHOSE[rule.level] + (f' for the model "{limit.model}"' if limit.model else "")
-    again = f"Try again in {violation.wait_seconds:.1f} s." if violation.wait_seconds is not None else ""
-    if limit.measure == "concurrency":
-        return f"The limit of {limit.amount} requests at once of {whose} is reached ({rule.name}). {again}"
-    if limit.measure == "requests":
-        return f"The limit of {limit.amount} requests a minute of {whose} is reached ({rule.name}). {again}"
-    per = "" if limit.period == "life" else f" a {limit.period}"
-    if limit.measure == "tokens":
-        amount, left = f"{limit.amount} tokens", f"{violation.balance}"
-    else:
-        amount, left = _money(limit.amount, limit.currency), _money(violation.balance, limit.currency)
-    if limit.period == "minute":
-        few = "too few for this request"
-        return f"The limit of {amount} a minute of {whose} has {left} left ({rule.name}), {few}. {again}"
-    few = "too little for this request"
-    if again:
-        few += ", until requests that run now give back what they do not use"
+    kind = limit.kind
+    sentence = kind.refusal.format(
+        amount=kind.text(limit.amount, limit.currency),
+        left=kind.text(violation.balance, limit.currency) if kind.is_money else violation.balance,
+        per=f" a {limit.period}" if limit.period not in ("", "life") else "",
+        whose=_WHOSE[rule.level] + (f' for the model "{limit.model}"' if limit.model else ""),
+        rule=rule.name,
+    )
+    again = ""
+    if violation.wait_seconds is not None:
+        if kind.counting is Counting.BALANCE:
+            sentence += ", until requests that run now give back what they do not use"
+        again = f"Try again in {violation.wait_seconds:.1f} s."
     elif violation.clears_at is not None:
         again = f"It starts again at {timestamp(violation.clears_at)}."
-    return f"The budget of {amount}{per} of {whose} has {left} left ({rule.name}), {few}. {again}".rstrip()
-
-
-def _money(millionths: int, currency: str) -> str:
-    whole, rest = divmod(millionths, 1_000_000)
-    decimals = f"{rest:06}".rstrip("0").ljust(2, "0")
-    return f"{whole}.{decimals} {currency}"
+    return f"{sentence}. {again}".rstrip()

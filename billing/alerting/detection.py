@@ -19,7 +19,7 @@ from nats.js.errors import NotFoundError
 from billing import metrics
 from common import names
 from ledger import periods
-from ledger.limits import Level, Limit, Rule
+from ledger.limits import Counting, Level, Limit, Rule
 from ledger.usage_columns import TOTAL_TOKENS
 from messaging.bus import Bus
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EVERY_SECONDS = 30.0
-_MEASURES = ("tokens", "cost")
-_BUDGET_PERIODS = ("day", "month", "life")
 _HOLDERS: tuple[tuple[Level, str], ...] = (
     ("account", "SELECT id AS account, id AS subject, limits FROM accounts WHERE limits <> '[]'"),
     ("project", "SELECT account, id AS subject, limits FROM projects WHERE limits <> '[]'"),
@@ -219,7 +217,7 @@ def _rules(level: Level, holders: "Iterable[asyncpg.Record]") -> list[tuple[str,
         (holder["account"], Rule(level, holder["subject"], limit))
         for holder in holders
         for limit in msgspec.json.decode(holder["limits"], type=list[Limit])
-        if limit.measure in _MEASURES and limit.period in _BUDGET_PERIODS
+        if limit.kind.counting is Counting.BALANCE
     ]
 
 

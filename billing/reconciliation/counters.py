@@ -16,6 +16,7 @@ from redis.backoff import NoBackoff
 from billing.reconciliation.difference import Difference
 from billing.rollups import MILLIONTHS, Balance
 from common import names
+from ledger.limits import COST_BUDGET, TOKEN_BUDGET
 
 if TYPE_CHECKING:
     import asyncpg
@@ -52,7 +53,7 @@ class UsedCounter(NamedTuple):
     @property
     def field(self) -> str:
         _, scope, model, _ = self.balance
-        return names.cost_field(scope, model, self.currency) if self.currency else names.tokens_field(scope, model)
+        return (COST_BUDGET if self.currency else TOKEN_BUDGET).field(scope, model, self.currency)
 
 
 class CounterReader:

@@ -26,6 +26,7 @@ from redis.exceptions import NoScriptError
 from billing.entry import Entry
 from billing.rollups import Totals
 from common import names
+from ledger.limits import COST_BUDGET, TOKEN_BUDGET
 from ledger.usage_columns import total
 
 _SCRIPT = "".join(
@@ -106,9 +107,9 @@ def _calls(entries: Iterable[Entry], totals: Totals) -> Iterator[_Call]:
     """Totals go first: no moment may show a reservation back and its use missing."""
     used: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for (account, scope, model, period), tokens in totals.tokens.items():
-        used[account][names.used_key(account, period)] += (names.tokens_field(scope, model), str(tokens))
+        used[account][names.used_key(account, period)] += (TOKEN_BUDGET.field(scope, model), str(tokens))
     for ((account, scope, model, period), currency), millionths in totals.cost_millionths.items():
-        used[account][names.used_key(account, period)] += (names.cost_field(scope, model, currency), str(millionths))
+        used[account][names.used_key(account, period)] += (COST_BUDGET.field(scope, model, currency), str(millionths))
     reservations: dict[str, dict[str, int]] = defaultdict(dict)
     for entry in entries:
         if entry.last and entry.reservation:

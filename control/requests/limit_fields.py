@@ -7,16 +7,11 @@ from uplion.control.v1 import limit_pb2
 from uplion.control.v1.limit_pb2 import LimitMeasure, LimitPeriod
 
 from control.requests import fields
-from ledger.limits import Limit, Measure, Period
+from ledger.limits import PERIODS, Limit, Measure, Period
 
 _MOST = 50
 _MODEL_CHARACTERS = 253
-_MEASURES: dict[int, Measure] = {
-    LimitMeasure.LIMIT_MEASURE_REQUESTS: "requests",
-    LimitMeasure.LIMIT_MEASURE_TOKENS: "tokens",
-    LimitMeasure.LIMIT_MEASURE_COST: "cost",
-    LimitMeasure.LIMIT_MEASURE_CONCURRENCY: "concurrency",
-}
+_MEASURES: dict[int, Measure] = {LimitMeasure.Value(f"LIMIT_MEASURE_{name.upper()}"): name for name in PERIODS}
 _PERIODS: dict[int, Period] = {
     LimitPeriod.LIMIT_PERIOD_UNSPECIFIED: "",
     LimitPeriod.LIMIT_PERIOD_MINUTE: "minute",

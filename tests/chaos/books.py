@@ -112,7 +112,7 @@ async def _against_sums(connection: Any, redis: Any, account: str, key: str) -> 
         account,
         scope,
     )
-    used = await redis.hget(names.used_key(account, "life"), names.tokens_field(scope))
+    used = await redis.hget(names.used_key(account, "life"), names.counter_field("t", scope))
     found = []
     sums = {"usage_hourly": hourly["tokens"], "balances": balance["tokens"], "Valkey": int(used or -1)}
     found += [f"sum: {name} has {value} tokens, the ledger {ledger}" for name, value in sums.items() if value != ledger]

@@ -13,7 +13,7 @@ from authz.limits.counter_writes import CounterWrites
 from authz.limits.in_flight import InFlight
 from authz.limits.limiter import Grant, Limiter, LimiterSettings
 from authz.limits.local_fallback import LocalFallback
-from authz.limits.plans import Plans
+from authz.limits.plans import LedgerBalance, Plans
 from authz.limits.prices import Price, PriceTable
 from authz.limits.recovery import StoreEpoch
 from authz.request_facts import RequestFacts
@@ -29,8 +29,8 @@ class Ledger:
     used_totals: dict[tuple[str, str, str, str], int] = field(default_factory=dict)
     ended_tokens: dict[str, int] = field(default_factory=dict)  # by reservation
 
-    async def used(self, account: str, wanted: Sequence[tuple[str, str, str, str]]) -> list[int]:
-        return [self.used_totals.get(each, 0) for each in wanted]
+    async def used(self, account: str, wanted: Sequence[LedgerBalance]) -> list[int]:
+        return [self.used_totals.get(tuple(each[:4]), 0) for each in wanted]
 
     async def ended(self, request_ids: Sequence[str]) -> dict[str, int]:
         return dict(self.ended_tokens)

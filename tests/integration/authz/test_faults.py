@@ -88,7 +88,7 @@ async def test_a_flushed_valkey_is_told_what_is_outstanding_and_reads_the_rest_f
         async with Redis.from_url(own_valkey.url) as redis:
             held = await redis.hgetall(names.reserved_key(authz.account))
             ids = await redis.zrange(names.reservations_key(authz.account), 0, -1)
-        assert int(held[names.slots_field(f"k:{key.id}").encode()]) == len(ids) == 1 + local + 1
+        assert int(held[names.counter_field("n", f"k:{key.id}").encode()]) == len(ids) == 1 + local + 1
         assert running.headers["x-uplion-reservation"].encode() in ids
 
 

@@ -131,7 +131,7 @@ async def test_a_budget_is_overspent_by_one_percent_at_most(
         async with asyncio.timeout(60), Redis.from_url(valkey.url) as redis:
             while await redis.zcard(names.reservations_key(first.account)):
                 await asyncio.sleep(0.05)
-            used = await redis.hget(names.used_key(first.account, "life"), names.tokens_field("a"))
+            used = await redis.hget(names.used_key(first.account, "life"), names.counter_field("t", "a"))
         assert int(used or 0) == crowd.admitted * _TOKENS
         stop.set()
         async with asyncio.timeout(60):

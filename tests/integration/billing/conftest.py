@@ -78,7 +78,7 @@ class Harness:
         async with self.redis.pipeline() as pipe:
             for event in events:
                 amounts: list[str | int] = []
-                for field in (names.tokens_field("a"), names.tokens_field(f"k:{event.key}")):
+                for field in (names.counter_field("t", "a"), names.counter_field("t", f"k:{event.key}")):
                     pipe.hsetnx(names.used_key(event.account, "life"), field, -1)
                     pipe.hincrby(names.reserved_key(event.account), field, tokens)
                     amounts += (field, tokens)

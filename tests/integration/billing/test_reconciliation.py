@@ -74,11 +74,11 @@ async def test_what_is_on_its_way_is_no_difference(harness: Any) -> None:
 
 
 async def _more_used(harness: Any) -> None:
-    await harness.redis.hincrby(names.used_key(harness.account, "life"), names.tokens_field("a"), 1)
+    await harness.redis.hincrby(names.used_key(harness.account, "life"), names.counter_field("t", "a"), 1)
 
 
 async def _sum_of_reserved(harness: Any) -> None:
-    await harness.redis.hincrby(names.reserved_key(harness.account), names.tokens_field("a"), 5)
+    await harness.redis.hincrby(names.reserved_key(harness.account), names.counter_field("t", "a"), 5)
 
 
 async def _overdue(harness: Any) -> None:

@@ -63,7 +63,7 @@ async def test_an_unknown_reservation_takes_nothing_from_others(harness, settlem
 
 async def test_a_fresh_valkey_learns_the_script_and_only_counters_that_a_rule_needs_are_raised(harness, settlement):
     await harness.redis.script_flush()
-    await harness.redis.hset(names.used_key(harness.account, LIFE), names.tokens_field("a"), -1)
+    await harness.redis.hset(names.used_key(harness.account, LIFE), names.counter_field("t", "a"), -1)
     await settlement.settle(
         entries(harness.event()), totals({(harness.account, "a"): 70, (harness.account, "k:key0"): 30})
     )
@@ -116,6 +116,6 @@ async def test_large_batches_are_cut_into_short_calls(harness, settlement):
 async def test_a_reservation_larger_than_what_is_left_never_goes_below_zero(harness, settlement):
     event = harness.event()
     await harness.reserve(event)
-    await harness.redis.hset(names.reserved_key(harness.account), names.tokens_field("a"), 10)
+    await harness.redis.hset(names.reserved_key(harness.account), names.counter_field("t", "a"), 10)
     await settlement.settle(entries(event), totals({(harness.account, "a"): 1}))
     assert (await harness.quota())["reserved"] == 0

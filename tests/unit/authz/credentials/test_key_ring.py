@@ -6,6 +6,7 @@ import pytest
 
 from authz.credentials.key_record import CachedRecord, KeyRecord
 from authz.credentials.key_ring import KeyRing, KeyRingLimits
+from authz.errors import DatabaseError
 from common.errors import Reason, UplionError
 
 LIMITS = KeyRingLimits(ttl=60, stale=600, unknown_ttl=5, known=10, unknown=20, lookups=4)
@@ -30,7 +31,7 @@ class Table:
         if self.gate is not None:
             await self.gate.wait()
         if self.down:
-            raise OSError("no database")
+            raise DatabaseError("no database")
         return found
 
 

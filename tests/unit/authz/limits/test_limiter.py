@@ -10,7 +10,7 @@ from authz.limits.counter_writes import CounterWrites
 from authz.limits.in_flight import InFlight
 from authz.limits.limiter import Grant, Limiter, LimiterSettings
 from authz.limits.local_fallback import LocalFallback
-from authz.limits.plans import Plans
+from authz.limits.plans import LedgerBalance, Plans
 from authz.limits.prices import PriceTable
 from authz.limits.recovery import StoreEpoch
 from authz.request_facts import RequestFacts
@@ -44,7 +44,7 @@ class Valkey:
 
 
 class Ledger:
-    async def used(self, account: str, wanted: Sequence[tuple[str, str, str, str]]) -> list[int]:
+    async def used(self, account: str, wanted: Sequence[LedgerBalance]) -> list[int]:
         return [0] * len(wanted)
 
     async def ended(self, request_ids: Sequence[str]) -> dict[str, int]:
@@ -93,7 +93,7 @@ class World:
 @pytest.fixture
 async def world() -> World:
     made = World()
-    await made.since.look()
+    await made.since.refresh()
     return made
 
 
