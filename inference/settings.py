@@ -9,16 +9,16 @@ from common.settings import setting
 
 @dataclass(frozen=True, slots=True)
 class InferenceSettings:
-    """One worker serves one model."""
+    """Environment variables of one worker, which serves one model."""
 
     PREFIX: ClassVar[str] = "INFERENCE"
     manifest: Path = setting(doc="file with the one AIModel this worker serves")
-    nats_url: str = setting(doc="where tickets come from", env="NATS_URL", secret=True)
-    revision: int = setting(0, doc="revision of the manifest; routers and the ledger see it")
+    nats_url: str = setting(doc="NATS, which holds the tickets", env="NATS_URL", secret=True)
+    revision: int = setting(0, doc="revision of the manifest, as routers and the ledger see it")
     listen: str = setting("127.0.0.1:0", doc="host:port of WorkerService; port 0 takes a free one")
-    advertise: str = setting("", doc="host:port that routers reach it at; empty: the bound one")
+    advertise: str = setting("", doc="host:port that routers connect to; empty: the bound one")
     lane: str = setting("default", doc="lane whose tickets it takes")
-    threads: int = setting(0, doc="threads of the engine's arithmetic; 0: one less than the CPUs, at least one")
+    threads: int = setting(0, doc="threads that compute; 0: one less than the CPUs, at least one")
     device: str = setting("auto", doc="cpu, cuda or auto; auto takes an accelerator where there is one")
     cache_bytes: int = setting(
         0, doc="bytes of the key-value cache on a CPU; 0: 128 tokens a slot, at most 256 MiB, at least one context"
@@ -26,9 +26,9 @@ class InferenceSettings:
     drain_grace_seconds: float = setting(30.0, doc="on SIGTERM, how long running requests may take to finish")
     spool_dir: Path | None = setting(
         None,
-        doc="folder for usage events that NATS does not take; unset: they wait in memory, and die with the process",
+        doc="folder for usage events that NATS does not take; unset: they wait in memory and are lost with the process",
     )
-    spool_bytes: int = setting(256 << 20, doc="most bytes in that folder; no tickets are taken beyond four fifths")
+    spool_bytes: int = setting(256 << 20, doc="most bytes in that folder; beyond four fifths of them no ticket is taken")
     upstream_url: str = setting("", doc="base URL of an OpenAI-compatible upstream", env="UPLION_UPSTREAM_URL")
     upstream_key: str = setting("", doc="its API key", env="UPLION_UPSTREAM_KEY", secret=True)
-    upstream_timeout_seconds: float = setting(60.0, doc="longest silence of the upstream before it has failed")
+    upstream_timeout_seconds: float = setting(60.0, doc="longest silence of the upstream before the request fails")
