@@ -28,7 +28,7 @@ class InferenceSettings:
         None,
         doc="folder for usage events that NATS does not take; unset: they wait in memory and are lost with the process",
     )
-    spool_bytes: int = setting(256 << 20, doc="most bytes in that folder; beyond four fifths of them no ticket is taken")
+    spool_bytes: int = setting(256 << 20, doc="most bytes in that folder; beyond four fifths no ticket is taken")
     upstream_url: str = setting("", doc="base URL of an OpenAI-compatible upstream", env="UPLION_UPSTREAM_URL")
     upstream_key: str = setting("", doc="its API key", env="UPLION_UPSTREAM_KEY", secret=True)
     upstream_timeout_seconds: float = setting(60.0, doc="longest silence of the upstream before the request fails")

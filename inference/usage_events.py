@@ -1,4 +1,4 @@
-"""Usage events as a worker writes them: what an attempt counted, for the ledger and for the metrics."""
+"""The usage events of a worker: what each attempt used, for the ledger, and the same in metrics, log and spans."""
 
 import logging
 import time
@@ -13,26 +13,44 @@ from uplion.inference.v1.sampling_pb2 import FinishReason
 from common import telemetry
 from common.errors import ELSEWHERE, Reason
 from inference import metrics
-from inference.engines.engine import Output
+from inference.engines.output import Output
 
 logger = logging.getLogger(__name__)
 
 _STATUS_WORDS = {number: name.removeprefix("ATTEMPT_STATUS_").lower() for name, number in AttemptStatus.items()}
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Attempt:
-    """The clock of one run; unix seconds, so that it compares with the ticket's."""
+    """An attempt that an engine took on."""
 
     ticket: Ticket
-    operation: str
+    operation: str  # chat, completion or embedding
     output: Output
-    started_seconds: float
+    started_seconds: float  # unix time, so that it compares with the ticket's
     traceparent: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """What an ended attempt took."""
+
+    ended_seconds: float  # unix time
+    queue_seconds: float  # from the ticket's publication to the start
+    first_token_seconds: float | None  # from the start to the first token; None: there was none
+
+    @classmethod
+    def of(cls, attempt: Attempt) -> "_Times":
+        started_seconds, first = attempt.started_seconds, attempt.output.first_token_seconds
+        return cls(
+            time.time(),
+            max(0.0, started_seconds - _published_seconds(attempt.ticket, started_seconds)),
+            max(0.0, first - started_seconds) if first else None,
+        )
+
+
 class _Metrics:
-    """The worker's series, looked up once: a labelled look-up costs as much as the increment."""
+    """The worker's series, with their labels looked up once: a look-up costs as much as the increment."""
 
     def __init__(self, model: str) -> None:
         self._prompt_tokens = metrics.VLLM_PROMPT_TOKENS.labels(model)
@@ -49,9 +67,7 @@ class _Metrics:
             if number
         }
 
-    def ended(
-        self, attempt: Attempt, status: str, queue_seconds: float, first_seconds: float | None, now_seconds: float
-    ) -> None:
+    def ended(self, attempt: Attempt, status: str, times: _Times) -> None:
         output = attempt.output
         self._attempts[status].inc()
         self._prompt_tokens.inc(output.input_tokens)
@@ -59,16 +75,16 @@ class _Metrics:
         self._prefix_queries.inc(output.input_tokens)
         if output.cached_tokens:
             self._prefix_hits.inc(output.cached_tokens)
-        self._queue_time.observe(queue_seconds)
-        self._latency.observe(queue_seconds + now_seconds - attempt.started_seconds)
-        if first_seconds is not None:
-            self._first_token.observe(queue_seconds + first_seconds)
+        self._queue_time.observe(times.queue_seconds)
+        self._latency.observe(times.queue_seconds + times.ended_seconds - attempt.started_seconds)
+        if times.first_token_seconds is not None:
+            self._first_token.observe(times.queue_seconds + times.first_token_seconds)
         if output.finish_reason:
             self._success[output.finish_reason].inc()
 
 
 class UsageRecorder:
-    """Writes the events of one worker."""
+    """Makes the usage events of one worker, and counts what ended in its metrics, log and spans."""
 
     def __init__(self, *, model: str, revision: int, provider: str) -> None:
         self._model = model
@@ -77,16 +93,16 @@ class UsageRecorder:
         self._metrics = _Metrics(model)
 
     def never_ran(self, ticket: Ticket, status: "AttemptStatus.ValueType", reason: Reason) -> UsageEvent:
-        """An attempt that no engine saw."""
+        """The event of an attempt that no engine took on."""
         event = self._event(ticket, status, time.time())
         event.error_reason = reason.name
         return event
 
     def ran(self, attempt: Attempt, status: "AttemptStatus.ValueType", reason: Reason | None) -> UsageEvent:
-        """An attempt that an engine took on, however it ended."""
-        now_seconds = time.time()
+        """The event of an attempt that an engine took on, however it ended."""
+        times = _Times.of(attempt)
         output = attempt.output
-        event = self._event(attempt.ticket, status, now_seconds)
+        event = self._event(attempt.ticket, status, times.ended_seconds)
         event.model_served = self._model
         event.model_revision = self._revision
         event.provider = self._provider
@@ -94,18 +110,20 @@ class UsageRecorder:
         event.usage.input_tokens = output.input_tokens
         event.usage.cached_tokens = output.cached_tokens
         event.usage.output_tokens = output.output_tokens
-        queue_seconds = max(0.0, attempt.started_seconds - _published_seconds(attempt.ticket, attempt.started_seconds))
-        _set(event.queue_duration, queue_seconds)
-        first_seconds: float | None = None
-        if attempt.output.first_token_seconds:
-            first_seconds = max(0.0, attempt.output.first_token_seconds - attempt.started_seconds)
-            _set(event.first_token_duration, first_seconds)
+        _set(event.queue_duration, times.queue_seconds)
+        if times.first_token_seconds is not None:
+            _set(event.first_token_duration, times.first_token_seconds)
         if output.compute_seconds is not None:
             _set(event.compute_duration, output.compute_seconds)
         event.finish_reason = output.finish_reason
         if reason is not None:
             event.error_reason = reason.name
             event.last = reason not in ELSEWHERE
+        self._observe(attempt, _STATUS_WORDS[status], times, reason)
+        return event
+
+    def _observe(self, attempt: Attempt, status: str, times: _Times, reason: Reason | None) -> None:
+        output = attempt.output
         logger.log(
             # A completed one is in the ledger and in the router's log; its line here would cost a tenth of its work.
             logging.DEBUG if reason is None else logging.INFO,
@@ -113,24 +131,23 @@ class UsageRecorder:
             extra={
                 "request_id": attempt.ticket.request_id,
                 "attempt": attempt.ticket.attempt,
-                "status": _STATUS_WORDS[status],
+                "status": status,
                 "output_tokens": output.output_tokens,
             },
         )
-        self._metrics.ended(attempt, _STATUS_WORDS[status], queue_seconds, first_seconds, now_seconds)
+        self._metrics.ended(attempt, status, times)
         telemetry.finished_span(
             f"inference.{attempt.operation}",
             attempt.traceparent,
             attempt.started_seconds,
-            now_seconds,
+            times.ended_seconds,
             {
                 "gen_ai.response.model": self._model,
                 "gen_ai.usage.input_tokens": output.input_tokens,
                 "gen_ai.usage.output_tokens": output.output_tokens,
-                "uplion.status": _STATUS_WORDS[status],
+                "uplion.status": status,
             },
         )
-        return event
 
     def _event(self, ticket: Ticket, status: "AttemptStatus.ValueType", now_seconds: float) -> UsageEvent:
         event = UsageEvent(
@@ -153,7 +170,7 @@ class UsageRecorder:
 
 
 def _set(target: Timestamp | Duration, seconds: float) -> None:
-    """Without the checks of FromNanoseconds, which cost as much as the rest of the event."""
+    """FromNanoseconds without its checks, which cost as much as the rest of the event."""
     whole = int(seconds)
     target.seconds, target.nanos = whole, int((seconds - whole) * 1e9)
 

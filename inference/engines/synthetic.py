@@ -6,10 +6,7 @@ tokens are words, and it imports no torch, so that its worker starts at once.
 
 import asyncio
 import hashlib
-import math
-import sys
 import time
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,18 +19,10 @@ from uplion.inference.v1.sampling_pb2 import (
 
 from common.deltas import Delta
 from common.manifest import Synthetic
-from inference.engines.engine import (
-    Capability,
-    EngineStats,
-    Generation,
-    Output,
-    Prompt,
-    Text,
-    Tokens,
-    Vectors,
-    output_limit,
-)
+from inference.engines.engine import Capability, EngineStats, Generation, Prompt, Text, Tokens, Vectors, output_limit
+from inference.engines.output import Output
 from inference.engines.stopping import StopScanner
+from inference.engines.vectors import unit_vector
 
 STEP_SECONDS = 0.01  # all requests move together; at most this much later than their rate says
 CHARACTERS_PER_TOKEN = 4
@@ -182,12 +171,7 @@ def vector(item: Text | Tokens) -> bytes:
     """A unit vector that depends on the input alone."""
     source = item.text.encode() if isinstance(item, Text) else repr(list(item.ids)).encode()
     digest = hashlib.shake_128(source).digest(VECTOR_VALUES)
-    values = [byte - 127.5 for byte in digest]
-    length = math.sqrt(sum(value * value for value in values))
-    unit = array("f", [value / length for value in values])
-    if sys.byteorder == "big":
-        unit.byteswap()
-    return unit.tobytes()
+    return unit_vector([byte - 127.5 for byte in digest])
 
 
 def _scanned(scanner: StopScanner, ids: list[int], *, last: bool) -> tuple[str, list[int]]:

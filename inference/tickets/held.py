@@ -35,7 +35,7 @@ class PendingOffer(Protocol):
         """Ignores an answer from now on. Idempotent."""
 
 
-class Run(Protocol):
+class ActiveRun(Protocol):
     """The call that works on a ticket."""
 
     def expire(self) -> None:
@@ -53,9 +53,9 @@ class HeldTicket:
     deadline_seconds: float = field(init=False)  # unix time
     state: TicketState = TicketState.OFFERED
     since_seconds: float = field(default_factory=time.monotonic)  # when it entered the state
-    renewed_seconds: float = field(default_factory=time.monotonic)  # when its queue last heard that it is in progress
+    renewed_seconds: float = field(default_factory=time.monotonic)  # when the queue's redelivery timer was last started
     offer: PendingOffer | None = None
-    run: Run | None = None
+    run: ActiveRun | None = None
 
     def __post_init__(self) -> None:
         self.id = names.attempt_id(self.ticket.request_id, self.ticket.attempt)

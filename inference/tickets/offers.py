@@ -22,7 +22,7 @@ class Refusal(Enum):
     """Why an offer will not be taken. (A router takes an offer by opening the run.)"""
 
     REFUSED = "refused"  # the router does not need this attempt
-    NO_ROUTER = "no router"  # nobody is subscribed to the ticket's reply subject
+    NO_ROUTER = "no router"  # the ticket's reply subject has no subscriber
 
 
 class Offers:

@@ -7,7 +7,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from inference.engines.engine import Output
+from inference.engines.output import Output
 
 
 @dataclass(slots=True, eq=False)

@@ -10,16 +10,8 @@ from uplion.inference.v1.sampling_pb2 import FINISH_REASON_LENGTH, FINISH_REASON
 from common.deltas import Delta
 from common.errors import Reason, UplionError
 from common.sampling import Sampling
-from inference.engines.engine import (
-    Capability,
-    EngineStats,
-    Generation,
-    Output,
-    Text,
-    Tokens,
-    Vectors,
-    output_limit,
-)
+from inference.engines.engine import Capability, EngineStats, Generation, Text, Tokens, Vectors, output_limit
+from inference.engines.output import Output
 from inference.engines.stopping import StopScanner
 from inference.engines.transformers import embedding
 from inference.engines.transformers.detokenizer import Detokenizer

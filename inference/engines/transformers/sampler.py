@@ -14,7 +14,7 @@ from transformers.generation.continuous_batching.requests import FutureRequestSt
 from transformers.generation.logits_process import LogitsProcessorList
 
 from common.sampling import Sampling
-from inference.engines.engine import Output
+from inference.engines.output import Output
 from inference.engines.transformers.compute_time import StepClock
 
 _SEED_MASK = (1 << 63) - 1

@@ -16,7 +16,7 @@ from uplion.inference.v1.sampling_pb2 import (
 
 from common.deltas import Delta
 from common.errors import Reason, UplionError
-from inference.engines.engine import Output
+from inference.engines.output import Output
 from inference.engines.stopping import StopScanner
 from inference.engines.transformers.compute_time import StepClock
 from inference.engines.transformers.detokenizer import Detokenizer

@@ -1,34 +1,21 @@
-"""The engine `openai`: a model that an OpenAI-compatible upstream runs for us."""
+"""The engine `openai`: a model behind an OpenAI-compatible API, called once for each request."""
 
-import array
 import asyncio
-import json
 import logging
-import math
-import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
 import httpx2
-from uplion.inference.v1.sampling_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP, FINISH_REASON_UNSPECIFIED
+import msgspec
 
-from common.deltas import Delta
 from common.errors import Reason, UplionError
 from common.settings import SettingsError
-from inference.engines.engine import (
-    Capability,
-    Chat,
-    EngineStats,
-    Generation,
-    Output,
-    Prompt,
-    Text,
-    Tokens,
-    Vectors,
-)
+from inference.engines.engine import Capability, Chat, EngineStats, Generation, Prompt, Text, Tokens, Vectors
+from inference.engines.output import Output
+from inference.engines.upstream.answer import Answer, Usage, upstream_failed
 from inference.engines.upstream.sse import SseReader, SseTooLongError
+from inference.engines.vectors import unit_vector
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +23,29 @@ _CONNECT_SECONDS = 10.0
 _LONGEST_ANSWER_BYTES = 64 * 1024 * 1024
 _LONGEST_ERROR_BYTES = 64 * 1024
 _SHOWN_CHARACTERS = 300
-_CHARACTERS_PER_TOKEN = 4  # until the upstream says how many there were
-_DONE = "[DONE]"
+_CHARACTERS_PER_TOKEN = 4  # an estimate, until the upstream has counted
+
+
+class _Embedding(msgspec.Struct):
+    index: int
+    embedding: list[float]
+
+
+class _Embeddings(msgspec.Struct):
+    data: list[_Embedding]
+    usage: Usage | None = None
+
+
+class _Error(msgspec.Struct):
+    message: str
+
+
+class _ErrorBody(msgspec.Struct):
+    error: _Error
+
+
+_decode_embeddings = msgspec.json.Decoder(_Embeddings, strict=False).decode
+_decode_error = msgspec.json.Decoder(_ErrorBody, strict=False).decode
 
 
 class UpstreamEngine:
@@ -68,7 +76,7 @@ class UpstreamEngine:
         """Nothing to load; whether the upstream answers is seen with the first request."""
 
     async def failure(self) -> Exception:
-        """An upstream that is away fails requests, not the worker."""
+        """Never returns: an upstream that is away fails requests, not the worker."""
         failed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         return await failed
 
@@ -87,18 +95,17 @@ class UpstreamEngine:
         tokens = [list(item.ids) for item in inputs if isinstance(item, Tokens)]
         if texts and tokens:
             raise UplionError(Reason.INVALID_REQUEST, "Give texts or token arrays, not both.", param="input")
-        body = {"model": self._model, "input": texts or tokens, "encoding_format": "float"}
+        body: dict[str, object] = {"model": self._model, "input": texts or tokens, "encoding_format": "float"}
         try:
             async with self._post("embeddings", body) as response:
-                answer = json.loads(await _read(response, _LONGEST_ANSWER_BYTES))
-            rows = sorted(answer["data"], key=lambda row: int(row["index"]))
-            values = [_unit(row["embedding"]) for row in rows]
-            counted = int(answer.get("usage", {}).get("prompt_tokens", sum(map(_estimate, inputs))))
-        except (ValueError, KeyError, TypeError, AttributeError) as problem:
-            raise _failed("sent no embeddings") from problem
-        if len(values) != len(inputs):
-            raise _failed(f"sent {len(values)} embeddings for {len(inputs)} inputs")
-        return Vectors(values, counted)
+                answer = _decode_embeddings(await _read(response, _LONGEST_ANSWER_BYTES))
+        except msgspec.DecodeError as problem:
+            raise upstream_failed("sent no embeddings") from problem
+        if len(answer.data) != len(inputs):
+            raise upstream_failed(f"sent {len(answer.data)} embeddings for {len(inputs)} inputs")
+        values = [unit_vector(row.embedding) for row in sorted(answer.data, key=lambda row: row.index)]
+        counted = answer.usage.prompt_tokens if answer.usage is not None else None
+        return Vectors(values, sum(map(_estimate, inputs)) if counted is None else counted)
 
     def cancel(self, attempt_id: str) -> None:
         task = self._tasks.pop(attempt_id, None)
@@ -117,7 +124,7 @@ class UpstreamEngine:
 
     async def _stream(self, generation: Generation, output: Output) -> None:
         chat = isinstance(generation.prompt, Chat)
-        answer = _Answer(output, generation.sampling.choices)
+        answer = Answer(output, generation.sampling.choices)
         reader = SseReader()
         try:
             async with self._post("chat/completions" if chat else "completions", self._body(generation)) as response:
@@ -136,14 +143,14 @@ class UpstreamEngine:
         except UplionError as error:
             output.fail(error)
         except SseTooLongError:
-            output.fail(_failed("sent more than an answer can be"))
-        except Exception:  # a task boundary: the request must hear of it
+            output.fail(upstream_failed("sent more than an answer can be"))
+        except Exception:  # a task boundary: without this the request would wait for ever
             logger.exception("upstream request failed")
-            output.fail(_failed("could not be understood"))
+            output.fail(upstream_failed("could not be understood"))
 
-    def _body(self, generation: Generation) -> dict[str, Any]:
+    def _body(self, generation: Generation) -> dict[str, object]:
         prompt = generation.prompt
-        body: dict[str, Any] = {"model": self._model, "stream": True, "stream_options": {"include_usage": True}}
+        body: dict[str, object] = {"model": self._model, "stream": True, "stream_options": {"include_usage": True}}
         if isinstance(prompt, Chat):
             body["messages"] = list(prompt.messages)
         else:
@@ -153,81 +160,22 @@ class UpstreamEngine:
         return body
 
     @asynccontextmanager
-    async def _post(self, path: str, body: dict[str, Any]) -> AsyncIterator[httpx2.Response]:
+    async def _post(self, path: str, body: dict[str, object]) -> AsyncIterator[httpx2.Response]:
         """A 200 answer whose body is not read yet; everything else raises."""
-        headers = {"accept-encoding": "identity"}  # a compressed stream could be delayed, or a bomb
+        headers = {"accept-encoding": "identity"}  # a compressed stream may be delayed, or expand without bound
         try:
             async with self._client.stream("POST", path, json=body, headers=headers) as response:
                 if response.status_code != httpx2.codes.OK:
-                    raise await _refusal(response)
+                    raise await _status_error(response)
                 yield response
         except httpx2.TimeoutException as problem:
-            raise _failed("did not answer in time") from problem
+            raise upstream_failed("did not answer in time") from problem
         except httpx2.HTTPError as problem:
-            raise _failed("cannot be reached or broke off") from problem
+            raise upstream_failed("cannot be reached or broke off") from problem
 
 
-class _Answer:
-    """What the stream's events say, told to the output."""
-
-    def __init__(self, output: Output, choices: int) -> None:
-        self._output = output
-        self._open = set(range(choices))
-        self._counted = False
-        self.done = False
-
-    def take(self, data: str) -> None:
-        if data.strip() == _DONE:
-            self.done = True
-            return
-        try:
-            event = json.loads(data)
-        except ValueError as problem:
-            raise _failed("sent an event that is not JSON") from problem
-        if not isinstance(event, dict):
-            raise _failed("sent an event that is no object")
-        if event.get("error"):
-            raise _failed("broke off with an error")
-        for choice in event.get("choices") or ():
-            self._choice(choice)
-        if isinstance(event.get("usage"), dict):
-            self._count(event["usage"])
-
-    def finish(self) -> None:
-        """The stream ended; one that only stopped has failed."""
-        if self._open:
-            raise _failed("broke off in the middle of the answer")
-        self._output.end()
-
-    def _choice(self, choice: dict[str, Any]) -> None:
-        index = int(choice.get("index") or 0)
-        delta = choice.get("delta") or {}
-        text = choice.get("text") or delta.get("content") or ""
-        reason = choice.get("finish_reason")
-        finish_reason = FINISH_REASON_UNSPECIFIED
-        if reason is not None:
-            finish_reason = FINISH_REASON_LENGTH if reason == "length" else FINISH_REASON_STOP
-        if index not in self._open or not (text or finish_reason):
-            return
-        if text and not self._counted:
-            self._output.output_tokens += 1  # nearly: most upstreams send a token at a time
-        if finish_reason:
-            self._open.discard(index)
-        self._output.add(Delta(index, [text] if text else [], [], finish_reason))
-
-    def _count(self, usage: dict[str, Any]) -> None:
-        self._counted = True
-        details = usage.get("prompt_tokens_details") or {}
-        self._output.begin(int(usage.get("prompt_tokens") or 0), int(details.get("cached_tokens") or 0))
-        self._output.output_tokens = int(usage.get("completion_tokens") or 0)
-
-
-def _failed(what: str) -> UplionError:
-    return UplionError(Reason.UPSTREAM_FAILED, f"The model's upstream {what}.")
-
-
-async def _refusal(response: httpx2.Response) -> UplionError:
-    """What a status other than 200 means for our client."""
+async def _status_error(response: httpx2.Response) -> UplionError:
+    """The error for a status other than 200."""
     status = response.status_code
     if status == httpx2.codes.TOO_MANY_REQUESTS:
         after = response.headers.get("retry-after", "")
@@ -235,11 +183,8 @@ async def _refusal(response: httpx2.Response) -> UplionError:
         return UplionError(Reason.OVERLOADED, "The model's upstream is overloaded.", retry_after_seconds=seconds)
     if status in (httpx2.codes.BAD_REQUEST, httpx2.codes.UNPROCESSABLE_CONTENT):
         message = "no reason given"
-        try:
-            problem = json.loads(await _read(response, _LONGEST_ERROR_BYTES))
-            message = str(problem["error"]["message"])[:_SHOWN_CHARACTERS]
-        except (ValueError, KeyError, TypeError, UplionError):
-            pass  # the status alone has to do
+        with suppress(msgspec.DecodeError, UplionError):  # the status alone has to do
+            message = _decode_error(await _read(response, _LONGEST_ERROR_BYTES)).error.message[:_SHOWN_CHARACTERS]
         return UplionError(Reason.INVALID_REQUEST, f"The model's upstream refuses the request: {message}")
     logger.warning("upstream refused", extra={"status": status})
     return UplionError(Reason.UPSTREAM_FAILED, "The model's upstream failed.", upstream_status=status)
@@ -250,7 +195,7 @@ async def _read(response: httpx2.Response, most_bytes: int) -> bytes:
     async for chunk in response.aiter_raw():
         body += chunk
         if len(body) > most_bytes:
-            raise _failed("sent more than an answer can be")
+            raise upstream_failed("sent more than an answer can be")
     return body
 
 
@@ -259,11 +204,3 @@ def _estimate(prompt: Prompt) -> int:
         return len(prompt.ids)
     text = prompt.text if isinstance(prompt, Text) else "".join(str(part.get("content")) for part in prompt.messages)
     return 1 + len(text) // _CHARACTERS_PER_TOKEN
-
-
-def _unit(values: list[float]) -> bytes:
-    length = math.sqrt(sum(value * value for value in values)) or 1.0
-    unit = array.array("f", [value / length for value in values])
-    if sys.byteorder == "big":
-        unit.byteswap()
-    return unit.tobytes()

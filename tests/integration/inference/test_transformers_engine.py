@@ -14,7 +14,8 @@ from uplion.inference.v1.sampling_pb2 import FINISH_REASON_LENGTH, FINISH_REASON
 from common.errors import Reason, UplionError
 from common.manifest import AIModel, Metadata, Spec
 from common.sampling import Sampling
-from inference.engines.engine import Chat, Generation, Output, Text, Tokens
+from inference.engines.engine import Chat, Generation, Text, Tokens
+from inference.engines.output import Output
 from inference.engines.registry import engine_for
 from inference.settings import InferenceSettings
 from tests.integration.inference import tiny_model

@@ -8,10 +8,12 @@ from contextlib import asynccontextmanager
 import pytest
 from uplion.inference.v1.sampling_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP
 
+from common.deltas import Reasoning, Refusal, ToolCall
 from common.errors import Reason, UplionError
 from common.sampling import Sampling
 from common.settings import SettingsError
-from inference.engines.engine import Chat, Generation, Output, Text, Tokens
+from inference.engines.engine import Chat, Generation, Text, Tokens
+from inference.engines.output import Output
 from inference.engines.upstream.engine import UpstreamEngine
 
 HELLO = Chat([{"role": "user", "content": "Hello"}])
@@ -134,6 +136,37 @@ async def test_completions_and_choices():
         assert upstream.asked[0][0].startswith("POST /v1/completions ")
 
 
+async def test_every_kind_of_content_is_a_part_of_its_own_kind():
+    call = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "add", "arguments": ""}}
+    deltas = [
+        {"role": "assistant", "content": None},
+        {"reasoning_content": "Let "},
+        {"reasoning": "me see."},
+        {"content": "Hel"},
+        {"content": "lo", "tool_calls": [call]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": '{"a":'}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": " 1}"}}]},
+        {"refusal": "No."},
+        {},
+    ]
+    async with served() as (upstream, engine):
+        choices = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
+        choices[-1]["finish_reason"] = "tool_calls"
+        upstream.parts = [f"data: {json.dumps({'choices': [choice]})}\n\n".encode() for choice in choices]
+        output = Output()
+        await engine.generate(Generation("g", HELLO, Sampling()), output)
+        async with asyncio.timeout(WAIT_SECONDS):
+            await output.ended_within(None)
+        (delta,) = await output.take()
+    assert delta.parts == [
+        Reasoning("Let me see."),
+        "Hello",
+        ToolCall(0, "call_1", "add", '{"a": 1}'),
+        Refusal("No."),
+    ]
+    assert (delta.text, delta.finish_reason) == ("Hello", FINISH_REASON_STOP)
+
+
 @pytest.mark.parametrize(
     ("status", "body", "reason"),
     [
@@ -145,6 +178,7 @@ async def test_completions_and_choices():
         ("200 OK", b"", Reason.UPSTREAM_FAILED),
         ("200 OK", b"data: not json\n\n", Reason.UPSTREAM_FAILED),
         ("200 OK", b"data: [1]\n\n", Reason.UPSTREAM_FAILED),
+        ("200 OK", b'data: {"choices": [{"delta": "secret"}]}\n\n', Reason.UPSTREAM_FAILED),
         ("200 OK", f"data: {chunk('Hel')}\n\n".encode(), Reason.UPSTREAM_FAILED),
         ("200 OK", f"data: {chunk('Hel')}\n\ndata: [DONE]\n\n".encode(), Reason.UPSTREAM_FAILED),
         ("200 OK", b'data: {"error": {"message": "secret trace"}}\n\n', Reason.UPSTREAM_FAILED),

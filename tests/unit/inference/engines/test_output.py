@@ -8,7 +8,8 @@ from uplion.inference.v1.sampling_pb2 import FINISH_REASON_LENGTH
 from common.deltas import Delta
 from common.errors import Reason, UplionError
 from common.sampling import Sampling
-from inference.engines.engine import Output, output_limit
+from inference.engines.engine import output_limit
+from inference.engines.output import Output
 
 
 async def test_what_the_reader_has_not_taken_is_merged_and_all_is_counted():

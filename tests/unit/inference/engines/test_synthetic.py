@@ -7,7 +7,8 @@ import sys
 
 from common.manifest import Synthetic
 from common.sampling import Sampling
-from inference.engines.engine import Chat, Generation, Output, Text
+from inference.engines.engine import Chat, Generation, Text
+from inference.engines.output import Output
 from inference.engines.synthetic import TOKENS, SyntheticEngine, token_count, vector
 
 

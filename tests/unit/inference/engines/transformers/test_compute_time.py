@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from inference.engines.engine import Output
+from inference.engines.output import Output
 from inference.engines.transformers.compute_time import ComputeClock, StepClock
 
 
