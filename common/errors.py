@@ -1,6 +1,5 @@
 """The one table of errors: every surface (OpenAI HTTP, gRPC, admin) answers from it."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -27,7 +26,7 @@ class _Answer:
 
 
 class Reason(Enum):
-    """Why something was refused or failed. Names are frozen: clients branch on them. (conventions.md 4.1)"""
+    """Why something was refused or failed. Names are frozen: clients branch on them."""
 
     INVALID_REQUEST = _Answer(
         grpc.StatusCode.INVALID_ARGUMENT, 400, "invalid_request_error", "invalid_value", retry=False
@@ -108,27 +107,6 @@ class UplionError(Exception):
         self.param = param
         self.retry_after_seconds = retry_after_seconds
         self.facts = facts
-
-
-def openai_error(error: UplionError) -> dict[str, object]:
-    """The inner object: message, type, param, code."""
-    answer = error.reason.value
-    return {"message": error.message, "type": answer.type, "param": error.param, "code": answer.code}
-
-
-def openai_body(error: UplionError) -> bytes:
-    """The JSON body of a non-200 answer (conventions.md 4.1)."""
-    return json.dumps({"error": openai_error(error)}, ensure_ascii=False).encode("utf-8", "replace")
-
-
-def openai_headers(error: UplionError) -> dict[str, str]:
-    """What the official SDKs read to decide on a retry (conventions.md 4.1): the answer is already counted in ms."""
-    headers = {"x-should-retry": "true" if error.reason.value.retry else "false"}
-    if error.retry_after_seconds is not None:
-        milliseconds = max(0, round(error.retry_after_seconds * 1000))
-        headers["retry-after-ms"] = str(milliseconds)
-        headers["retry-after"] = str(-(-milliseconds // 1000))
-    return headers
 
 
 def grpc_status(error: UplionError) -> Status:

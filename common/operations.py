@@ -4,11 +4,13 @@ A new operation is a method in proto/ and an entry here; routes, body facts, res
 handler never began follow from it. The admin API's operations are not listed: they follow from its descriptors.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 
+_VARIABLE = re.compile(r"\{([^}]*)\}")
 FACTS_NAMESPACE = "uplion.request"  # of Envoy's dynamic metadata; its keys are the names in `BodyFacts`
 
 
@@ -75,9 +77,18 @@ class Operation:
         return self.rpc[1:].rpartition("/")[0]
 
     @property
-    def prefix(self) -> str:
-        """What its path starts with, where the path ends in a variable; empty: the path is one."""
-        return self.path.partition("{")[0] if "{" in self.path else ""
+    def pattern(self) -> str:
+        """The paths with variables that it is called by, as a regular expression; empty: there is one path only."""
+        if "{" not in self.path:
+            return ""
+        parts = _VARIABLE.split(self.path)  # every other one is what stands between the braces
+        variables = [".*" if variable.endswith("=**") else "[^/]+" for variable in parts[1::2]]
+        return "".join(re.escape(text) + variable for text, variable in zip(parts[::2], [*variables, ""], strict=True))
+
+    @property
+    def name(self) -> str:
+        """A short name of the route: its dialect and path, with `*` for variables."""
+        return self.dialect.value + _VARIABLE.sub("*", self.path or self.rpc)
 
     @property
     def reserves(self) -> bool:
@@ -116,7 +127,14 @@ OPERATIONS = (
 
 BY_RPC: Mapping[str, Operation] = MappingProxyType({operation.rpc: operation for operation in OPERATIONS})
 _BY_PATH = {(operation.method, operation.path or operation.rpc): operation for operation in OPERATIONS}
-_BY_PREFIX = tuple(operation for operation in OPERATIONS if operation.prefix)
+_PATTERNS = tuple((re.compile(operation.pattern), operation) for operation in OPERATIONS if operation.pattern)
+
+
+def error_dialect(operation: Operation | None, content_type: str) -> Dialect:
+    """In whose form a caller reads errors: gRPC's where it speaks gRPC; OpenAI's where nothing says otherwise."""
+    if content_type[:16].lower() == "application/grpc":
+        return Dialect.NATIVE
+    return operation.dialect if operation is not None and operation.path else Dialect.OPENAI
 
 
 def find(method: str, path: str) -> Operation | None:
@@ -125,7 +143,7 @@ def find(method: str, path: str) -> Operation | None:
     found = _BY_PATH.get((method, path))
     if found is not None:
         return found
-    for operation in _BY_PREFIX:
-        if method == operation.method and path.startswith(operation.prefix):
+    for pattern, operation in _PATTERNS:
+        if method == operation.method and pattern.fullmatch(path):
             return operation
     return None

@@ -1,6 +1,7 @@
 """The static form of the edge: one JSON file for `envoy -c`."""
 
 import json
+from collections.abc import Sequence
 
 from envoy_data_plane.envoy.config.bootstrap.v3 import Admin, Bootstrap, BootstrapStaticResources
 from envoy_data_plane.envoy.config.core.v3 import Node
@@ -8,19 +9,22 @@ from envoy_data_plane.envoy.config.overload.v3 import OverloadManager, ResourceM
 from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections.v3 import DownstreamConnectionsConfig
 from envoy_data_plane.google.protobuf import Any
 
+from common.operations import OPERATIONS, Operation
 from edge.building import address
 from edge.clusters import clusters
 from edge.listeners import listeners
 from edge.settings import EdgeSettings
 
 
-def render(settings: EdgeSettings) -> str:
-    """The bootstrap as JSON. It holds no secret."""
+def render(settings: EdgeSettings, operations: Sequence[Operation] = OPERATIONS) -> str:
+    """The bootstrap as JSON, for these public operations. It holds no secret."""
     limit = DownstreamConnectionsConfig(max_active_downstream_connections=settings.max_connections)
     bootstrap = Bootstrap(
         node=Node(id="edge", cluster="uplion"),
         admin=Admin(address=address(settings.envoy_admin_address), ignore_global_conn_limit=True),
-        static_resources=BootstrapStaticResources(listeners=listeners(settings), clusters=clusters(settings)),
+        static_resources=BootstrapStaticResources(
+            listeners=listeners(settings, operations), clusters=clusters(settings)
+        ),
         overload_manager=OverloadManager(
             resource_monitors=[
                 ResourceMonitor(

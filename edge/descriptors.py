@@ -1,18 +1,31 @@
 """The proto descriptor set that the transcoder reads: our services with everything they import."""
 
+import importlib
+import pkgutil
+from collections.abc import Iterable
+
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
-from uplion.openai.v1 import openai_service_pb2
 
 from common import admin_api
-from common.operations import OPERATIONS
+from common.operations import Operation
 
-PUBLIC_SERVICES = tuple(dict.fromkeys(operation.service for operation in OPERATIONS if operation.path))
 CONTROL_SERVICES = tuple(service.full_name for service in admin_api.services())
 
 
-def public_descriptors() -> bytes:
-    return _serialized(openai_service_pb2.DESCRIPTOR)
+def public_services(operations: Iterable[Operation]) -> list[str]:
+    """The services whose methods are called by HTTP."""
+    return list(dict.fromkeys(operation.service for operation in operations if operation.path))
+
+
+def public_descriptors(operations: Iterable[Operation]) -> bytes:
+    packages = dict.fromkeys(service.rpartition(".")[0] for service in public_services(operations))
+    return _serialized(*(file for package in packages for file in _service_files(package)))
+
+
+def _service_files(package: str) -> list[FileDescriptor]:
+    names = (module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."))
+    return [importlib.import_module(name).DESCRIPTOR for name in names if name.endswith("_service_pb2")]
 
 
 def control_descriptors() -> bytes:

@@ -7,8 +7,10 @@
 What comes before ext_authz costs a few microseconds of Envoy, so that a flood stays here.
 
 An answer passes them in reverse, so the Lua filter sees it last: it turns `x-uplion-status` into `:status`, a bare gRPC
-error into an OpenAI error object, and removes every `grpc-*` header from what an HTTP client gets.
+error into an error object of the route's dialect, and removes every `grpc-*` header from what an HTTP client gets.
 """
+
+from collections.abc import Iterable, Sequence
 
 from betterproto2 import Message
 from envoy_data_plane.envoy.config.core.v3 import ApiVersion, DataSource, GrpcService, GrpcServiceEnvoyGrpc, HeaderValue
@@ -35,9 +37,9 @@ from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
 from envoy_data_plane.google.protobuf import Any
 
 from common import names
-from common.operations import FACTS_NAMESPACE, BodyFacts
+from common.operations import FACTS_NAMESPACE, BodyFacts, Operation
 from credentials import headers
-from edge import clusters, scripts
+from edge import clusters, descriptors, scripts
 from edge.building import seconds
 from edge.limiting import request_rates
 from edge.settings import EdgeSettings
@@ -51,24 +53,29 @@ _AUTHZ_HEADERS = (*headers.HEADERS, "content-type", "content-length", names.HEAD
 _PROTOBUF_OVERHEAD_BYTES = 4096
 
 
-def public_filters(settings: EdgeSettings, descriptors: bytes, services: tuple[str, ...]) -> list[HttpFilter]:
-    transcoder = _transcoder(settings, descriptors, services)
+def public_filters(settings: EdgeSettings, operations: Sequence[Operation]) -> list[HttpFilter]:
+    transcoder = _transcoder(
+        settings, descriptors.public_descriptors(operations), descriptors.public_services(operations)
+    )
     transcoder.ignore_unknown_query_parameters = True  # Azure's clients send ?api-version=
-    return _filters(settings, names.LISTENER_PUBLIC, transcoder)
+    return _filters(settings, names.LISTENER_PUBLIC, operations, transcoder)
 
 
-def admin_filters(settings: EdgeSettings, descriptors: bytes, services: tuple[str, ...]) -> list[HttpFilter]:
-    transcoder = _transcoder(settings, descriptors, services)
+def admin_filters(settings: EdgeSettings) -> list[HttpFilter]:
+    transcoder = _transcoder(settings, descriptors.control_descriptors(), descriptors.CONTROL_SERVICES)
     transcoder.print_options = GrpcJsonTranscoderPrintOptions(
         preserve_proto_field_names=True, always_print_primitive_fields=True
     )
-    return _filters(settings, names.LISTENER_ADMIN, transcoder)
+    return _filters(settings, names.LISTENER_ADMIN, (), transcoder)
 
 
-def _filters(settings: EdgeSettings, listener: str, transcoder: GrpcJsonTranscoder) -> list[HttpFilter]:
+def _filters(
+    settings: EdgeSettings, listener: str, operations: Sequence[Operation], transcoder: GrpcJsonTranscoder
+) -> list[HttpFilter]:
+    front = DataSource(inline_string=scripts.front(settings, operations))
     chain = [
         _filter("envoy.filters.http.local_ratelimit", request_rates(settings, listener)),
-        _filter("envoy.filters.http.lua", Lua(default_source_code=DataSource(inline_string=scripts.front(settings)))),
+        _filter("envoy.filters.http.lua", Lua(default_source_code=front)),
         _filter("envoy.filters.http.buffer", Buffer(max_request_bytes=settings.max_body_bytes)),
     ]
     native_only = _filter(FILTER_FRAMES, Lua())
@@ -130,10 +137,10 @@ def _authz(settings: EdgeSettings, listener: str) -> ExtAuthz:
     )
 
 
-def _transcoder(settings: EdgeSettings, descriptors: bytes, services: tuple[str, ...]) -> GrpcJsonTranscoder:
+def _transcoder(settings: EdgeSettings, descriptor_set: bytes, services: Iterable[str]) -> GrpcJsonTranscoder:
     """Routes match the path the client sent, so no client reaches a transcoded method by its gRPC path."""
     return GrpcJsonTranscoder(
-        proto_descriptor_bin=descriptors,
+        proto_descriptor_bin=descriptor_set,
         services=list(services),
         match_incoming_request_route=True,
         request_validation_options=GrpcJsonTranscoderRequestValidationOptions(reject_unknown_method=True),

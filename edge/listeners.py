@@ -1,5 +1,7 @@
 """The two doors: the public listener and the admin listener. Neither routes what belongs to the other."""
 
+from collections.abc import Sequence
+
 from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation, HeaderMutationRemoveOnMatch
 from envoy_data_plane.envoy.config.core.v3 import (
@@ -32,7 +34,8 @@ from envoy_data_plane.envoy.type.v3 import Percent
 from envoy_data_plane.google.protobuf import Any, Struct
 
 from common import names
-from edge import clusters, descriptors, filters, replies, routes
+from common.operations import Operation
+from edge import clusters, filters, replies, routes
 from edge.building import address, extension, seconds
 from edge.settings import EdgeSettings
 
@@ -63,23 +66,23 @@ _ACCESS_LOG = {
 }
 
 
-def listeners(settings: EdgeSettings) -> list[Listener]:
+def listeners(settings: EdgeSettings, operations: Sequence[Operation]) -> list[Listener]:
     return [
         _listener(
             "public",
             settings.public_address,
             settings,
-            routes.public_routes(settings),
-            filters.public_filters(settings, descriptors.public_descriptors(), descriptors.PUBLIC_SERVICES),
-            replies.local_replies(admin=False),
+            routes.public_routes(settings, operations),
+            filters.public_filters(settings, operations),
+            replies.local_replies(operations, admin=False),
         ),
         _listener(
             "admin",
             settings.admin_address,
             settings,
             routes.admin_routes(settings),
-            filters.admin_filters(settings, descriptors.control_descriptors(), descriptors.CONTROL_SERVICES),
-            replies.local_replies(admin=True),
+            filters.admin_filters(settings),
+            replies.local_replies((), admin=True),
         ),
     ]
 

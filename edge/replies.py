@@ -1,6 +1,8 @@
-"""What Envoy itself answers: the same error objects that the services give, from the same table."""
+"""Envoy's own answers: the error objects that the services give, in the dialect of the route, from the same table."""
 
+import re
 from base64 import b64encode
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from envoy_data_plane.envoy.config.accesslog.v3 import (
@@ -9,6 +11,7 @@ from envoy_data_plane.envoy.config.accesslog.v3 import (
     ComparisonFilter,
     ComparisonFilterOp,
     HeaderFilter,
+    OrFilter,
     ResponseFlagFilter,
     StatusCodeFilter,
 )
@@ -18,26 +21,33 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
     LocalReplyConfig,
     ResponseMapper,
 )
-from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
+from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Struct
 
+from common.error_dialects import OBJECTS, HttpError, retry_headers
 from common.errors import STATUS_DETAILS_METADATA, Reason, UplionError, grpc_status
+from common.operations import Dialect, Operation
 from edge.building import overwrite
 
 _JSON = "application/json"
+_REQUEST_ID = "%REQ(X-REQUEST-ID)%"
+_ORIGINAL_PATH = "x-envoy-original-path"  # of a transcoded request, whose path is its gRPC method's by then
 
 
 def status_details(error: UplionError) -> str:
-    """What `grpc-status-details-bin` holds."""
+    """The value of `grpc-status-details-bin`."""
     return b64encode(grpc_status(error).SerializeToString()).decode().rstrip("=")
+
+
+def http_dialects(operations: Iterable[Operation]) -> list[Dialect]:
+    """The dialects of all operations that HTTP clients call; OpenAI's, which unknown paths get too, is the last."""
+    found = dict.fromkeys(operation.dialect for operation in operations if operation.path)
+    return [*(dialect for dialect in found if dialect is not Dialect.OPENAI), Dialect.OPENAI]
 
 
 @dataclass(frozen=True, slots=True)
 class _Reply:
-    status: int
-    type: str
-    code: str
-    message: str
+    error: HttpError
     retry: bool
     retry_after_seconds: int | None = None
     flags: tuple[str, ...] = ()  # Envoy response flags; empty: any
@@ -47,15 +57,12 @@ class _Reply:
 def _reply(
     reason: Reason, message: str, *, retry_after_seconds: int | None = None, flags: tuple[str, ...] = ()
 ) -> _Reply:
-    answer = reason.value
-    details = status_details(UplionError(reason, message, retry_after_seconds=retry_after_seconds))
-    return _Reply(
-        answer.http_status, answer.type, answer.code, message, answer.retry, retry_after_seconds, flags, details
-    )
+    error = UplionError(reason, message, retry_after_seconds=retry_after_seconds)
+    return _Reply(HttpError.of(error), reason.value.retry, retry_after_seconds, flags, status_details(error))
 
 
-def _client_error(status: int, code: str, message: str) -> _Reply:
-    return _Reply(status, "invalid_request_error", code, message, retry=False)
+def _client_error(status: int, code: str, message: str, *, retry: bool = False) -> _Reply:
+    return _Reply(HttpError(status, "invalid_request_error", code, message), retry)
 
 
 _REPLIES = (
@@ -79,7 +86,7 @@ _REPLIES = (
     _reply(Reason.UNAVAILABLE, "The service is not reachable at the moment. Try again shortly.", retry_after_seconds=1),
     _reply(Reason.NOT_FOUND, "There is nothing at this URL. The base URL ends in /v1."),
     _client_error(405, "method_not_allowed", "This URL does not take this method."),
-    _Reply(408, "invalid_request_error", "request_timeout", "The request took too long to arrive.", retry=True),
+    _client_error(408, "request_timeout", "The request took too long to arrive.", retry=True),
     _reply(Reason.PAYLOAD_TOO_LARGE, "The request body is larger than this endpoint takes."),
     _client_error(415, "unsupported_content_encoding", "Compressed requests are not taken: send the body as it is."),
     _client_error(426, "upgrade_required", "This protocol version is not served here."),
@@ -93,58 +100,70 @@ _BAD_REQUEST = _reply(Reason.INVALID_REQUEST, "The request is malformed.")
 _BAD_ADMIN_REQUEST = _reply(Reason.INVALID_REQUEST, "%LOCAL_REPLY_BODY%")  # the transcoder names the field
 
 
+_OTHER = _client_error(0, "request_refused", "The request was refused.")
+
+
 def message(code: str) -> str:
-    """What is said where a service ended with an error and no words of its own."""
-    return next((reply.message for reply in _REPLIES if reply.code == code), "The request failed.")
+    """The message of an error that a service ended with and gave none."""
+    return next((reply.error.message for reply in _REPLIES if reply.error.code == code), "The request failed.")
 
 
-def local_replies(*, admin: bool) -> LocalReplyConfig:
+def local_replies(operations: Sequence[Operation], *, admin: bool) -> LocalReplyConfig:
     """First match wins: native gRPC keeps plain text (it becomes grpc-message); authz's own denials pass unchanged."""
     down, *others = _REPLIES
     denied = AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=["UAEX"]))
     unchanged = "%LOCAL_REPLY_BODY%"
     grpc_denied = AccessLogFilter(and_filter=AndFilter(filters=[_is_grpc(), denied]))
     refused = AccessLogFilter(status_code_filter=_status(401))  # by front.lua, in authz's words
+    dialects = http_dialects(operations)
+    routes = {each: None if each is Dialect.OPENAI else _routes(each, operations) for each in dialects}
+    bad_request = _BAD_ADMIN_REQUEST if admin else _BAD_REQUEST
     mappers = [
         _for_grpc(down),
         ResponseMapper(filter=grpc_denied, body_format_override=_text(unchanged, "text/plain")),
         *(_for_grpc(reply) for reply in others),
         ResponseMapper(filter=_is_grpc(), body_format_override=_text(unchanged, "text/plain")),
-        _for_http(down),
+        *(_for_http(down, dialect, where) for dialect, where in routes.items()),
         ResponseMapper(filter=denied, body_format_override=_text(unchanged, _JSON)),
         ResponseMapper(filter=refused, body_format_override=_text(unchanged, _JSON)),
-        *(_for_http(reply) for reply in others),
-        _for_http(_BAD_ADMIN_REQUEST if admin else _BAD_REQUEST),
+        *(_for_http(reply, dialect, where) for dialect, where in routes.items() for reply in (*others, bad_request)),
+        *(
+            ResponseMapper(filter=where, body_format_override=_object(_OTHER, dialect))
+            for dialect, where in routes.items()
+            if where is not None
+        ),
     ]
-    other = _Reply(0, "invalid_request_error", "request_refused", "The request was refused.", retry=False)
-    return LocalReplyConfig(mappers=mappers, body_format=_error_object(other))
+    return LocalReplyConfig(mappers=mappers, body_format=_object(_OTHER, Dialect.OPENAI))
 
 
 def _for_grpc(reply: _Reply) -> ResponseMapper:
-    both = AndFilter(filters=[_is_grpc(), *_conditions(reply)])
     return ResponseMapper(
-        filter=AccessLogFilter(and_filter=both),
-        body=DataSource(inline_string=reply.message),
+        filter=_all(_is_grpc(), *_conditions(reply)),
+        body=DataSource(inline_string=reply.error.message),
         headers_to_add=[overwrite(STATUS_DETAILS_METADATA, reply.details)] if reply.details else [],
         body_format_override=_text("%LOCAL_REPLY_BODY%", "text/plain"),
     )
 
 
-def _for_http(reply: _Reply) -> ResponseMapper:
-    headers = [overwrite("x-should-retry", "true" if reply.retry else "false")]
-    if reply.retry_after_seconds is not None:
-        headers.append(overwrite("retry-after", str(reply.retry_after_seconds)))
-        headers.append(overwrite("retry-after-ms", str(reply.retry_after_seconds * 1000)))
-    conditions = _conditions(reply)
-    both = conditions[0] if len(conditions) == 1 else AccessLogFilter(and_filter=AndFilter(filters=conditions))
-    return ResponseMapper(filter=both, headers_to_add=headers, body_format_override=_error_object(reply))
+def _for_http(reply: _Reply, dialect: Dialect, where: AccessLogFilter | None) -> ResponseMapper:
+    """`where` matches the dialect's routes; None: all that no other mapper matched."""
+    headers = retry_headers(retry=reply.retry, after_seconds=reply.retry_after_seconds)
+    return ResponseMapper(
+        filter=_all(*_conditions(reply), *([] if where is None else [where])),
+        headers_to_add=[overwrite(name, value) for name, value in headers.items()],
+        body_format_override=_object(reply, dialect),
+    )
 
 
 def _conditions(reply: _Reply) -> list[AccessLogFilter]:
-    conditions = [AccessLogFilter(status_code_filter=_status(reply.status))]
+    conditions = [AccessLogFilter(status_code_filter=_status(reply.error.status))]
     if reply.flags:
         conditions.append(AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=list(reply.flags))))
     return conditions
+
+
+def _all(*filters: AccessLogFilter) -> AccessLogFilter:
+    return filters[0] if len(filters) == 1 else AccessLogFilter(and_filter=AndFilter(filters=list(filters)))
 
 
 def _status(status: int) -> StatusCodeFilter:
@@ -152,18 +171,27 @@ def _status(status: int) -> StatusCodeFilter:
     return StatusCodeFilter(comparison=ComparisonFilter(op=ComparisonFilterOp.EQ, value=value))
 
 
+def _routes(dialect: Dialect, operations: Iterable[Operation]) -> AccessLogFilter:
+    """A request for one of the dialect's paths, whatever its method; before it is transcoded and after."""
+    spoken = [operation for operation in operations if operation.dialect is dialect and operation.path]
+    paths = dict.fromkeys(each.pattern or re.escape(each.path) for each in spoken)
+    path = StringMatcher(safe_regex=RegexMatcher(regex=rf"({'|'.join(paths)})(\?.*)?"))
+    either = [HeaderMatcher(name=name, string_match=path) for name in (":path", _ORIGINAL_PATH)]
+    filters = [AccessLogFilter(header_filter=HeaderFilter(header=matcher)) for matcher in either]
+    return AccessLogFilter(or_filter=OrFilter(filters=filters))
+
+
 def _is_grpc() -> AccessLogFilter:
     """A native call. A transcoded one looks the same by then, but for the header that tells its first path."""
     grpc = HeaderMatcher(name="content-type", string_match=StringMatcher(prefix="application/grpc", ignore_case=True))
-    transcoded = HeaderMatcher(name="x-envoy-original-path", present_match=True, invert_match=True)
-    both = [AccessLogFilter(header_filter=HeaderFilter(header=matcher)) for matcher in (grpc, transcoded)]
-    return AccessLogFilter(and_filter=AndFilter(filters=both))
+    transcoded = HeaderMatcher(name=_ORIGINAL_PATH, present_match=True, invert_match=True)
+    return _all(*(AccessLogFilter(header_filter=HeaderFilter(header=matcher)) for matcher in (grpc, transcoded)))
 
 
 def _text(text: str, content_type: str) -> SubstitutionFormatString:
     return SubstitutionFormatString(text_format_source=DataSource(inline_string=text), content_type=content_type)
 
 
-def _error_object(reply: _Reply) -> SubstitutionFormatString:
-    error = {"message": reply.message, "type": reply.type, "param": None, "code": reply.code}
-    return SubstitutionFormatString(json_format=Struct.from_dict({"error": error}), content_type=_JSON)
+def _object(reply: _Reply, dialect: Dialect) -> SubstitutionFormatString:
+    found = OBJECTS[dialect](reply.error, _REQUEST_ID)
+    return SubstitutionFormatString(json_format=Struct.from_dict(found), content_type=_JSON)

@@ -1,5 +1,7 @@
 """Which requests exist: everything not listed here is refused by name before it costs anything."""
 
+from collections.abc import Sequence
+
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation, HeaderMutationRemoveOnMatch
 from envoy_data_plane.envoy.config.core.v3 import DataSource, HeaderValue, HeaderValueOption
 from envoy_data_plane.envoy.config.core.v3 import HeaderValueOptionHeaderAppendAction as AppendAction
@@ -20,23 +22,23 @@ from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
 from common import names
-from common.operations import FACTS_NAMESPACE, OPERATIONS, Operation
+from common.operations import FACTS_NAMESPACE, Operation
 from edge import clusters
 from edge.building import seconds
 from edge.descriptors import CONTROL_SERVICES
 from edge.filters import FILTER_FRAMES, FILTER_HEADERS, FILTER_JSON, body_facts, whole_message
 from edge.settings import EdgeSettings
 
-REFUSE = "refuse/"  # a route of this name is answered by front.lua with the status behind the slash
+REFUSE = "refuse/"  # a route of this name is answered by lua/front.lua with the status behind the slash
 
 _ADMIN_METHODS = "GET|POST|PATCH|DELETE"
 
 
-def public_routes(settings: EdgeSettings) -> RouteConfiguration:
-    """The OpenAI surface and the native inference API, and nothing else."""
-    http = [operation for operation in OPERATIONS if operation.path]
-    paths = dict.fromkeys(operation.path for operation in http if not operation.prefix)
-    services = dict.fromkeys(operation.service for operation in OPERATIONS if not operation.path)
+def public_routes(settings: EdgeSettings, operations: Sequence[Operation]) -> RouteConfiguration:
+    """The public operations by HTTP and by gRPC, and nothing else."""
+    http = [operation for operation in operations if operation.path]
+    paths = dict.fromkeys(operation.path for operation in http if not operation.pattern)
+    services = dict.fromkeys(operation.service for operation in operations if not operation.path)
     routes = [
         _refuse(415, RouteMatch(prefix="/v1/", headers=[_compressed()])),
         *(_transcoded(operation, settings) for operation in http),
@@ -85,10 +87,12 @@ def _transcoded(operation: Operation, settings: EdgeSettings) -> Route:
         filters[FILTER_JSON] = Any.pack(body_facts(facts))  # the filter is off but for such routes
     filters[FILTER_HEADERS] = Any.pack(_http_only_headers(requests))
     headers = [_method(operation.method), _not_grpc()]
-    prefix = operation.prefix
-    match = RouteMatch(prefix=prefix, headers=headers) if prefix else RouteMatch(path=operation.path, headers=headers)
+    if operation.pattern:
+        match = RouteMatch(safe_regex=RegexMatcher(regex=operation.pattern), headers=headers)
+    else:
+        match = RouteMatch(path=operation.path, headers=headers)
     return Route(
-        name=f"{operation.dialect.value}{prefix + '*' if prefix else operation.path}",
+        name=operation.name,
         match=match,
         route=_action(clusters.ROUTER, settings),
         typed_per_filter_config=filters,

@@ -20,14 +20,14 @@ from edge.settings import EdgeSettings
 _ROOT = Path(__file__).resolve().parent.parent
 _SOURCES = (
     "edge/*.py",
-    "edge/*.lua",
+    "edge/lua/*.lua",
     "credentials/headers.py",
     "common/admin_api.py",
+    "common/error_dialects.py",
     "common/errors.py",
     "common/names.py",
     "common/operations.py",
-    "gen/uplion/openai/v1/*_pb2.py",
-    "gen/uplion/control/v1/*_pb2.py",
+    "gen/uplion/*/v1/*_pb2.py",
 )
 _PLACEHOLDER_HOST = "192.0.2.0"  # a documentation address: numeric, and never a real endpoint
 _PLACEHOLDER_LOG = "/access-log"

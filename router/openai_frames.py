@@ -18,7 +18,9 @@ from uplion.inference.v1.sampling_pb2 import (
 )
 
 from common.deltas import Delta
-from common.errors import UplionError, openai_body
+from common.error_dialects import error_body
+from common.errors import UplionError
+from common.operations import Dialect
 from router.answers import Answer
 from router.dispatch.jobs import Operation
 
@@ -57,7 +59,7 @@ def answer_id(operation: Operation, request_id: str) -> str:
 
 def error_frame(error: UplionError) -> bytes:
     """What ends a stream whose status line is long gone: never silence, which would look like a network fault."""
-    return b"data: " + openai_body(error) + b"\n\n" + DONE
+    return b"data: " + error_body(Dialect.OPENAI, error, "") + b"\n\n" + DONE
 
 
 class StreamFrames:

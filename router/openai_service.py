@@ -1,4 +1,4 @@
-"""The OpenAI surface: HttpBody in, HttpBody out, as raw bytes (ARCHITECTURE.md, Edge rules 1 and 2)."""
+"""The OpenAI surface: HttpBody in, HttpBody out, as raw bytes."""
 
 import asyncio
 import logging
@@ -15,8 +15,10 @@ from uplion.openai.v1.openai_service_pb2 import GetModelRequest
 
 from common import names, telemetry
 from common.deltas import Delta
-from common.errors import Reason, UplionError, openai_body, openai_headers
+from common.error_dialects import error_body, error_headers
+from common.errors import Reason, UplionError
 from common.identity import Identity
+from common.operations import Dialect
 from router import openai_frames as frames
 from router.dispatch.jobs import Operation
 from router.dispatch.records import Record
@@ -201,8 +203,8 @@ def _parsed(kind: type[MessageT], data: bytes) -> MessageT:
 
 async def _answer_error(context: Context, error: UplionError, *, retry: bool = True) -> None:
     """A non-200 answer: the edge makes the header the HTTP status, the body is OpenAI's error object."""
-    headers = {names.HEADER_STATUS: str(error.reason.http_status), **openai_headers(error)}
+    headers = {names.HEADER_STATUS: str(error.reason.http_status), **error_headers(error)}
     if not retry:
         headers["x-should-retry"] = "false"
     await context.send_initial_metadata(tuple(headers.items()))
-    await write(context, frames.http_body(openai_body(error), frames.CONTENT_JSON))
+    await write(context, frames.http_body(error_body(Dialect.OPENAI, error, ""), frames.CONTENT_JSON))

@@ -14,7 +14,9 @@ from authz.credentials.request_credential import HEADERS
 from authz.limits.rate_limit_status import LimitStatus, RateLimitStatus
 from authz.limits.refusals import LimitError
 from common import names
-from common.errors import STATUS_DETAILS_METADATA, UplionError, grpc_status, openai_body, openai_headers
+from common.error_dialects import error_body, error_headers
+from common.errors import STATUS_DETAILS_METADATA, UplionError, grpc_status
+from common.operations import Dialect
 
 _OVERWRITE = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 _OK = 0
@@ -88,22 +90,22 @@ _REMOVED = auth.OkHttpResponse(headers_to_remove=HEADERS).SerializeToString()
 _HEAD: bytes = auth.CheckResponse(status=Status(code=_OK)).SerializeToString() + _tag(auth.CheckResponse, "ok_response")
 
 
-def denied(error: UplionError, *, grpc: bool) -> auth.CheckResponse:
+def denied(error: UplionError, dialect: Dialect, request_id: str) -> auth.CheckResponse:
     """For gRPC, Envoy maps the HTTP status (429 would be UNAVAILABLE) unless `grpc-status` says otherwise."""
     status = grpc_status(error)
     response = auth.CheckResponse()
     response.status.code = status.code
     denial = response.denied_response
     denial.status.code = error.reason.http_status
-    if grpc:
+    if dialect is Dialect.NATIVE:
         denial.body = error.message
         headers = {
             "grpc-status": str(status.code),
             STATUS_DETAILS_METADATA: b64encode(status.SerializeToString()).decode().rstrip("="),
         }
     else:
-        denial.body = openai_body(error).decode()
-        headers = {"content-type": "application/json", **openai_headers(error)}
+        denial.body = error_body(dialect, error, request_id).decode()
+        headers = {"content-type": "application/json", **error_headers(error)}
     if isinstance(error, LimitError):
         headers.update(rate_limit_headers(error.rate_limits))
     for name, value in headers.items():

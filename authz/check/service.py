@@ -11,7 +11,7 @@ from authz.check.authorizer import Authorizer
 from authz.check.check_request import request_facts
 from authz.check.check_response import admitted, denied
 from authz.metrics import AUTHZ_CHECKS
-from common import names
+from common import names, operations
 from common.errors import Reason, UplionError
 
 logger = logging.getLogger(__name__)
@@ -41,9 +41,11 @@ class AuthorizationService:
             AUTHZ_CHECKS.labels(error.reason.name).inc()
             if error.reason in _OUTAGES:
                 raise
-            headers = request.attributes.request.http.headers
-            native = headers.get("content-type", "")[:16].lower() == "application/grpc"
-            return bytes(denied(error, grpc=native).SerializeToString())
+            http = request.attributes.request.http
+            operation = operations.find(http.method, http.path)
+            dialect = operations.error_dialect(operation, http.headers.get("content-type", ""))
+            request_id = http.headers.get(names.HEADER_REQUEST_ID, "")
+            return bytes(denied(error, dialect, request_id).SerializeToString())
         _ADMITTED.inc()
         return admitted(admission)
 

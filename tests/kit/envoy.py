@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -80,19 +81,29 @@ def envoy_binary() -> str:
     return str(found) if found.exists() else str(shutil.which("envoy"))
 
 
+def rendered(settings: EdgeSettings, cache: Path) -> str:
+    """The bootstrap, as `python -m edge` prints it."""
+    return subprocess.run(
+        [sys.executable, "-m", "edge", "--stdin", "--cache", str(cache)],
+        input=json.dumps(asdict(settings)),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
 class EdgeProcess:
     """Starts Envoy with the real, rendered bootstrap; ends it by its pid."""
 
-    def __init__(self, settings: EdgeSettings, folder: Path, cache: Path) -> None:
-        rendered = subprocess.run(
-            [sys.executable, "-m", "edge", "--stdin", "--cache", str(cache)],
-            input=json.dumps(asdict(settings)),
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+    def __init__(
+        self,
+        settings: EdgeSettings,
+        folder: Path,
+        cache: Path,
+        render: Callable[[EdgeSettings, Path], str] = rendered,
+    ) -> None:
         bootstrap, self._log = folder / "bootstrap.json", folder / "envoy.log"
-        bootstrap.write_text(rendered.stdout)
+        bootstrap.write_text(render(settings, cache))
         admin_file = folder / "admin"
         command = [
             envoy_binary(),

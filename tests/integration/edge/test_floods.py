@@ -14,6 +14,7 @@ from google.rpc.status_pb2 import Status
 from authz.check.check_response import denied
 from authz.credentials.request_credential import credential, refused
 from common.errors import STATUS_DETAILS_METADATA, UplionError
+from common.operations import Dialect
 from credentials.api_keys import TEST_KEY, MalformedKeyError, generate, parse
 
 NATIVE = "/uplion.inference.v1.InferenceService/Chat"
@@ -40,12 +41,13 @@ BAD: list[dict[str, str]] = [
 
 def authz_says(headers: dict[str, str], *, grpc_call: bool = False) -> Any:
     """authz's own denial of these headers; None: the syntax is that of a key."""
+    dialect = Dialect.NATIVE if grpc_call else Dialect.OPENAI
     try:
         parse(credential(headers))
     except MalformedKeyError:
-        return denied(refused(), grpc=grpc_call).denied_response
+        return denied(refused(), dialect, "").denied_response
     except UplionError as error:
-        return denied(error, grpc=grpc_call).denied_response
+        return denied(error, dialect, "").denied_response
     return None
 
 

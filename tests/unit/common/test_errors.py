@@ -1,33 +1,18 @@
-import json
-
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 
-from common.errors import Reason, UplionError, grpc_status, openai_body, openai_headers
+from common.errors import Reason, UplionError, grpc_status
 
 
 @pytest.mark.parametrize("reason", list(Reason))
-def test_every_reason_answers_in_both_shapes(reason: Reason) -> None:
+def test_every_reason_answers_as_a_status(reason: Reason) -> None:
     error = UplionError(reason, "What is wrong.", param="model", retry_after_seconds=1.2344, limit=3)
-    body = json.loads(openai_body(error))["error"]
-    assert set(body) == {"message", "type", "param", "code"}
-    assert body["param"] == "model"
-    headers = openai_headers(error)
-    assert headers["retry-after-ms"] == "1234"
-    assert headers["retry-after"] == "2"
-    assert headers["x-should-retry"] in ("true", "false")
     status = grpc_status(error)
     assert status.code == reason.grpc_code.value[0]
     info, retry = ErrorInfo(), RetryInfo()
     assert status.details[0].Unpack(info)
     assert (info.reason, info.metadata["limit"]) == (reason.name, "3")
     assert status.details[2].Unpack(retry)
-
-
-def test_what_waiting_does_not_mend_is_not_to_be_retried() -> None:
-    for reason in (Reason.INSUFFICIENT_QUOTA, Reason.INVALID_API_KEY, Reason.INVALID_REQUEST, Reason.ALREADY_EXISTS):
-        assert openai_headers(UplionError(reason, "x"))["x-should-retry"] == "false"
-    assert openai_headers(UplionError(Reason.RATE_LIMIT_EXCEEDED, "x"))["x-should-retry"] == "true"
 
 
 def test_reasons_and_codes_are_frozen() -> None:

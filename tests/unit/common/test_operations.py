@@ -1,6 +1,7 @@
 """The catalogue of operations against the contract that it describes."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ from uplion.inference.v1 import inference_service_pb2
 from uplion.openai.v1 import openai_service_pb2
 
 from common import operations
-from common.operations import BY_RPC, OPERATIONS, BodyFacts, Dialect, Kind
+from common.operations import BY_RPC, OPERATIONS, BodyFacts, Dialect, Kind, Operation
 
 _SERVICES = (
     openai_service_pb2.DESCRIPTOR.services_by_name["OpenAIService"],
@@ -64,6 +65,33 @@ def test_every_method_of_the_contract_is_listed_once_and_as_it_is() -> None:
             rule = method.GetOptions().Extensions[annotations_pb2.http]
             assert operation.path == getattr(rule, operation.method.lower()), operation
         assert (operation.capability is not None) == operation.reserves, operation
+
+
+@pytest.mark.parametrize(
+    ("path", "others", "name"),
+    [
+        ("/v1/models/{model=**}", ["/v1/models/", "/v1/models/a", "/v1/models/a/b"], "openai/v1/models/*"),
+        ("/v1/b/{id}/cancel", ["/v1/b/x/cancel"], "openai/v1/b/*/cancel"),
+        ("/v1.0/{id}", ["/v1.0/x"], "openai/v1.0/*"),
+    ],
+)
+def test_a_path_with_variables_is_a_pattern(path: str, others: list[str], name: str) -> None:
+    operation = Operation("/p.S/M", Dialect.OPENAI, Kind.READING, path=path)
+    assert operation.name == name
+    assert all(re.fullmatch(operation.pattern, other) for other in others)
+    for other in ("/v1/models", "/v1/b//cancel", "/v1/b/x/y/cancel", "/v1/b/x/cancel/y", "/v1x0/x", "/v1.0/x/y", ""):
+        assert not re.fullmatch(operation.pattern, other), other
+
+
+def test_errors_are_in_the_form_that_the_caller_reads() -> None:
+    chat, native = operations.find("POST", "/v1/chat/completions"), BY_RPC["/uplion.inference.v1.InferenceService/Chat"]
+    messages = Operation("/p.S/M", Dialect.ANTHROPIC, Kind.GENERATION, path="/v1/messages")
+    assert operations.error_dialect(chat, "application/json") is Dialect.OPENAI
+    assert operations.error_dialect(messages, "") is Dialect.ANTHROPIC
+    assert operations.error_dialect(None, "") is Dialect.OPENAI
+    assert operations.error_dialect(native, "Application/gRPC+proto") is Dialect.NATIVE
+    assert operations.error_dialect(None, "application/grpc") is Dialect.NATIVE  # the admin API
+    assert operations.error_dialect(native, "text/plain") is Dialect.OPENAI
 
 
 def test_facts_that_a_dialect_lacks_are_not_read() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from common.operations import OPERATIONS, BodyFacts, Capability, Dialect, Kind, Operation
 from edge import template
 from edge.settings import EdgeSettings
 
@@ -59,6 +60,28 @@ def test_each_listener_reaches_its_own_service_only(text: str) -> None:
         assert {route["route"]["cluster"] for route in routes if "route" in route} == {cluster}
         assert routes[-1]["name"] == "refuse/404"
         assert routes[-1]["match"]["prefix"] == "/"
+
+
+def test_a_new_entry_in_the_catalogue_is_all_that_a_route_needs() -> None:
+    """Facts, dialect and path of an operation become the edge's."""
+    new = Operation(
+        "/uplion.openai.v1.OpenAIService/CreateChatCompletion",
+        Dialect.ANTHROPIC,
+        Kind.GENERATION,
+        Capability.CHAT,
+        path="/v1/messages",
+        facts=BodyFacts(output_tokens=("max_tokens",)),
+    )
+    public = manager(render(SETTINGS, [*OPERATIONS, new]), "public")
+    routes = {route["name"]: route for route in public["routeConfig"]["virtualHosts"][0]["routes"]}
+    route = routes["anthropic/v1/messages"]
+    assert route["match"]["path"] == "/v1/messages"
+    rules = route["typedPerFilterConfig"]["envoy.filters.http.json_to_metadata"]["requestRules"]["rules"]
+    assert [rule["onPresent"]["key"] for rule in rules] == ["model", "max_tokens"]
+    formats = [mapper["bodyFormatOverride"] for mapper in public["localReplyConfig"]["mappers"]]
+    objects = [each["jsonFormat"] for each in formats if "jsonFormat" in each]
+    assert {"error"} in [set(each) for each in objects]
+    assert {"type", "error", "request_id"} in [set(each) for each in objects]
 
 
 def test_several_endpoints_and_ipv6(text: str) -> None:

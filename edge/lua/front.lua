@@ -1,5 +1,5 @@
--- First to see a request, last to see an answer.
--- ERRORS (by gRPC code), REFUSALS (by what is wrong with a credential) and TOKENS are written above this line.
+-- First to see a request, last to see an answer. The tables in capitals are written above this line (edge/scripts.py):
+-- ERRORS by gRPC code, REFUSALS by what is wrong with a credential, DIALECTS by the first word of a route's name.
 
 -- upl_<env>_<id12>_<secret43><crc6>; the checksum is authz's to check.
 local function is_key(text)
@@ -12,8 +12,7 @@ local function is_token(text)
   return TOKENS and #text <= MOST_TOKEN_CHARACTERS and string.match(text, "^[%w_-]+%.[%w_-]+%.[%w_-]+$") ~= nil
 end
 
--- What is wrong with the request's credential, by the rules of
--- authz/credentials/request_credential.py; nil: it may be one of ours.
+-- What is wrong with the credential, by the rules of authz/credentials/request_credential.py; nil: it may be one of ours.
 local function refusal(headers)
   local found = nil
   for _, name in ipairs(CREDENTIAL_HEADERS) do
@@ -37,6 +36,21 @@ local function is_grpc(headers)
   return content_type ~= nil and string.lower(string.sub(content_type, 1, 16)) == "application/grpc"
 end
 
+local function quote(text)
+  local escaped = string.gsub(text, '[%c"\\]', function(char) return string.format("\\u%04x", string.byte(char)) end)
+  return '"' .. escaped .. '"'
+end
+
+-- A body with its placeholders ("$MESSAGE", "$REQUEST_ID") filled in.
+local function filled(body, values)
+  return (string.gsub(body, '"%$([%u_]+)"', function(name) return quote(values[name] or "") end))
+end
+
+-- In which dialect an HTTP client of this route reads errors; nil: no HTTP client comes there.
+local function dialect_of(route)
+  return DIALECTS[string.match(route or "", "^%a+") or ""]
+end
+
 function envoy_on_request(handle)
   local route = handle:streamInfo():routeName()
   if route == nil or route == "" then
@@ -53,12 +67,19 @@ function envoy_on_request(handle)
     end
     return
   end
+  local dialect = dialect_of(route)
+  local request_id = nil
+  if dialect ~= nil and dialect ~= "openai" then -- OpenAI's bodies hold no request id
+    request_id = headers:get("x-request-id")
+    handle:streamInfo():dynamicMetadata():set("uplion.front", "request_id", request_id)
+  end
   local refused = refusal(headers)
   if refused == nil then return end
   if is_grpc(headers) then
     handle:respond({[":status"] = "401", ["grpc-status-details-bin"] = refused.details}, refused.message)
   else
-    handle:respond({[":status"] = "401", ["x-should-retry"] = "false"}, refused.body)
+    local body = filled(refused.body[dialect or "openai"], {REQUEST_ID = request_id})
+    handle:respond({[":status"] = "401", ["x-should-retry"] = "false"}, body)
   end
 end
 
@@ -66,19 +87,12 @@ local function unescape(text)
   return (string.gsub(text, "%%(%x%x)", function(digits) return string.char(tonumber(digits, 16)) end))
 end
 
-local function quote(text)
-  local escaped = string.gsub(text, '[%c"\\]', function(char) return string.format("\\u%04x", string.byte(char)) end)
-  return '"' .. escaped .. '"'
-end
-
 function envoy_on_response(handle)
   local headers = handle:headers()
+  local dialect = dialect_of(handle:streamInfo():routeName())
   local content_type = headers:get("content-type")
-  if content_type ~= nil and string.sub(content_type, 1, 16) == "application/grpc" then
-    local route = handle:streamInfo():routeName() or ""
-    if route ~= "admin" and string.sub(route, 1, 6) ~= "openai" then
-      return -- a native call: its gRPC status is the answer
-    end
+  if dialect == nil and content_type ~= nil and string.sub(content_type, 1, 16) == "application/grpc" then
+    return -- a native call: its gRPC status is the answer
   end
   local status = headers:get("x-uplion-status")
   local code = headers:get("grpc-status")
@@ -94,9 +108,9 @@ function envoy_on_response(handle)
     headers:replace("x-should-retry", found.retry)
     headers:replace("content-type", "application/json")
     headers:remove("content-length")
-    local text = '{"error":{"message":' .. quote(unescape(message)) .. ',"type":"' .. found.type
-      .. '","param":null,"code":"' .. found.code .. '"}}'
-    handle:body(true):setBytes(text)
+    local known = handle:streamInfo():dynamicMetadata():get("uplion.front")
+    local values = {MESSAGE = unescape(message), REQUEST_ID = known and known.request_id}
+    handle:body(true):setBytes(filled(found.body[dialect or "openai"], values))
   end
   headers:remove("x-uplion-status")
   headers:remove("grpc-status")
