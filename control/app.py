@@ -22,6 +22,7 @@ from control.services.alert_service import AlertService
 from control.services.key_service import KeyService
 from control.services.ledger_service import LedgerService
 from control.services.model_service import ModelService
+from control.services.openapi_service import OpenAPIService
 from control.services.price_service import PriceService
 from control.services.project_service import ProjectService
 from control.services.reconciliation_service import ReconciliationService
@@ -119,6 +120,7 @@ def _services(pool: "Pool", bus: Bus, models: ModelStore, key_service: KeyServic
         key_service,
         LedgerService(LedgerExport(pool)),
         ModelService(models),
+        OpenAPIService(),
         PriceService(PriceStore(pool), invalidations),
         ProjectService(ProjectStore(pool), invalidations),
         ReconciliationService(ReconciliationStore(pool), bus),

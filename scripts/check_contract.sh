@@ -12,7 +12,7 @@ google=$(python -c 'import google.api, pathlib; print(pathlib.Path(list(google.a
 # buf wants google/api beside our files; it comes from the googleapis-common-protos wheel, not from a schema registry.
 cp -r proto buf.yaml "$work"
 mkdir -p "$work/proto/google/api"
-cp "$google"/api/annotations.proto "$google"/api/http.proto "$google"/api/httpbody.proto "$work/proto/google/api"
+cp "$google"/api/annotations.proto "$google"/api/field_behavior.proto "$google"/api/http.proto "$google"/api/httpbody.proto "$work/proto/google/api"
 buf=$PWD/tools/node_modules/.bin/buf
 if [ "${1:-}" = release ]; then
   (cd "$work" && "$buf" build --exclude-source-info -o "$OLDPWD/$released")

@@ -22,12 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from uplion.control.v1 import limit_pb2 as uplion_dot_control_dot_v1_dot_limit__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fuplion/control/v1/account.proto\x12\x11uplion.control.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1duplion/control/v1/limit.proto\"\xcc\x02\n\x07\x41\x63\x63ount\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .uplion.control.v1.ResourceState\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x06limits\x18\x06 \x03(\x0b\x32\x18.uplion.control.v1.Limit\x12\x36\n\x06labels\x18\x07 \x03(\x0b\x32&.uplion.control.v1.Account.LabelsEntry\x12.\n\nerase_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01J\x04\x08\x04\x10\x05\"\xdc\x01\n\x14\x43reateAccountRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12(\n\x06limits\x18\x04 \x03(\x0b\x32\x18.uplion.control.v1.Limit\x12\x43\n\x06labels\x18\x05 \x03(\x0b\x32\x33.uplion.control.v1.CreateAccountRequest.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01J\x04\x08\x03\x10\x04\"D\n\x15\x43reateAccountResponse\x12+\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1a.uplion.control.v1.Account\"\x1f\n\x11GetAccountRequest\x12\n\n\x02id\x18\x01 \x01(\t\"A\n\x12GetAccountResponse\x12+\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1a.uplion.control.v1.Account\"<\n\x13ListAccountsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"]\n\x14ListAccountsResponse\x12,\n\x08\x61\x63\x63ounts\x18\x01 \x03(\x0b\x32\x1a.uplion.control.v1.Account\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb6\x02\n\x14UpdateAccountRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .uplion.control.v1.ResourceState\x12(\n\x06limits\x18\x04 \x03(\x0b\x32\x18.uplion.control.v1.Limit\x12/\n\x0bupdate_mask\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x0c\n\x04name\x18\x06 \x01(\t\x12\x43\n\x06labels\x18\x07 \x03(\x0b\x32\x33.uplion.control.v1.UpdateAccountRequest.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01J\x04\x08\x03\x10\x04\"D\n\x15UpdateAccountResponse\x12+\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1a.uplion.control.v1.Account\"!\n\x13\x45raseAccountRequest\x12\n\n\x02id\x18\x01 \x01(\t\"C\n\x14\x45raseAccountResponse\x12+\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1a.uplion.control.v1.Account*\x84\x01\n\rResourceState\x12\x1e\n\x1aRESOURCE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15RESOURCE_STATE_ACTIVE\x10\x01\x12\x1c\n\x18RESOURCE_STATE_SUSPENDED\x10\x02\x12\x1a\n\x16RESOURCE_STATE_REVOKED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fuplion/control/v1/account.proto\x12\x11uplion.control.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1duplion/control/v1/limit.proto\"\xcc\x02\n\x07\x41\x63\x63ount\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .uplion.control.v1.ResourceState\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x06limits\x18\x06 \x03(\x0b\x32\x18.uplion.control.v1.Limit\x12\x36\n\x06labels\x18\x07 \x03(\x0b\x32&.uplion.control.v1.Account.LabelsEntry\x12.\n\nerase_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01J\x04\x08\x04\x10\x05\"\xe2\x01\n\x14\x43reateAccountRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\x04name\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12(\n\x06limits\x18\x04 \x03(\x0b\x32\x18.uplion.control.v1.Limit\x12\x43\n\x06labels\x18\x05 \x03(\x0b\x32\x33.uplion.control.v1.CreateAccountRequest.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01J\x04\x08\x03\x10\x04\"D\n\x15\x43reateAccountResponse\x12+\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1a.uplion.control.v1.Account\"\x1f\n\x11GetAccountRequest\x12\n\n\x02id\x18\x01 \x01(\t\"A\n\x12GetAccountResponse\x12+\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1a.uplion.control.v1.Account\"<\n\x13ListAccountsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"]\n\x14ListAccountsResponse\x12,\n\x08\x61\x63\x63ounts\x18\x01 \x03(\x0b\x32\x1a.uplion.control.v1.Account\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb6\x02\n\x14UpdateAccountRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .uplion.control.v1.ResourceState\x12(\n\x06limits\x18\x04 \x03(\x0b\x32\x18.uplion.control.v1.Limit\x12/\n\x0bupdate_mask\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x0c\n\x04name\x18\x06 \x01(\t\x12\x43\n\x06labels\x18\x07 \x03(\x0b\x32\x33.uplion.control.v1.UpdateAccountRequest.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01J\x04\x08\x03\x10\x04\"D\n\x15UpdateAccountResponse\x12+\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1a.uplion.control.v1.Account\"!\n\x13\x45raseAccountRequest\x12\n\n\x02id\x18\x01 \x01(\t\"C\n\x14\x45raseAccountResponse\x12+\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1a.uplion.control.v1.Account*\x84\x01\n\rResourceState\x12\x1e\n\x1aRESOURCE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15RESOURCE_STATE_ACTIVE\x10\x01\x12\x1c\n\x18RESOURCE_STATE_SUSPENDED\x10\x02\x12\x1a\n\x16RESOURCE_STATE_REVOKED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,36 +39,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACCOUNT_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_CREATEACCOUNTREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_CREATEACCOUNTREQUEST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_CREATEACCOUNTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_CREATEACCOUNTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_UPDATEACCOUNTREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_UPDATEACCOUNTREQUEST_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_RESOURCESTATE']._serialized_start=1525
-  _globals['_RESOURCESTATE']._serialized_end=1657
-  _globals['_ACCOUNT']._serialized_start=153
-  _globals['_ACCOUNT']._serialized_end=485
-  _globals['_ACCOUNT_LABELSENTRY']._serialized_start=434
-  _globals['_ACCOUNT_LABELSENTRY']._serialized_end=479
-  _globals['_CREATEACCOUNTREQUEST']._serialized_start=488
-  _globals['_CREATEACCOUNTREQUEST']._serialized_end=708
-  _globals['_CREATEACCOUNTREQUEST_LABELSENTRY']._serialized_start=434
-  _globals['_CREATEACCOUNTREQUEST_LABELSENTRY']._serialized_end=479
-  _globals['_CREATEACCOUNTRESPONSE']._serialized_start=710
-  _globals['_CREATEACCOUNTRESPONSE']._serialized_end=778
-  _globals['_GETACCOUNTREQUEST']._serialized_start=780
-  _globals['_GETACCOUNTREQUEST']._serialized_end=811
-  _globals['_GETACCOUNTRESPONSE']._serialized_start=813
-  _globals['_GETACCOUNTRESPONSE']._serialized_end=878
-  _globals['_LISTACCOUNTSREQUEST']._serialized_start=880
-  _globals['_LISTACCOUNTSREQUEST']._serialized_end=940
-  _globals['_LISTACCOUNTSRESPONSE']._serialized_start=942
-  _globals['_LISTACCOUNTSRESPONSE']._serialized_end=1035
-  _globals['_UPDATEACCOUNTREQUEST']._serialized_start=1038
-  _globals['_UPDATEACCOUNTREQUEST']._serialized_end=1348
-  _globals['_UPDATEACCOUNTREQUEST_LABELSENTRY']._serialized_start=434
-  _globals['_UPDATEACCOUNTREQUEST_LABELSENTRY']._serialized_end=479
-  _globals['_UPDATEACCOUNTRESPONSE']._serialized_start=1350
-  _globals['_UPDATEACCOUNTRESPONSE']._serialized_end=1418
-  _globals['_ERASEACCOUNTREQUEST']._serialized_start=1420
-  _globals['_ERASEACCOUNTREQUEST']._serialized_end=1453
-  _globals['_ERASEACCOUNTRESPONSE']._serialized_start=1455
-  _globals['_ERASEACCOUNTRESPONSE']._serialized_end=1522
+  _globals['_RESOURCESTATE']._serialized_start=1564
+  _globals['_RESOURCESTATE']._serialized_end=1696
+  _globals['_ACCOUNT']._serialized_start=186
+  _globals['_ACCOUNT']._serialized_end=518
+  _globals['_ACCOUNT_LABELSENTRY']._serialized_start=467
+  _globals['_ACCOUNT_LABELSENTRY']._serialized_end=512
+  _globals['_CREATEACCOUNTREQUEST']._serialized_start=521
+  _globals['_CREATEACCOUNTREQUEST']._serialized_end=747
+  _globals['_CREATEACCOUNTREQUEST_LABELSENTRY']._serialized_start=467
+  _globals['_CREATEACCOUNTREQUEST_LABELSENTRY']._serialized_end=512
+  _globals['_CREATEACCOUNTRESPONSE']._serialized_start=749
+  _globals['_CREATEACCOUNTRESPONSE']._serialized_end=817
+  _globals['_GETACCOUNTREQUEST']._serialized_start=819
+  _globals['_GETACCOUNTREQUEST']._serialized_end=850
+  _globals['_GETACCOUNTRESPONSE']._serialized_start=852
+  _globals['_GETACCOUNTRESPONSE']._serialized_end=917
+  _globals['_LISTACCOUNTSREQUEST']._serialized_start=919
+  _globals['_LISTACCOUNTSREQUEST']._serialized_end=979
+  _globals['_LISTACCOUNTSRESPONSE']._serialized_start=981
+  _globals['_LISTACCOUNTSRESPONSE']._serialized_end=1074
+  _globals['_UPDATEACCOUNTREQUEST']._serialized_start=1077
+  _globals['_UPDATEACCOUNTREQUEST']._serialized_end=1387
+  _globals['_UPDATEACCOUNTREQUEST_LABELSENTRY']._serialized_start=467
+  _globals['_UPDATEACCOUNTREQUEST_LABELSENTRY']._serialized_end=512
+  _globals['_UPDATEACCOUNTRESPONSE']._serialized_start=1389
+  _globals['_UPDATEACCOUNTRESPONSE']._serialized_end=1457
+  _globals['_ERASEACCOUNTREQUEST']._serialized_start=1459
+  _globals['_ERASEACCOUNTREQUEST']._serialized_end=1492
+  _globals['_ERASEACCOUNTRESPONSE']._serialized_start=1494
+  _globals['_ERASEACCOUNTRESPONSE']._serialized_end=1561
 # @@protoc_insertion_point(module_scope)

@@ -22,19 +22,22 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1duplion/control/v1/limit.proto\x12\x11uplion.control.v1\"\xaa\x01\n\x05Limit\x12\x30\n\x07measure\x18\x01 \x01(\x0e\x32\x1f.uplion.control.v1.LimitMeasure\x12.\n\x06period\x18\x02 \x01(\x0e\x32\x1e.uplion.control.v1.LimitPeriod\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x04\x12\r\n\x05model\x18\x04 \x01(\t\x12\x10\n\x08\x63urrency\x18\x05 \x01(\t\x12\x0e\n\x06shadow\x18\x06 \x01(\x08*\x9a\x01\n\x0cLimitMeasure\x12\x1d\n\x19LIMIT_MEASURE_UNSPECIFIED\x10\x00\x12\x1a\n\x16LIMIT_MEASURE_REQUESTS\x10\x01\x12\x18\n\x14LIMIT_MEASURE_TOKENS\x10\x02\x12\x16\n\x12LIMIT_MEASURE_COST\x10\x03\x12\x1d\n\x19LIMIT_MEASURE_CONCURRENCY\x10\x04*\x89\x01\n\x0bLimitPeriod\x12\x1c\n\x18LIMIT_PERIOD_UNSPECIFIED\x10\x00\x12\x17\n\x13LIMIT_PERIOD_MINUTE\x10\x01\x12\x14\n\x10LIMIT_PERIOD_DAY\x10\x02\x12\x16\n\x12LIMIT_PERIOD_MONTH\x10\x03\x12\x15\n\x11LIMIT_PERIOD_LIFE\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1duplion/control/v1/limit.proto\x12\x11uplion.control.v1\x1a\x1fgoogle/api/field_behavior.proto\"\xb0\x01\n\x05Limit\x12\x36\n\x07measure\x18\x01 \x01(\x0e\x32\x1f.uplion.control.v1.LimitMeasureB\x04\xe2\x41\x01\x02\x12.\n\x06period\x18\x02 \x01(\x0e\x32\x1e.uplion.control.v1.LimitPeriod\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x04\x12\r\n\x05model\x18\x04 \x01(\t\x12\x10\n\x08\x63urrency\x18\x05 \x01(\t\x12\x0e\n\x06shadow\x18\x06 \x01(\x08*\x9a\x01\n\x0cLimitMeasure\x12\x1d\n\x19LIMIT_MEASURE_UNSPECIFIED\x10\x00\x12\x1a\n\x16LIMIT_MEASURE_REQUESTS\x10\x01\x12\x18\n\x14LIMIT_MEASURE_TOKENS\x10\x02\x12\x16\n\x12LIMIT_MEASURE_COST\x10\x03\x12\x1d\n\x19LIMIT_MEASURE_CONCURRENCY\x10\x04*\x89\x01\n\x0bLimitPeriod\x12\x1c\n\x18LIMIT_PERIOD_UNSPECIFIED\x10\x00\x12\x17\n\x13LIMIT_PERIOD_MINUTE\x10\x01\x12\x14\n\x10LIMIT_PERIOD_DAY\x10\x02\x12\x16\n\x12LIMIT_PERIOD_MONTH\x10\x03\x12\x15\n\x11LIMIT_PERIOD_LIFE\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'uplion.control.v1.limit_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LIMITMEASURE']._serialized_start=226
-  _globals['_LIMITMEASURE']._serialized_end=380
-  _globals['_LIMITPERIOD']._serialized_start=383
-  _globals['_LIMITPERIOD']._serialized_end=520
-  _globals['_LIMIT']._serialized_start=53
-  _globals['_LIMIT']._serialized_end=223
+  _globals['_LIMIT'].fields_by_name['measure']._loaded_options = None
+  _globals['_LIMIT'].fields_by_name['measure']._serialized_options = b'\342A\001\002'
+  _globals['_LIMITMEASURE']._serialized_start=265
+  _globals['_LIMITMEASURE']._serialized_end=419
+  _globals['_LIMITPERIOD']._serialized_start=422
+  _globals['_LIMITPERIOD']._serialized_end=559
+  _globals['_LIMIT']._serialized_start=86
+  _globals['_LIMIT']._serialized_end=262
 # @@protoc_insertion_point(module_scope)

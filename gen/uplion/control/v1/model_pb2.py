@@ -22,33 +22,36 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1duplion/control/v1/model.proto\x12\x11uplion.control.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"`\n\x0bModelWorker\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x13\n\x0bslots_total\x18\x04 \x01(\r\x12\x12\n\nslots_free\x18\x05 \x01(\r\"\x83\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x08manifest\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12,\n\x05phase\x18\x04 \x01(\x0e\x32\x1d.uplion.control.v1.ModelPhase\x12/\n\x07workers\x18\x05 \x03(\x0b\x32\x1e.uplion.control.v1.ModelWorker\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\x0e\n\x06queued\x18\x07 \x01(\x04\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\">\n\x11\x41pplyModelRequest\x12)\n\x08manifest\x18\x01 \x01(\x0b\x32\x17.google.protobuf.Struct\"=\n\x12\x41pplyModelResponse\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.uplion.control.v1.Model\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x12ListModelsResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.uplion.control.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x12\x44\x65leteModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteModelResponse*\x8c\x01\n\nModelPhase\x12\x1b\n\x17MODEL_PHASE_UNSPECIFIED\x10\x00\x12\x18\n\x14MODEL_PHASE_STARTING\x10\x01\x12\x15\n\x11MODEL_PHASE_READY\x10\x02\x12\x17\n\x13MODEL_PHASE_FAILING\x10\x03\x12\x17\n\x13MODEL_PHASE_STOPPED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1duplion/control/v1/model.proto\x12\x11uplion.control.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"`\n\x0bModelWorker\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x13\n\x0bslots_total\x18\x04 \x01(\r\x12\x12\n\nslots_free\x18\x05 \x01(\r\"\x83\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x08manifest\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12,\n\x05phase\x18\x04 \x01(\x0e\x32\x1d.uplion.control.v1.ModelPhase\x12/\n\x07workers\x18\x05 \x03(\x0b\x32\x1e.uplion.control.v1.ModelWorker\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\x0e\n\x06queued\x18\x07 \x01(\x04\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"D\n\x11\x41pplyModelRequest\x12/\n\x08manifest\x18\x01 \x01(\x0b\x32\x17.google.protobuf.StructB\x04\xe2\x41\x01\x02\"=\n\x12\x41pplyModelResponse\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.uplion.control.v1.Model\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x12ListModelsResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.uplion.control.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x12\x44\x65leteModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteModelResponse*\x8c\x01\n\nModelPhase\x12\x1b\n\x17MODEL_PHASE_UNSPECIFIED\x10\x00\x12\x18\n\x14MODEL_PHASE_STARTING\x10\x01\x12\x15\n\x11MODEL_PHASE_READY\x10\x02\x12\x17\n\x13MODEL_PHASE_FAILING\x10\x03\x12\x17\n\x13MODEL_PHASE_STOPPED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'uplion.control.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODELPHASE']._serialized_start=811
-  _globals['_MODELPHASE']._serialized_end=951
-  _globals['_MODELWORKER']._serialized_start=115
-  _globals['_MODELWORKER']._serialized_end=211
-  _globals['_MODEL']._serialized_start=214
-  _globals['_MODEL']._serialized_end=473
-  _globals['_APPLYMODELREQUEST']._serialized_start=475
-  _globals['_APPLYMODELREQUEST']._serialized_end=537
-  _globals['_APPLYMODELRESPONSE']._serialized_start=539
-  _globals['_APPLYMODELRESPONSE']._serialized_end=600
-  _globals['_LISTMODELSREQUEST']._serialized_start=602
-  _globals['_LISTMODELSREQUEST']._serialized_end=660
-  _globals['_LISTMODELSRESPONSE']._serialized_start=662
-  _globals['_LISTMODELSRESPONSE']._serialized_end=749
-  _globals['_DELETEMODELREQUEST']._serialized_start=751
-  _globals['_DELETEMODELREQUEST']._serialized_end=785
-  _globals['_DELETEMODELRESPONSE']._serialized_start=787
-  _globals['_DELETEMODELRESPONSE']._serialized_end=808
+  _globals['_APPLYMODELREQUEST'].fields_by_name['manifest']._loaded_options = None
+  _globals['_APPLYMODELREQUEST'].fields_by_name['manifest']._serialized_options = b'\342A\001\002'
+  _globals['_MODELPHASE']._serialized_start=850
+  _globals['_MODELPHASE']._serialized_end=990
+  _globals['_MODELWORKER']._serialized_start=148
+  _globals['_MODELWORKER']._serialized_end=244
+  _globals['_MODEL']._serialized_start=247
+  _globals['_MODEL']._serialized_end=506
+  _globals['_APPLYMODELREQUEST']._serialized_start=508
+  _globals['_APPLYMODELREQUEST']._serialized_end=576
+  _globals['_APPLYMODELRESPONSE']._serialized_start=578
+  _globals['_APPLYMODELRESPONSE']._serialized_end=639
+  _globals['_LISTMODELSREQUEST']._serialized_start=641
+  _globals['_LISTMODELSREQUEST']._serialized_end=699
+  _globals['_LISTMODELSRESPONSE']._serialized_start=701
+  _globals['_LISTMODELSRESPONSE']._serialized_end=788
+  _globals['_DELETEMODELREQUEST']._serialized_start=790
+  _globals['_DELETEMODELREQUEST']._serialized_end=824
+  _globals['_DELETEMODELRESPONSE']._serialized_start=826
+  _globals['_DELETEMODELRESPONSE']._serialized_end=847
 # @@protoc_insertion_point(module_scope)

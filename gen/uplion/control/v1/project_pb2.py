@@ -22,13 +22,14 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from uplion.control.v1 import account_pb2 as uplion_dot_control_dot_v1_dot_account__pb2
 from uplion.control.v1 import limit_pb2 as uplion_dot_control_dot_v1_dot_limit__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fuplion/control/v1/project.proto\x12\x11uplion.control.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fuplion/control/v1/account.proto\x1a\x1duplion/control/v1/limit.proto\"\xa7\x02\n\x07Project\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x36\n\x06labels\x18\x04 \x03(\x0b\x32&.uplion.control.v1.Project.LabelsEntry\x12/\n\x05state\x18\x05 \x01(\x0e\x32 .uplion.control.v1.ResourceState\x12(\n\x06limits\x18\x06 \x03(\x0b\x32\x18.uplion.control.v1.Limit\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xe7\x01\n\x14\x43reateProjectRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x43\n\x06labels\x18\x04 \x03(\x0b\x32\x33.uplion.control.v1.CreateProjectRequest.LabelsEntry\x12(\n\x06limits\x18\x05 \x03(\x0b\x32\x18.uplion.control.v1.Limit\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"D\n\x15\x43reateProjectResponse\x12+\n\x07project\x18\x01 \x01(\x0b\x32\x1a.uplion.control.v1.Project\"\x1f\n\x11GetProjectRequest\x12\n\n\x02id\x18\x01 \x01(\t\"A\n\x12GetProjectResponse\x12+\n\x07project\x18\x01 \x01(\x0b\x32\x1a.uplion.control.v1.Project\"M\n\x13ListProjectsRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"]\n\x14ListProjectsResponse\x12,\n\x08projects\x18\x01 \x03(\x0b\x32\x1a.uplion.control.v1.Project\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb0\x02\n\x14UpdateProjectRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x43\n\x06labels\x18\x03 \x03(\x0b\x32\x33.uplion.control.v1.UpdateProjectRequest.LabelsEntry\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .uplion.control.v1.ResourceState\x12(\n\x06limits\x18\x05 \x03(\x0b\x32\x18.uplion.control.v1.Limit\x12/\n\x0bupdate_mask\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"D\n\x15UpdateProjectResponse\x12+\n\x07project\x18\x01 \x01(\x0b\x32\x1a.uplion.control.v1.Projectb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fuplion/control/v1/project.proto\x12\x11uplion.control.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fuplion/control/v1/account.proto\x1a\x1duplion/control/v1/limit.proto\"\xa7\x02\n\x07Project\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x36\n\x06labels\x18\x04 \x03(\x0b\x32&.uplion.control.v1.Project.LabelsEntry\x12/\n\x05state\x18\x05 \x01(\x0e\x32 .uplion.control.v1.ResourceState\x12(\n\x06limits\x18\x06 \x03(\x0b\x32\x18.uplion.control.v1.Limit\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xed\x01\n\x14\x43reateProjectRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12\x12\n\x04name\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x43\n\x06labels\x18\x04 \x03(\x0b\x32\x33.uplion.control.v1.CreateProjectRequest.LabelsEntry\x12(\n\x06limits\x18\x05 \x03(\x0b\x32\x18.uplion.control.v1.Limit\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"D\n\x15\x43reateProjectResponse\x12+\n\x07project\x18\x01 \x01(\x0b\x32\x1a.uplion.control.v1.Project\"\x1f\n\x11GetProjectRequest\x12\n\n\x02id\x18\x01 \x01(\t\"A\n\x12GetProjectResponse\x12+\n\x07project\x18\x01 \x01(\x0b\x32\x1a.uplion.control.v1.Project\"M\n\x13ListProjectsRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"]\n\x14ListProjectsResponse\x12,\n\x08projects\x18\x01 \x03(\x0b\x32\x1a.uplion.control.v1.Project\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb0\x02\n\x14UpdateProjectRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x43\n\x06labels\x18\x03 \x03(\x0b\x32\x33.uplion.control.v1.UpdateProjectRequest.LabelsEntry\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .uplion.control.v1.ResourceState\x12(\n\x06limits\x18\x05 \x03(\x0b\x32\x18.uplion.control.v1.Limit\x12/\n\x0bupdate_mask\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"D\n\x15UpdateProjectResponse\x12+\n\x07project\x18\x01 \x01(\x0b\x32\x1a.uplion.control.v1.Projectb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,30 +40,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROJECT_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_CREATEPROJECTREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_CREATEPROJECTREQUEST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_CREATEPROJECTREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_CREATEPROJECTREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_UPDATEPROJECTREQUEST_LABELSENTRY']._loaded_options = None
   _globals['_UPDATEPROJECTREQUEST_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_PROJECT']._serialized_start=186
-  _globals['_PROJECT']._serialized_end=481
-  _globals['_PROJECT_LABELSENTRY']._serialized_start=436
-  _globals['_PROJECT_LABELSENTRY']._serialized_end=481
-  _globals['_CREATEPROJECTREQUEST']._serialized_start=484
-  _globals['_CREATEPROJECTREQUEST']._serialized_end=715
-  _globals['_CREATEPROJECTREQUEST_LABELSENTRY']._serialized_start=436
-  _globals['_CREATEPROJECTREQUEST_LABELSENTRY']._serialized_end=481
-  _globals['_CREATEPROJECTRESPONSE']._serialized_start=717
-  _globals['_CREATEPROJECTRESPONSE']._serialized_end=785
-  _globals['_GETPROJECTREQUEST']._serialized_start=787
-  _globals['_GETPROJECTREQUEST']._serialized_end=818
-  _globals['_GETPROJECTRESPONSE']._serialized_start=820
-  _globals['_GETPROJECTRESPONSE']._serialized_end=885
-  _globals['_LISTPROJECTSREQUEST']._serialized_start=887
-  _globals['_LISTPROJECTSREQUEST']._serialized_end=964
-  _globals['_LISTPROJECTSRESPONSE']._serialized_start=966
-  _globals['_LISTPROJECTSRESPONSE']._serialized_end=1059
-  _globals['_UPDATEPROJECTREQUEST']._serialized_start=1062
-  _globals['_UPDATEPROJECTREQUEST']._serialized_end=1366
-  _globals['_UPDATEPROJECTREQUEST_LABELSENTRY']._serialized_start=436
-  _globals['_UPDATEPROJECTREQUEST_LABELSENTRY']._serialized_end=481
-  _globals['_UPDATEPROJECTRESPONSE']._serialized_start=1368
-  _globals['_UPDATEPROJECTRESPONSE']._serialized_end=1436
+  _globals['_PROJECT']._serialized_start=219
+  _globals['_PROJECT']._serialized_end=514
+  _globals['_PROJECT_LABELSENTRY']._serialized_start=469
+  _globals['_PROJECT_LABELSENTRY']._serialized_end=514
+  _globals['_CREATEPROJECTREQUEST']._serialized_start=517
+  _globals['_CREATEPROJECTREQUEST']._serialized_end=754
+  _globals['_CREATEPROJECTREQUEST_LABELSENTRY']._serialized_start=469
+  _globals['_CREATEPROJECTREQUEST_LABELSENTRY']._serialized_end=514
+  _globals['_CREATEPROJECTRESPONSE']._serialized_start=756
+  _globals['_CREATEPROJECTRESPONSE']._serialized_end=824
+  _globals['_GETPROJECTREQUEST']._serialized_start=826
+  _globals['_GETPROJECTREQUEST']._serialized_end=857
+  _globals['_GETPROJECTRESPONSE']._serialized_start=859
+  _globals['_GETPROJECTRESPONSE']._serialized_end=924
+  _globals['_LISTPROJECTSREQUEST']._serialized_start=926
+  _globals['_LISTPROJECTSREQUEST']._serialized_end=1003
+  _globals['_LISTPROJECTSRESPONSE']._serialized_start=1005
+  _globals['_LISTPROJECTSRESPONSE']._serialized_end=1098
+  _globals['_UPDATEPROJECTREQUEST']._serialized_start=1101
+  _globals['_UPDATEPROJECTREQUEST']._serialized_end=1405
+  _globals['_UPDATEPROJECTREQUEST_LABELSENTRY']._serialized_start=469
+  _globals['_UPDATEPROJECTREQUEST_LABELSENTRY']._serialized_end=514
+  _globals['_UPDATEPROJECTRESPONSE']._serialized_start=1407
+  _globals['_UPDATEPROJECTRESPONSE']._serialized_end=1475
 # @@protoc_insertion_point(module_scope)

@@ -20,7 +20,17 @@ READ, WRITE, ADMIN = names.SCOPE_ADMIN_READ, names.SCOPE_ADMIN_WRITE, names.SCOP
 SCOPES = {
     READ: {
         *("GetAccount", "ListAccounts", "ListAlerts", "GetKey", "ListKeys", "ExportLedger", "ListLedgerKeys"),
-        *("ListPrices", "GetProject", "ListProjects", "GetRequest", "GetStatement", "ExportUsage", "QueryUsage"),
+        "GetOpenAPI",
+        *(
+            "GetOpenAPI",
+            "ListPrices",
+            "GetProject",
+            "ListProjects",
+            "GetRequest",
+            "GetStatement",
+            "ExportUsage",
+            "QueryUsage",
+        ),
     },
     WRITE: {
         *("UpdateAccount", "CreateKey", "DeleteKey", "RevokeKey", "RotateKey", "UpdateKey"),
