@@ -33,7 +33,7 @@ class BillingSettings:
         None, doc="where alerts are sent with POST; unset: they are listed, and counted as metrics", secret=True
     )
     alert_webhook_secret: str | None = setting(
-        None, doc="signs what is sent there: 16 or more characters that the receiver has too", secret=True
+        None, doc="signs alerts that are sent: whsec_ and base64, or 16 or more characters", secret=True
     )
     alert_budget_percents: tuple[str, ...] = setting(("50", "80", "100"), doc="shares of a budget that are told of")
     alert_anomaly_factor: float = setting(5.0, doc="an hour that cost so many times the median hour is told of")

@@ -76,7 +76,6 @@ HEADER_CLIENT = "x-envoy-external-address"  # the client's IP address: Envoy alw
 HEADER_DEAD_REASON = "x-uplion-reason"  # on DEAD: why nobody could use the message
 HEADER_DEAD_SUBJECT = "x-uplion-subject"  # on DEAD: where it was published
 HEADER_DEAD_SEQUENCE = "x-uplion-sequence"  # on DEAD: its number in the stream it came from
-HEADER_SIGNATURE = "x-uplion-signature"  # on webhooks: t=<unix seconds>,v1=<HMAC-SHA-256 of "<t>.<body>">
 LISTENER_PUBLIC = "public"
 LISTENER_ADMIN = "admin"
 

@@ -1,6 +1,6 @@
 """Alerts: each once, and told to the webhook until it takes them, also by the next process."""
 
-import hashlib
+import base64
 import hmac
 import json
 import logging
@@ -31,7 +31,7 @@ def receiver(*answers, **headers):
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             body = self.rfile.read(int(self.headers["content-length"]))
-            got.append((self.path, self.headers[names.HEADER_SIGNATURE], body))
+            got.append((self.path, {name.lower(): value for name, value in self.headers.items()}, body))
             self.send_response(waiting.pop(0) if waiting else 200)
             for name, value in headers.items():
                 self.send_header(name, value)
@@ -49,6 +49,16 @@ def receiver(*answers, **headers):
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def verify(key, headers, body):
+    """As a receiver does it by the published algorithm of Standard Webhooks."""
+    sent = int(headers["webhook-timestamp"])
+    assert abs(sent - datetime.now(UTC).timestamp()) < 120
+    signed = headers["webhook-id"].encode() + b"." + headers["webhook-timestamp"].encode() + b"." + body
+    expected = base64.b64encode(hmac.digest(key, signed, "sha256")).decode()
+    versions = [each.split(",", 1) for each in headers["webhook-signature"].split(" ")]
+    assert any(version == "v1" and hmac.compare_digest(found, expected) for version, found in versions)
 
 
 @pytest.fixture
@@ -172,10 +182,11 @@ async def test_the_webhook_is_told_signed_once_and_after_failures_again(harness,
     bodies = [json.loads(body) for _, _, body in got]
     assert sorted({body["subject"] for body in bodies}) == ["m", "other"]
     assert bodies[-1]["facts"]["tokens"] == 7
-    for _, signature, body in got:
-        stamp, digest = (part.partition("=")[2] for part in signature.split(","))
-        assert abs(int(stamp) - datetime.now(UTC).timestamp()) < 120
-        assert hmac.new(SECRET.encode(), f"{stamp}.".encode() + body, hashlib.sha256).hexdigest() == digest
+    for _, sent, body in got:
+        verify(SECRET.encode(), sent, body)
+    ids = [(sent["webhook-id"], json.loads(body)["id"]) for _, sent, body in got]
+    assert len(ids) == 4
+    assert len(set(ids)) == len({webhook_id for webhook_id, _ in ids}) == 2, "an alert keeps its id when it is retried"
     assert SECRET not in caplog.text
     assert "topsecret" not in caplog.text
 
