@@ -1,1 +1,1 @@
-"""One worker: an engine, and what takes tickets for it."""
+"""A worker: takes tickets of one model, runs their requests on an engine, and reports what they used."""

@@ -1,4 +1,4 @@
-"""Stop texts: finds them across token borders, and holds back what may become one.
+"""Stop texts: found across token borders; text that may be the beginning of one is held back.
 
 Whole tokens are held back, never parts of one, so that what was delivered is always exactly the text of the token ids
 delivered with it: a later attempt can resume from those ids alone.
@@ -6,7 +6,7 @@ delivered with it: a later attempt can resume from those ids alone.
 
 
 class StopScanner:
-    """Watches one choice for its stop texts."""
+    """Scans the text of one choice for its stop texts."""
 
     __slots__ = ("_held", "_stops", "stopped")
 

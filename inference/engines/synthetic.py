@@ -1,4 +1,4 @@
-"""The synthetic engine: answers of stated length at a stated rate, without a model.
+"""The engine `synthetic`: answers of stated length at a stated rate, without a model.
 
 For tests, benchmarks and capacity planning; never a default. Its text is always the same for the same request, its
 tokens are words, and it imports no torch, so that its worker starts at once.
@@ -24,7 +24,7 @@ from inference.engines.output import Output
 from inference.engines.stopping import StopScanner
 from inference.engines.vectors import unit_vector
 
-STEP_SECONDS = 0.01  # all requests move together; at most this much later than their rate says
+STEP_SECONDS = 0.01  # all requests advance together, so tokens are late by at most this
 CHARACTERS_PER_TOKEN = 4
 VECTOR_VALUES = 64
 DEFAULT_CONTEXT_TOKENS = 131_072
@@ -50,7 +50,7 @@ class _Choice:
 
 @dataclass(slots=True, eq=False)
 class _Answer:
-    """A request on its way."""
+    """A request that is answered."""
 
     output: Output
     choices: list[_Choice]
@@ -59,7 +59,7 @@ class _Answer:
 
 
 class SyntheticEngine:
-    """Every request moves on one timer; none has a task of its own."""
+    """Advances all requests on one timer; none has a task of its own."""
 
     provider = "synthetic"
     capabilities = frozenset(Capability)
@@ -75,7 +75,7 @@ class SyntheticEngine:
         """Nothing to load."""
 
     async def failure(self) -> Exception:
-        """It never fails."""
+        """Never returns, since it never fails."""
         failed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         return await failed
 
@@ -123,7 +123,7 @@ class SyntheticEngine:
         self._answers.clear()
 
     def _step(self) -> None:
-        """Brings every request to where its rate says it is now; the time since the last step was all of theirs."""
+        """Advances every request to the tokens that are due now. Their compute time is the step's, divided evenly."""
         now_seconds = time.monotonic()
         rate = self._options.tokensPerSecond
         share = (now_seconds - self._stepped_seconds) / max(1, len(self._answers))
@@ -140,7 +140,7 @@ class SyntheticEngine:
         self._timer = asyncio.get_running_loop().call_later(STEP_SECONDS, self._step) if self._answers else None
 
     def _advance(self, answer: _Answer, due: int) -> None:
-        """Brings each choice to `due` tokens of this attempt, or to its end."""
+        """Advances each choice to `due` tokens of this attempt, or to its end."""
         for choice in answer.choices:
             if choice.finish_reason:
                 continue
@@ -159,7 +159,7 @@ class SyntheticEngine:
 
 
 def token_count(prompt: Prompt) -> int:
-    """A stand-in for a tokenizer: four characters are a token."""
+    """Counts tokens without a tokenizer: four characters are one."""
     if isinstance(prompt, Tokens):
         return max(1, len(prompt.ids))
     if isinstance(prompt, Text):

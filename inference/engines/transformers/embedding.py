@@ -1,4 +1,4 @@
-"""Texts as vectors: the mean of the last hidden states, of unit length."""
+"""Embeddings: the mean of a text's last hidden states, scaled to length 1."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,7 +10,7 @@ _BATCH_TOKENS = 2048  # padding included; generation waits for at most this much
 
 
 def batches(inputs: Sequence[list[int]]) -> Iterator[list[list[int]]]:
-    """Parts of the inputs, in their order, each small enough to be computed at once."""
+    """Divides the inputs, in their order, into batches that are small enough to be computed at once."""
     batch: list[list[int]] = []
     longest = 0
     for tokens in inputs:
@@ -25,7 +25,7 @@ def batches(inputs: Sequence[list[int]]) -> Iterator[list[list[int]]]:
 
 @torch.inference_mode()
 def embed(loaded: LoadedModel, batch: list[list[int]]) -> list[bytes]:
-    """The vectors of a batch; generation pauses between two steps while the model is used."""
+    """The vectors of a batch; generation pauses between two steps meanwhile."""
     longest = max(map(len, batch))
     device = loaded.model.device
     tokens = torch.zeros(len(batch), longest, dtype=torch.long, device=device)

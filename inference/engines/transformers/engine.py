@@ -1,4 +1,4 @@
-"""The engine `transformers`: the library's own continuous batching manager behind our seam."""
+"""The engine `transformers`: the library's continuous batching manager behind the Engine protocol."""
 
 import asyncio
 import logging
@@ -19,38 +19,38 @@ from inference.engines.transformers.loading import EngineResources, LoadedModel,
 from inference.engines.transformers.model_files import model_folder
 from inference.engines.transformers.prompts import Prompts
 from inference.engines.transformers.sampler import Draw
-from inference.engines.transformers.steps import Choice, News, Request, StepRouter, engine_error
+from inference.engines.transformers.steps import Choice, Request, StepOutput, StepRouter, engine_error
 
 logger = logging.getLogger(__name__)
 
-_CONTEXT_FOR_TEXT = 8  # tokens before the answer that its first piece of text may depend on
+_CONTEXT_TOKENS = 8  # of the prompt's end: the text of an answer's first token may depend on them
 _WATCH_SECONDS = 0.25
 _STOP_SECONDS = 2.0
 _WARM_UP_TOKENS = 2
 
 
 class TransformersEngine:
-    """Generation steps run in the library's thread; everything else here runs on the event loop."""
+    """Generation steps run in the library's thread, embeddings in one of their own; all else runs on the event loop."""
 
     provider = "transformers"
     capabilities = frozenset(Capability)
 
     def __init__(self, source: str, resources: EngineResources) -> None:
         self._source = source
-        self._limits = resources
+        self._resources = resources
         self.context_tokens = 0
         self._requests: dict[str, Request] = {}
         self._embeddings = ThreadPoolExecutor(1, thread_name_prefix="embeddings")
 
     async def start(self) -> None:
         folder = await asyncio.to_thread(model_folder, self._source)
-        self._loaded: LoadedModel = await asyncio.to_thread(load, folder, self._limits)
+        self._loaded: LoadedModel = await asyncio.to_thread(load, folder, self._resources)
         self.context_tokens = self._loaded.context_tokens
         self._manager = self._loaded.manager
         self._sampler = self._loaded.sampler
         self._prompts = Prompts(self._loaded.tokenizer, self._loaded.vocabulary_size)
         loop = asyncio.get_running_loop()
-        self._router = StepRouter(loop, self._loaded.steps, self._manager.cancel_request, self._arrived)
+        self._router = StepRouter(loop, self._loaded.steps, self._manager.cancel_request, self._on_step)
         await asyncio.to_thread(prepare, self._loaded, self._router)
         self._manager.start()
         await self._warm_up()
@@ -102,7 +102,7 @@ class TransformersEngine:
         return Vectors(values, sum(map(len, encoded)), compute_seconds)
 
     def _embed_batch(self, batch: list[list[int]]) -> tuple[list[bytes], float]:
-        """Vectors, and what they took of the engine's time."""
+        """Vectors, and the compute seconds they took."""
         span = self._loaded.clock.start()
         try:
             made = embedding.embed(self._loaded, batch)
@@ -135,7 +135,7 @@ class TransformersEngine:
             await asyncio.to_thread(self._manager.stop, timeout=_STOP_SECONDS, hard_stop=True)
 
     async def _warm_up(self) -> None:
-        """The first step allocates the cache; nobody should wait for that."""
+        """Runs the first step, which allocates the cache, before the first request."""
         output = Output()
         sampling = Sampling(max_output_tokens=_WARM_UP_TOKENS, temperature=0.0)
         await self.generate(Generation("warm-up", Text("Hello"), sampling), output)
@@ -145,7 +145,7 @@ class TransformersEngine:
     def _choice(
         self, request: Request, generation: Generation, index: int, prompt: list[int], resumed: Sequence[int]
     ) -> Choice:
-        detokenizer = Detokenizer(self._loaded.tokenizer.backend_tokenizer, prompt[-_CONTEXT_FOR_TEXT:])
+        detokenizer = Detokenizer(self._loaded.tokenizer.backend_tokenizer, prompt[-_CONTEXT_TOKENS:])
         for token in resumed:
             detokenizer.push(token)
         stop = generation.sampling.stop
@@ -168,12 +168,12 @@ class TransformersEngine:
         if accepted is None:
             raise engine_error(self._manager.background_thread_status.can_accept_new_requests())
 
-    def _arrived(self, news: list[News]) -> None:
-        """What a step made, on the event loop."""
-        for item in news:
+    def _on_step(self, made: list[StepOutput]) -> None:
+        """Passes a step's outputs on to their requests."""
+        for item in made:
             request = item.choice.request
             if self._requests.get(request.attempt_id) is not request:
-                continue  # cancelled in the meantime
+                continue  # cancelled meanwhile
             if item.delta is None:
                 self.cancel(request.attempt_id)
                 request.output.fail(engine_error(item.error))

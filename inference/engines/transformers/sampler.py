@@ -23,7 +23,7 @@ _SEED_STEP = 0x9E3779B97F4A7C15  # spreads (seed, choice, position) over all gen
 
 @dataclass(slots=True, eq=False)
 class Draw:
-    """The rules of one choice, and what they need to remember."""
+    """How the tokens of one choice are drawn, and the state that this needs."""
 
     sampling: Sampling
     choice: int
@@ -34,7 +34,7 @@ class Draw:
 
     @classmethod
     def after(cls, sampling: Sampling, choice: int, tokens: Sequence[int], output: Output | None = None) -> "Draw":
-        """Goes on after the tokens of an earlier attempt."""
+        """Continues after the tokens of an earlier attempt."""
         draw = cls(sampling, choice, len(tokens), output=output)
         if draw.penalised:
             for token in tokens:
@@ -53,7 +53,7 @@ class Draw:
 
 
 class Sampler(ContinuousBatchingLogitsProcessorList):  # type: ignore[misc]  # untyped base
-    """The rules of every request inside the engine, by the engine's own request id."""
+    """Draws for all requests inside the engine, by the library's request id."""
 
     def __init__(self, steps: StepClock) -> None:
         super().__init__(LogitsProcessorList())
@@ -64,7 +64,7 @@ class Sampler(ContinuousBatchingLogitsProcessorList):  # type: ignore[misc]  # u
         self._generator = torch.Generator()
 
     def add(self, request_id: str, draw: Draw) -> None:
-        """Before the request goes to the engine."""
+        """To be called before the request is given to the library."""
         self._draws[request_id] = draw
 
     def remove(self, request_id: str) -> None:
@@ -73,7 +73,7 @@ class Sampler(ContinuousBatchingLogitsProcessorList):  # type: ignore[misc]  # u
     def prepare_tensor_args(
         self, requests_in_batch: list[FutureRequestState], arg_storage: torch.Tensor
     ) -> torch.Tensor:
-        """The library calls this once for each step, with what the step will compute."""
+        """Called by the library once for each step, with the requests that the step computes."""
         rows: list[Draw | None] = []
         shares: list[tuple[Output, int]] = []
         for request in requests_in_batch:

@@ -1,4 +1,4 @@
-"""The hop from the engine's thread to the event loop: one for each step, whatever the number of requests in it."""
+"""Step outputs from the engine's thread to the event loop: one call for each step, whatever the number of requests."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class Choice:
-    """One choice of a request on its way. The engine's thread reads tokens into it; the event loop owns `request`."""
+    """One choice being generated. The engine's thread decodes its tokens; only the event loop uses `request`."""
 
     request: "Request"
     index: int
@@ -36,23 +36,23 @@ class Choice:
     detokenizer: Detokenizer
     scanner: StopScanner | None
     end_tokens: frozenset[int]
-    taken: int = 0  # tokens already read
-    stopped: bool = False  # a stop text came: whatever the engine still says is not wanted
+    decoded: int = 0  # how many of its tokens
+    stopped: bool = False  # a stop text was generated: later tokens are dropped
 
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """A request and where its pieces go. Used on the event loop only."""
+    """A request and its output. Used on the event loop only."""
 
     attempt_id: str
     output: Output
     input_tokens: int
-    running: dict[str, Choice]
+    running: dict[str, Choice]  # those without a finish reason, by the library's request id
 
 
 @dataclass(slots=True)
-class News:
-    """What one step says of one choice."""
+class StepOutput:
+    """What one step generated of one choice, or why it failed."""
 
     choice: Choice
     delta: Delta | None
@@ -60,20 +60,20 @@ class News:
 
 
 class StepRouter(OutputRouter):  # type: ignore[misc]  # untyped base
-    """Takes the outputs of a step in the engine's thread, makes text of them there, and hops once."""
+    """Decodes the outputs of a step in the engine's thread, then calls `on_step` on the event loop, once."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         steps: StepClock,
         cancel: Callable[[str], None],
-        arrived: Callable[[list[News]], None],
+        on_step: Callable[[list[StepOutput]], None],
     ) -> None:
         super().__init__()
         self._loop = loop
         self._steps = steps
         self._cancel = cancel
-        self._arrived = arrived
+        self._on_step = on_step
         self._choices: dict[str, Choice] = {}
 
     def add(self, choice: Choice) -> None:
@@ -83,28 +83,28 @@ class StepRouter(OutputRouter):  # type: ignore[misc]  # untyped base
         self._choices.pop(engine_id, None)
 
     def deliver(self, output: GenerationOutput) -> None:
-        """The library reports failures one by one."""
+        """One output: the library reports failures this way."""
         self.deliver_batch([output])
 
     def deliver_batch(self, outputs: list[GenerationOutput]) -> None:
-        """Everything that one step made."""
+        """All outputs of one step."""
         self._steps.end()
-        news = [
+        made = [
             item
             for output in outputs
             if (choice := self._choices.get(output.request_id)) is not None
             and (item := self._read(choice, output)) is not None
         ]
-        if news:
-            self._loop.call_soon_threadsafe(self._arrived, news)
+        if made:
+            self._loop.call_soon_threadsafe(self._on_step, made)
 
-    def _read(self, choice: Choice, output: GenerationOutput) -> News | None:
+    def _read(self, choice: Choice, output: GenerationOutput) -> StepOutput | None:
         if choice.stopped:
             return None
         if output.status == RequestStatus.FAILED:
-            return News(choice, None, error=output.error or "the engine gave no reason")
-        tokens = output.generated_tokens[choice.taken :]
-        choice.taken = len(output.generated_tokens)
+            return StepOutput(choice, None, error=output.error or "the engine gave no reason")
+        tokens = output.generated_tokens[choice.decoded :]
+        choice.decoded = len(output.generated_tokens)
         finish_reason: FinishReason.ValueType = FINISH_REASON_UNSPECIFIED
         if output.status == RequestStatus.FINISHED:
             ended = bool(tokens) and tokens[-1] in choice.end_tokens
@@ -114,11 +114,11 @@ class StepRouter(OutputRouter):  # type: ignore[misc]  # untyped base
             self._cancel(choice.engine_id)
         if not delta.token_ids and not delta.parts and not delta.finish_reason:
             return None
-        return News(choice, delta)
+        return StepOutput(choice, delta)
 
 
 def _delta(choice: Choice, tokens: list[int], finish_reason: FinishReason.ValueType) -> Delta:
-    """Text of the new tokens, without what is held back for a character or for a stop text."""
+    """The new tokens and their text, without those held back for an incomplete character or a possible stop text."""
     texts: list[str] = []
     ready: list[int] = []
     for token in tokens:
@@ -145,6 +145,6 @@ def _delta(choice: Choice, tokens: list[int], finish_reason: FinishReason.ValueT
 
 
 def engine_error(problem: str | BaseException | None) -> UplionError:
-    """What a client hears when the engine broke; why is in the log."""
+    """The error for a client when the engine fails; the log has the reason."""
     logger.error("the engine failed", extra={"problem": str(problem)})
     return UplionError(Reason.INTERNAL, "The model's engine failed.")
