@@ -24,7 +24,7 @@ tools/node_modules/.installed: tools/package-lock.json
 
 test: setup ## the whole test suite, real servers included
 	@$(MAKE) --no-print-directory tools/node_modules/.installed
-	pytest -q
+	pytest -q --durations=10 $(ARGS)
 
 test-unit: setup ## the tests without sockets
 	pytest -q tests/unit

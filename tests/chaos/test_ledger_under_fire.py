@@ -1,6 +1,6 @@
 """Everything is killed with -9 while a crowd asks: nothing is lost, nothing counts twice. `make test-chaos`.
 
-UPLION_CHAOS_SEED=n repeats an order, UPLION_CHAOS_SECONDS makes it shorter or longer.
+UPLION_TEST_SEED=n repeats an order, UPLION_CHAOS_SECONDS makes it shorter or longer.
 """
 
 import asyncio
@@ -30,13 +30,6 @@ _SECONDS = float(os.environ.get("UPLION_CHAOS_SECONDS", "60"))
 _CLIENTS = 64
 _KILLS = 3
 _SERVICES, _ROUTER = "services", "services-2"  # billing, control, router and authz; router and authz
-
-
-@pytest.fixture
-def seed() -> int:
-    chosen = int(os.environ.get("UPLION_CHAOS_SEED") or random.randrange(1 << 16))
-    print(f"UPLION_CHAOS_SEED={chosen}")
-    return chosen
 
 
 @pytest.fixture

@@ -66,7 +66,11 @@ class ServiceProcess:
                 stdout=out,
                 stderr=subprocess.STDOUT,
             )
-        self.addresses: dict[str, str] = until_sync(self._ready, _SECONDS)  # by service
+        try:
+            self.addresses: dict[str, str] = until_sync(self._ready, _SECONDS)  # by service
+        except AssertionError:
+            self.stop()
+            raise
 
     @property
     def address(self) -> str:

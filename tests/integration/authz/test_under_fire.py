@@ -35,23 +35,24 @@ _LONGEST_SECONDS = 90.0
 class Crowd:
     """Clients that ask whichever authz, run for a moment, and end with a usage event."""
 
-    def __init__(self, doors: list[Any], key: Any, bus: Any, account: str) -> None:
+    def __init__(self, doors: list[Any], key: Any, bus: Any, account: str, chance: random.Random) -> None:
         self.doors, self.key, self.bus, self.account = doors, key, bus, account
         self.admitted = 0
         self.admitted_at: list[float] = []
         self.statuses: dict[int, int] = {}
         self.refused_in_a_row = 0
         self.stop = asyncio.Event()
+        self.chance = chance
 
     async def client(self) -> None:
         while not self.stop.is_set():
-            answer = await random.choice(self.doors).check(self.key.text, size=300, facts={"max_tokens": 10})
+            answer = await self.chance.choice(self.doors).check(self.key.text, size=300, facts={"max_tokens": 10})
             self.statuses[answer.status] = self.statuses.get(answer.status, 0) + 1
             if answer.status == 200:
                 self.refused_in_a_row = 0
                 self.admitted += 1
                 self.admitted_at.append(time.monotonic())
-                await asyncio.sleep(random.uniform(0, 1.5))
+                await asyncio.sleep(self.chance.uniform(0, 1.5))
                 await self.end(answer)
             else:
                 self.refused_in_a_row += answer.status == 429
@@ -94,7 +95,7 @@ def valkey(start_server: Any) -> Any:
 
 @pytest.mark.parametrize("blow", [_lose_everything, _die])
 async def test_a_budget_is_overspent_by_one_percent_at_most(
-    blow: Callable[[Any], Any], start: Any, settings: AuthzSettings, valkey: Any, tmp_path: Path
+    blow: Callable[[Any], Any], start: Any, settings: AuthzSettings, valkey: Any, tmp_path: Path, seed: int
 ) -> None:
     settings = replace(settings, redis_url=valkey.url, limits_seconds=1.0, local_share=1 / 4)
     stop = asyncio.Event()
@@ -113,7 +114,7 @@ async def test_a_budget_is_overspent_by_one_percent_at_most(
             channel = grpc.aio.insecure_channel(await _start(stack, settings, folder))
             doors.append(replace(first, channel=await stack.enter_async_context(channel)))
         await first.add_account(tokens(_BUDGET), requests(100_000))
-        crowd = Crowd(doors, await first.add_key(), bus, first.account)
+        crowd = Crowd(doors, await first.add_key(), bus, first.account, random.Random(seed))
         async with asyncio.TaskGroup() as clients:
             for _ in range(_CLIENTS):
                 clients.create_task(crowd.client())

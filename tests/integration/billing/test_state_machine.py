@@ -1,14 +1,14 @@
 """Random deliveries, redeliveries, reorders and crashes between any two steps, against a trivial model."""
 
 import asyncio
-import os
 import random
 import uuid
 from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, seed, settings
+import hypothesis
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus
@@ -194,12 +194,10 @@ def entries(events: list[Any]) -> list[Entry]:
     return [decode(event.SerializeToString(), event.end_time.seconds) for event in events]
 
 
-async def test_whatever_happens_between_two_steps_every_event_counts_once(harness: Any) -> None:
-    chosen = int(os.environ.get("UPLION_SEED", random.randrange(1 << 32)))
-    print(f"UPLION_SEED={chosen}")  # pytest shows it when the test fails
+async def test_whatever_happens_between_two_steps_every_event_counts_once(harness: Any, seed: int) -> None:
     loop = asyncio.get_running_loop()
 
-    @seed(chosen)
+    @hypothesis.seed(seed)
     def machine() -> Billing:
         return Billing(harness, loop)
 
