@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli import accounts, alerts, keys, ledger, models, peppers, prices, projects, statements, usage
+from cli.commands import accounts, alerts, keys, ledger, models, peppers, prices, projects, statements, usage
 from cli.options import EXIT_NOT_RUNNING, JsonOption, StateOption, running, state_of
 from cli.output import CommandError, command, print_json, print_table
 from stack.settings import PORT_DEFAULT, StackSettings, default_state
@@ -49,7 +49,7 @@ def up(
     as_json: JsonOption = False,
 ) -> None:
     """Start everything and wait until it answers; Ctrl-C ends it."""
-    from cli import starting
+    from cli.local import lifecycle
 
     settings = StackSettings(
         state=(state or default_state()).expanduser().absolute(),
@@ -60,17 +60,17 @@ def up(
         nats_url=nats_url,
         processes=processes,
     )
-    starting.up(settings, detach=detach, as_json=as_json)
+    lifecycle.up(settings, detach=detach, as_json=as_json)
 
 
 @app.command()
 @command
 def down(state: StateOption = None, as_json: JsonOption = False) -> None:
     """Stop what `uplion up` started; what is running may finish, and data stays."""
-    from cli import starting
+    from cli.local import lifecycle
 
     folder = state_of(state)
-    ran = starting.down(folder)
+    ran = lifecycle.down(folder)
     if as_json:
         print_json({"stopped": ran, "state_dir": str(folder.folder)})
     else:
@@ -81,9 +81,9 @@ def down(state: StateOption = None, as_json: JsonOption = False) -> None:
 @command
 def status(state: StateOption = None, as_json: JsonOption = False) -> None:
     """Show every part: health, process, memory, address. Exits with 1 when one is not healthy, 3 when nothing runs."""
-    from cli import inspecting
+    from cli.local import parts
 
-    found = inspecting.status(state_of(state))
+    found = parts.status(state_of(state))
     if as_json:
         print_json(found)
     else:
@@ -119,10 +119,10 @@ def logs(
     as_json: JsonOption = False,
 ) -> None:
     """Show the logs of the parts."""
-    from cli import inspecting
+    from cli.local import parts
 
-    for name, line in inspecting.log_lines(state_of(state), part, last=last, follow=follow):
-        inspecting.print_log(name, line, as_json=as_json, named=part is None)
+    for name, line in parts.log_lines(state_of(state), part, last=last, follow=follow):
+        parts.print_log(name, line, as_json=as_json, named=part is None)
 
 
 @app.command()
@@ -133,15 +133,15 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Say what became of a request: why it was refused, by which rule, or what was billed for each attempt."""
-    from cli import explaining
-    from cli.admin import admin
+    from cli.client.connection import admin
+    from cli.commands import explanation
 
     with admin(state_of(state)) as api:
-        found = explaining.request(api, request_id)
+        found = explanation.request(api, request_id)
     if as_json:
         print_json(found)
     else:
-        for line in explaining.sentences(found):
+        for line in explanation.sentences(found):
             typer.echo(line)
 
 
@@ -153,18 +153,18 @@ def reconcile(
     as_json: JsonOption = False,
 ) -> None:
     """Compare stream, ledger, rollups, balances, spending and Valkey's counters. Exits with 1 on any difference."""
-    from cli import reconciling
-    from cli.admin import admin
+    from cli.client.connection import admin
+    from cli.commands import reconciliation
 
     with admin(state_of(state)) as api:
-        found = reconciling.report(api, last=last)
+        found = reconciliation.report(api, last=last)
     if as_json:
         print_json(found)
     else:
         if found["differences"]:
-            rows = [[each[name] for name in reconciling.COLUMNS] for each in found["differences"]]
-            print_table(reconciling.COLUMNS, rows)
-        typer.echo(reconciling.sentence(found))
+            rows = [[each[name] for name in reconciliation.COLUMNS] for each in found["differences"]]
+            print_table(reconciliation.COLUMNS, rows)
+        typer.echo(reconciliation.sentence(found))
     if not found["clean"]:
         raise typer.Exit(1)
 
@@ -181,21 +181,21 @@ def chat(
     as_json: JsonOption = False,
 ) -> None:
     """Talk to a model in the terminal; the answer streams."""
-    from cli import chatting
+    from cli import chat
 
     folder = state_of(state)
     address = running(folder)["grpc_address"]
     key = folder.first_key("api_key")
     if model is None:
-        available = chatting.available_models(address, key)
+        available = chat.available_models(address, key)
         if not available:
             raise CommandError("no model is there; apply one: uplion models apply -f MANIFEST")
         model = available[0]
-    conversation = chatting.Conversation(address, key, model, system)
+    conversation = chat.Conversation(address, key, model, system)
     if message is None:
-        chatting.talk(conversation, as_json=as_json)
+        chat.talk(conversation, as_json=as_json)
     else:
-        chatting.say(conversation, message, as_json=as_json)
+        chat.say(conversation, message, as_json=as_json)
 
 
 def main() -> None:

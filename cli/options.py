@@ -24,9 +24,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for program
 
 
 def _complete_limit(incomplete: str) -> list[str]:
-    from cli import limits
+    from cli import limit_text
 
-    return limits.complete(incomplete)
+    return limit_text.complete(incomplete)
 
 
 LimitOption = Annotated[

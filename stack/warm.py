@@ -16,7 +16,8 @@ from stack.proxy import Proxy
 _ANY = "127.0.0.1:1"  # addresses are filled into the template at each start
 _IMPORTS = (
     "import authz.app, router.app, billing.app, control.app, stack.services",
-    "import cli.admin, cli.chatting, cli.inspecting, cli.main, cli.starting, fleet.app, stack.running, rich.live",
+    "import cli.chat, cli.client.connection, cli.local.lifecycle, cli.local.parts, cli.main",
+    "import fleet.app, stack.running, rich.live",
     "import inference.app\nfrom inference.engines.transformers.fast_import import fast_import\n"
     "with fast_import(): import inference.engines.transformers.engine",
 )

@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from billing.duties.root_signing import RootSigner, signing_key
 from billing.entry import decode
 from billing.store import LedgerWriter
-from cli.verifying import verify
+from cli.ledger_verification import verify
 from control.stores.ledger_export import LedgerExport, write
 from ledger import merkle
 

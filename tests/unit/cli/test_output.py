@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from cli.local.lifecycle import summary
+from cli.local.progress import PlainProgress
 from cli.main import app
-from cli.progress import PlainProgress
-from cli.starting import summary
 from stack.state import State
 
 runner = CliRunner()

@@ -27,13 +27,13 @@ def create(
     as_json: JsonOption = False,
 ) -> None:
     """Create an account and print its id."""
-    from cli import owners
-    from cli.admin import admin
-    from cli.limits import messages
+    from cli.client import identity
+    from cli.client.connection import admin
+    from cli.limit_text import messages
 
-    wish = owners.Wish(name=name, limits=messages(limits), labels=labels_of(labels))
+    desired = identity.Desired(name=name, limits=messages(limits), labels=labels_of(labels))
     with admin(state_of(state)) as api:
-        made = owners.create_account(api, wish)
+        made = identity.create_account(api, desired)
     report(made, made["id"], as_json=as_json)
 
 
@@ -41,11 +41,11 @@ def create(
 @command
 def list_accounts(state: StateOption = None, as_json: JsonOption = False) -> None:
     """List accounts, the oldest first."""
-    from cli import owners
-    from cli.admin import admin
+    from cli.client import identity
+    from cli.client.connection import admin
 
     with admin(state_of(state)) as api:
-        found = list(owners.accounts(api))
+        found = list(identity.accounts(api))
     if as_json:
         print_json(found)
     else:
@@ -56,11 +56,11 @@ def list_accounts(state: StateOption = None, as_json: JsonOption = False) -> Non
 @command
 def show(account_id: IdArgument, state: StateOption = None, as_json: JsonOption = False) -> None:
     """Show an account."""
-    from cli import owners
-    from cli.admin import admin
+    from cli.client import identity
+    from cli.client.connection import admin
 
     with admin(state_of(state)) as api:
-        found = owners.account(api, account_id)
+        found = identity.account(api, account_id)
     if as_json:
         print_json(found)
     else:
@@ -79,13 +79,13 @@ def update(
     as_json: JsonOption = False,
 ) -> None:
     """Change an account; it applies to its requests within a second."""
-    from cli import owners
-    from cli.admin import admin
-    from cli.limits import messages
+    from cli.client import identity
+    from cli.client.connection import admin
+    from cli.limit_text import messages
 
-    wish = owners.Wish(name=name, limits=messages(limits), labels=labels_of(labels))
+    desired = identity.Desired(name=name, limits=messages(limits), labels=labels_of(labels))
     with admin(state_of(state)) as api:
-        changed = owners.update_account(api, account_id, wish, clear or ())
+        changed = identity.update_account(api, account_id, desired, clear or ())
     report(changed, f"changed {changed['id']}", as_json=as_json)
 
 
@@ -93,11 +93,11 @@ def update(
 @command
 def suspend(account_id: IdArgument, state: StateOption = None, as_json: JsonOption = False) -> None:
     """Refuse all keys of an account until it is activated."""
-    from cli import owners
-    from cli.admin import admin
+    from cli.client import identity
+    from cli.client.connection import admin
 
     with admin(state_of(state)) as api:
-        changed = owners.update_account(api, account_id, owners.Wish(state=owners.SUSPENDED))
+        changed = identity.update_account(api, account_id, identity.Desired(state=identity.SUSPENDED))
     report(changed, f"suspended {changed['id']}", as_json=as_json)
 
 
@@ -105,11 +105,11 @@ def suspend(account_id: IdArgument, state: StateOption = None, as_json: JsonOpti
 @command
 def activate(account_id: IdArgument, state: StateOption = None, as_json: JsonOption = False) -> None:
     """Let a suspended account's keys work again."""
-    from cli import owners
-    from cli.admin import admin
+    from cli.client import identity
+    from cli.client.connection import admin
 
     with admin(state_of(state)) as api:
-        changed = owners.update_account(api, account_id, owners.Wish(state=owners.ACTIVE))
+        changed = identity.update_account(api, account_id, identity.Desired(state=identity.ACTIVE))
     report(changed, f"activated {changed['id']}", as_json=as_json)
 
 
@@ -122,11 +122,11 @@ def erase(
     as_json: JsonOption = False,
 ) -> None:
     """Forget who an account is, for ever. Its keys end; usage, statements and the ledger stay under its id."""
-    from cli import owners
-    from cli.admin import admin
+    from cli.client import identity
+    from cli.client.connection import admin
 
     if not yes:
         raise CommandError("this cannot be undone: names, labels and keys of the account are erased; say --yes")
     with admin(state_of(state)) as api:
-        erased = owners.erase_account(api, account_id)
+        erased = identity.erase_account(api, account_id)
     report(erased, f"erased {erased['id']}", as_json=as_json)

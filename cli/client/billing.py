@@ -12,7 +12,7 @@ from uplion.control.v1.price_service_pb2_grpc import PriceServiceStub
 from uplion.control.v1.statement_service_pb2_grpc import StatementServiceStub
 from uplion.control.v1.usage_service_pb2_grpc import UsageServiceStub
 
-from cli.admin import Admin, shown_time
+from cli.client.connection import Admin, shown_time
 
 _PAGE_SIZE = 1000
 _COUNTS = (
@@ -28,7 +28,7 @@ _COUNTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class UsageFilter:
     """Which usage; empty is all."""
 
     account: str = ""
@@ -71,9 +71,9 @@ def prices(api: Admin, model: str, *, current: bool) -> Iterator[dict[str, Any]]
         request.page_token = response.next_page_token
 
 
-def usage(api: Admin, part: Part, by: str | None, order: str | None, top: int) -> list[dict[str, Any]]:
+def usage(api: Admin, chosen: UsageFilter, by: str | None, order: str | None, top: int) -> list[dict[str, Any]]:
     """Counted and billed usage."""
-    request = part.fill(usage_pb2.QueryUsageRequest(top=top))
+    request = chosen.fill(usage_pb2.QueryUsageRequest(top=top))
     if by is not None:
         request.grouping = usage_pb2.UsageGrouping.Value(f"USAGE_GROUPING_{by.upper()}")
     if order is not None:
@@ -81,9 +81,9 @@ def usage(api: Admin, part: Part, by: str | None, order: str | None, top: int) -
     return [_usage(row) for row in api.call(UsageServiceStub, "QueryUsage", request).rows]
 
 
-def export(api: Admin, part: Part, form: str) -> Iterator[bytes]:
+def export(api: Admin, chosen: UsageFilter, form: str) -> Iterator[bytes]:
     """Usage as a file, in pieces."""
-    request = part.fill(usage_pb2.ExportUsageRequest())
+    request = chosen.fill(usage_pb2.ExportUsageRequest())
     request.format = usage_pb2.ExportFormat.Value(f"EXPORT_FORMAT_{form.upper()}")
     for piece in api.stream(UsageServiceStub, "ExportUsage", request):
         yield piece.data

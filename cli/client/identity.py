@@ -15,15 +15,15 @@ from uplion.control.v1.limit_pb2 import Limit
 from uplion.control.v1.project_pb2 import Project
 from uplion.control.v1.project_service_pb2_grpc import ProjectServiceStub
 
-from cli import limits
-from cli.admin import Admin, shown_time
+from cli import limit_text
+from cli.client.connection import Admin, shown_time
 
 ACTIVE, SUSPENDED = ResourceState.RESOURCE_STATE_ACTIVE, ResourceState.RESOURCE_STATE_SUSPENDED
 _PAGE_SIZE = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class Desired:
     """What an object is to be like, in the fields' own names. None leaves a field alone, an empty value empties it."""
 
     account: str | None = None
@@ -44,9 +44,9 @@ class Wish:
         return {name: value for name, value in every.items() if value is not None}
 
 
-def create_account(api: Admin, wish: Wish) -> dict[str, Any]:
+def create_account(api: Admin, desired: Desired) -> dict[str, Any]:
     """The new account."""
-    request = account_pb2.CreateAccountRequest(**wish.values())
+    request = account_pb2.CreateAccountRequest(**desired.values())
     return shown(api.call(AccountServiceStub, "CreateAccount", request).account)
 
 
@@ -60,9 +60,9 @@ def account(api: Admin, account_id: str) -> dict[str, Any]:
     return shown(api.call(AccountServiceStub, "GetAccount", account_pb2.GetAccountRequest(id=account_id)).account)
 
 
-def update_account(api: Admin, account_id: str, wish: Wish, clear: Sequence[str] = ()) -> dict[str, Any]:
+def update_account(api: Admin, account_id: str, desired: Desired, clear: Sequence[str] = ()) -> dict[str, Any]:
     """The changed account."""
-    request = _update(account_pb2.UpdateAccountRequest(id=account_id, **wish.values()), wish, clear)
+    request = _update(account_pb2.UpdateAccountRequest(id=account_id, **desired.values()), desired, clear)
     return shown(api.call(AccountServiceStub, "UpdateAccount", request).account)
 
 
@@ -71,9 +71,9 @@ def erase_account(api: Admin, account_id: str) -> dict[str, Any]:
     return shown(api.call(AccountServiceStub, "EraseAccount", account_pb2.EraseAccountRequest(id=account_id)).account)
 
 
-def create_project(api: Admin, wish: Wish) -> dict[str, Any]:
+def create_project(api: Admin, desired: Desired) -> dict[str, Any]:
     """The new project."""
-    request = project_pb2.CreateProjectRequest(**wish.values())
+    request = project_pb2.CreateProjectRequest(**desired.values())
     return shown(api.call(ProjectServiceStub, "CreateProject", request).project)
 
 
@@ -88,15 +88,15 @@ def project(api: Admin, project_id: str) -> dict[str, Any]:
     return shown(api.call(ProjectServiceStub, "GetProject", project_pb2.GetProjectRequest(id=project_id)).project)
 
 
-def update_project(api: Admin, project_id: str, wish: Wish, clear: Sequence[str] = ()) -> dict[str, Any]:
+def update_project(api: Admin, project_id: str, desired: Desired, clear: Sequence[str] = ()) -> dict[str, Any]:
     """The changed project."""
-    request = _update(project_pb2.UpdateProjectRequest(id=project_id, **wish.values()), wish, clear)
+    request = _update(project_pb2.UpdateProjectRequest(id=project_id, **desired.values()), desired, clear)
     return shown(api.call(ProjectServiceStub, "UpdateProject", request).project)
 
 
-def create_key(api: Admin, wish: Wish) -> dict[str, Any]:
+def create_key(api: Admin, desired: Desired) -> dict[str, Any]:
     """The new key; the only time that it is shown."""
-    response = api.call(KeyServiceStub, "CreateKey", key_pb2.CreateKeyRequest(**wish.values()))
+    response = api.call(KeyServiceStub, "CreateKey", key_pb2.CreateKeyRequest(**desired.values()))
     return {**shown(response.key), "key": response.secret}
 
 
@@ -111,9 +111,9 @@ def key(api: Admin, key_id: str) -> dict[str, Any]:
     return shown(api.call(KeyServiceStub, "GetKey", key_pb2.GetKeyRequest(id=key_id)).key)
 
 
-def update_key(api: Admin, key_id: str, wish: Wish, clear: Sequence[str] = ()) -> dict[str, Any]:
+def update_key(api: Admin, key_id: str, desired: Desired, clear: Sequence[str] = ()) -> dict[str, Any]:
     """The changed key."""
-    request = _update(key_pb2.UpdateKeyRequest(id=key_id, **wish.values()), wish, clear)
+    request = _update(key_pb2.UpdateKeyRequest(id=key_id, **desired.values()), desired, clear)
     return shown(api.call(KeyServiceStub, "UpdateKey", request).key)
 
 
@@ -146,7 +146,7 @@ def _shown(thing: Any, name: str) -> Any:
     if name == "state":
         return ResourceState.Name(thing.state).removeprefix("RESOURCE_STATE_").lower()
     if name == "limits":
-        return limits.texts(thing.limits)
+        return limit_text.texts(thing.limits)
     value = getattr(thing, name)
     if name == "labels":
         return dict(sorted(value.items()))
@@ -163,8 +163,8 @@ def _pages(api: Admin, stub: Any, method: str, request: Any, field: str) -> Iter
         request.page_token = response.next_page_token
 
 
-def _update(request: Any, wish: Wish, clear: Sequence[str]) -> Message:
+def _update(request: Any, desired: Desired, clear: Sequence[str]) -> Message:
     """Names what changes, so that an empty value empties."""
-    request.update_mask.paths.extend(sorted({*wish.values(), *clear}))
+    request.update_mask.paths.extend(sorted({*desired.values(), *clear}))
     made: Message = request
     return made

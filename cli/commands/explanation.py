@@ -9,7 +9,7 @@ from uplion.control.v1 import request_pb2
 from uplion.control.v1.request_service_pb2_grpc import RequestServiceStub
 from uplion.inference.v1.sampling_pb2 import FinishReason
 
-from cli.admin import Admin, shown_time
+from cli.client.connection import Admin, shown_time
 from ledger.limits import KINDS, MONEY, NO_PERIOD
 
 _MILLIONTHS = 1_000_000

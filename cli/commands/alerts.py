@@ -19,11 +19,11 @@ def list_alerts(
     as_json: JsonOption = False,
 ) -> None:
     """List alerts, the newest first."""
-    from cli import books
-    from cli.admin import admin
+    from cli.client import billing
+    from cli.client.connection import admin
 
     with admin(state_of(state)) as api:
-        alerts = books.alerts(api, account, last)
+        alerts = billing.alerts(api, account, last)
     if as_json:
         print_json(alerts)
         return

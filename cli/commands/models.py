@@ -15,10 +15,11 @@ app = typer.Typer(no_args_is_help=True, help="List, apply and delete models.")
 @command
 def list_models(state: StateOption = None, as_json: JsonOption = False) -> None:
     """List models and how they fare."""
-    from cli.admin import admin
+    from cli.client import models as client
+    from cli.client.connection import admin
 
     with admin(state_of(state)) as api:
-        models = list(api.models())
+        models = list(client.models(api))
     if as_json:
         print_json(models)
         return
@@ -49,7 +50,8 @@ def apply(
     as_json: JsonOption = False,
 ) -> None:
     """Create or change models; their workers start in the background."""
-    from cli.admin import admin
+    from cli.client import models as client
+    from cli.client.connection import admin
     from common import manifest
 
     try:
@@ -57,7 +59,7 @@ def apply(
     except manifest.ManifestError as problem:
         raise CommandError(str(problem)) from problem
     with admin(state_of(state)) as api:
-        applied = [api.apply_model(model) for model in wanted]
+        applied = [client.apply_model(api, model) for model in wanted]
     if as_json:
         print_json(applied)
     else:
@@ -73,10 +75,11 @@ def delete(
     as_json: JsonOption = False,
 ) -> None:
     """Remove a model; its workers finish what they hold."""
-    from cli.admin import admin
+    from cli.client import models as client
+    from cli.client.connection import admin
 
     with admin(state_of(state)) as api:
-        api.delete_model(name)
+        client.delete_model(api, name)
     if as_json:
         print_json({"deleted": name})
     else:

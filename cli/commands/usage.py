@@ -73,14 +73,14 @@ def usage(
     """Show what was used and what it cost; it is about a second old."""
     if context.invoked_subcommand is not None:
         return
-    from cli import books
-    from cli.admin import admin
+    from cli.client import billing
+    from cli.client.connection import admin
 
-    part = books.Part(account, project, key, model, tier, start, end)
+    chosen = billing.UsageFilter(account, project, key, model, tier, start, end)
     if order is None and top < 10_000:
         order = Order.cost
     with admin(state_of(state)) as api:
-        rows = books.usage(api, part, by.value if by else None, order.value if order else None, top)
+        rows = billing.usage(api, chosen, by.value if by else None, order.value if order else None, top)
     if as_json:
         print_json(rows)
         return
@@ -119,12 +119,12 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write usage to a file, a line for each hour, account, project, key, model and tier."""
-    from cli import books
-    from cli.admin import admin
+    from cli.client import billing
+    from cli.client.connection import admin
 
-    part = books.Part(account, project, key, model, tier, start, end)
+    chosen = billing.UsageFilter(account, project, key, model, tier, start, end)
     with admin(state_of(state)) as api:
-        written_bytes = write_file(output, books.export(api, part, form.value))
+        written_bytes = write_file(output, billing.export(api, chosen, form.value))
     if output is not None:
         told = {"file": str(output), "bytes": written_bytes}
         print_json(told) if as_json else typer.echo(f"{written_bytes} bytes in {output}")
@@ -143,11 +143,11 @@ def margin(
     as_json: JsonOption = False,
 ) -> None:
     """Show what models earned beside the time that their engines worked and were there."""
-    from cli import books
-    from cli.admin import admin
+    from cli.client import billing
+    from cli.client.connection import admin
 
     with admin(state_of(state)) as api:
-        rows = books.margin(api, model, start, end, gpu_hour_cost)
+        rows = billing.margin(api, model, start, end, gpu_hour_cost)
     if as_json:
         print_json(rows)
         return

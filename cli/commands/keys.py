@@ -52,11 +52,11 @@ def create(
     as_json: JsonOption = False,
 ) -> None:
     """Create a key and show it, once."""
-    from cli import owners
-    from cli.admin import admin
-    from cli.limits import messages
+    from cli.client import identity
+    from cli.client.connection import admin
+    from cli.limit_text import messages
 
-    wish = owners.Wish(
+    desired = identity.Desired(
         name=name,
         account=account,
         project=project,
@@ -69,7 +69,7 @@ def create(
         expire_time=_in_days(expires_in_days),
     )
     with admin(state_of(state)) as api:
-        made = owners.create_key(api, wish)
+        made = identity.create_key(api, desired)
     report(made, made["key"], as_json=as_json)
     if not as_json:
         typer.echo(f"id {made['id']}; this is the only time that the key is shown", err=True)
@@ -84,11 +84,11 @@ def list_keys(
     as_json: JsonOption = False,
 ) -> None:
     """List keys, without their secrets, the oldest first."""
-    from cli import owners
-    from cli.admin import admin
+    from cli.client import identity
+    from cli.client.connection import admin
 
     with admin(state_of(state)) as api:
-        found = list(owners.keys(api, account, project))
+        found = list(identity.keys(api, account, project))
     if as_json:
         print_json(found)
     else:
@@ -99,11 +99,11 @@ def list_keys(
 @command
 def show(key_id: IdArgument, state: StateOption = None, as_json: JsonOption = False) -> None:
     """Show all of a key but its secret."""
-    from cli import owners
-    from cli.admin import admin
+    from cli.client import identity
+    from cli.client.connection import admin
 
     with admin(state_of(state)) as api:
-        found = owners.key(api, key_id)
+        found = identity.key(api, key_id)
     if as_json:
         print_json(found)
     else:
@@ -129,11 +129,11 @@ def update(
     as_json: JsonOption = False,
 ) -> None:
     """Change a key; it applies within a second."""
-    from cli import owners
-    from cli.admin import admin
-    from cli.limits import messages
+    from cli.client import identity
+    from cli.client.connection import admin
+    from cli.limit_text import messages
 
-    wish = owners.Wish(
+    desired = identity.Desired(
         name=name,
         limits=messages(limits),
         labels=labels_of(labels),
@@ -143,7 +143,7 @@ def update(
         expire_time=_in_days(expires_in_days),
     )
     with admin(state_of(state)) as api:
-        changed = owners.update_key(api, key_id, wish, clear or ())
+        changed = identity.update_key(api, key_id, desired, clear or ())
     report(changed, f"changed {changed['id']}", as_json=as_json)
 
 
@@ -156,12 +156,12 @@ def rotate(
     as_json: JsonOption = False,
 ) -> None:
     """Create a key like another, show it, once, and let the old one end when the overlap is over."""
-    from cli import owners
-    from cli.admin import admin
+    from cli.client import identity
+    from cli.client.connection import admin
 
     seconds = duration_of(overlap)
     with admin(state_of(state)) as api:
-        made = owners.rotate_key(api, key_id, seconds)
+        made = identity.rotate_key(api, key_id, seconds)
     report(made, made["key"], as_json=as_json)
     if not as_json:
         end = made["replaced"]["expire_time"]
@@ -172,11 +172,11 @@ def rotate(
 @command
 def suspend(key_id: IdArgument, state: StateOption = None, as_json: JsonOption = False) -> None:
     """Refuse a key until it is activated."""
-    from cli import owners
-    from cli.admin import admin
+    from cli.client import identity
+    from cli.client.connection import admin
 
     with admin(state_of(state)) as api:
-        changed = owners.update_key(api, key_id, owners.Wish(state=owners.SUSPENDED))
+        changed = identity.update_key(api, key_id, identity.Desired(state=identity.SUSPENDED))
     report(changed, f"suspended {changed['id']}", as_json=as_json)
 
 
@@ -184,11 +184,11 @@ def suspend(key_id: IdArgument, state: StateOption = None, as_json: JsonOption =
 @command
 def activate(key_id: IdArgument, state: StateOption = None, as_json: JsonOption = False) -> None:
     """Let a suspended key work again."""
-    from cli import owners
-    from cli.admin import admin
+    from cli.client import identity
+    from cli.client.connection import admin
 
     with admin(state_of(state)) as api:
-        changed = owners.update_key(api, key_id, owners.Wish(state=owners.ACTIVE))
+        changed = identity.update_key(api, key_id, identity.Desired(state=identity.ACTIVE))
     report(changed, f"activated {changed['id']}", as_json=as_json)
 
 
@@ -196,11 +196,11 @@ def activate(key_id: IdArgument, state: StateOption = None, as_json: JsonOption 
 @command
 def revoke(key_id: IdArgument, state: StateOption = None, as_json: JsonOption = False) -> None:
     """End a key everywhere, at once and for ever."""
-    from cli import owners
-    from cli.admin import admin
+    from cli.client import identity
+    from cli.client.connection import admin
 
     with admin(state_of(state)) as api:
-        revoked = owners.revoke_key(api, key_id)
+        revoked = identity.revoke_key(api, key_id)
     report(revoked, f"revoked {revoked['id']}", as_json=as_json)
 
 
@@ -208,11 +208,11 @@ def revoke(key_id: IdArgument, state: StateOption = None, as_json: JsonOption = 
 @command
 def delete(key_id: IdArgument, state: StateOption = None, as_json: JsonOption = False) -> None:
     """Remove a revoked or expired key from the lists; what it used stays in the ledger."""
-    from cli import owners
-    from cli.admin import admin
+    from cli.client import identity
+    from cli.client.connection import admin
 
     with admin(state_of(state)) as api:
-        owners.delete_key(api, key_id)
+        identity.delete_key(api, key_id)
     report({"deleted": key_id}, f"deleted {key_id}", as_json=as_json)
 
 

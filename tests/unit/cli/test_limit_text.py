@@ -2,7 +2,7 @@
 
 import pytest
 
-from cli import limits
+from cli import limit_text
 from cli.output import CommandError
 from ledger.limits import Limit
 
@@ -20,13 +20,13 @@ from ledger.limits import Limit
     ],
 )
 def test_a_limit_is_read_and_written_alike(text, limit):
-    assert limits.parse(text) == limit
-    assert limits.write(limit) == text
-    assert limits.texts(limits.messages([text])) == [text]
+    assert limit_text.parse(text) == limit
+    assert limit_text.write(limit) == text
+    assert limit_text.texts(limit_text.messages([text])) == [text]
 
 
 def test_money_may_have_zeros_at_its_end():
-    assert limits.parse("cost/month/USD=25.00").amount == 25_000_000
+    assert limit_text.parse("cost/month/USD=25.00").amount == 25_000_000
 
 
 @pytest.mark.parametrize(
@@ -39,11 +39,11 @@ def test_money_may_have_zeros_at_its_end():
 )
 def test_what_is_no_limit_is_refused_with_the_text(text):
     with pytest.raises(CommandError) as caught:
-        limits.parse(text)
+        limit_text.parse(text)
     assert repr(text) in str(caught.value)
 
 
 def test_the_shell_completes_every_form():
-    assert "cost/month/USD=" in limits.complete("")
-    assert limits.complete("tokens/m") == ["tokens/minute=", "tokens/month="]
-    assert limits.complete("shadow:con") == ["shadow:concurrency="]
+    assert "cost/month/USD=" in limit_text.complete("")
+    assert limit_text.complete("tokens/m") == ["tokens/minute=", "tokens/month="]
+    assert limit_text.complete("shadow:con") == ["shadow:concurrency="]

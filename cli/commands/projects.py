@@ -28,13 +28,13 @@ def create(
     as_json: JsonOption = False,
 ) -> None:
     """Create a project and print its id."""
-    from cli import owners
-    from cli.admin import admin
-    from cli.limits import messages
+    from cli.client import identity
+    from cli.client.connection import admin
+    from cli.limit_text import messages
 
-    wish = owners.Wish(name=name, account=account, limits=messages(limits), labels=labels_of(labels))
+    desired = identity.Desired(name=name, account=account, limits=messages(limits), labels=labels_of(labels))
     with admin(state_of(state)) as api:
-        made = owners.create_project(api, wish)
+        made = identity.create_project(api, desired)
     report(made, made["id"], as_json=as_json)
 
 
@@ -46,11 +46,11 @@ def list_projects(
     as_json: JsonOption = False,
 ) -> None:
     """List projects, the oldest first."""
-    from cli import owners
-    from cli.admin import admin
+    from cli.client import identity
+    from cli.client.connection import admin
 
     with admin(state_of(state)) as api:
-        found = list(owners.projects(api, account))
+        found = list(identity.projects(api, account))
     if as_json:
         print_json(found)
     else:
@@ -61,11 +61,11 @@ def list_projects(
 @command
 def show(project_id: IdArgument, state: StateOption = None, as_json: JsonOption = False) -> None:
     """Show a project."""
-    from cli import owners
-    from cli.admin import admin
+    from cli.client import identity
+    from cli.client.connection import admin
 
     with admin(state_of(state)) as api:
-        found = owners.project(api, project_id)
+        found = identity.project(api, project_id)
     if as_json:
         print_json(found)
     else:
@@ -84,13 +84,13 @@ def update(
     as_json: JsonOption = False,
 ) -> None:
     """Change a project; it applies to its requests within a second."""
-    from cli import owners
-    from cli.admin import admin
-    from cli.limits import messages
+    from cli.client import identity
+    from cli.client.connection import admin
+    from cli.limit_text import messages
 
-    wish = owners.Wish(name=name, limits=messages(limits), labels=labels_of(labels))
+    desired = identity.Desired(name=name, limits=messages(limits), labels=labels_of(labels))
     with admin(state_of(state)) as api:
-        changed = owners.update_project(api, project_id, wish, clear or ())
+        changed = identity.update_project(api, project_id, desired, clear or ())
     report(changed, f"changed {changed['id']}", as_json=as_json)
 
 
@@ -98,11 +98,11 @@ def update(
 @command
 def suspend(project_id: IdArgument, state: StateOption = None, as_json: JsonOption = False) -> None:
     """Refuse all keys of a project until it is activated."""
-    from cli import owners
-    from cli.admin import admin
+    from cli.client import identity
+    from cli.client.connection import admin
 
     with admin(state_of(state)) as api:
-        changed = owners.update_project(api, project_id, owners.Wish(state=owners.SUSPENDED))
+        changed = identity.update_project(api, project_id, identity.Desired(state=identity.SUSPENDED))
     report(changed, f"suspended {changed['id']}", as_json=as_json)
 
 
@@ -110,9 +110,9 @@ def suspend(project_id: IdArgument, state: StateOption = None, as_json: JsonOpti
 @command
 def activate(project_id: IdArgument, state: StateOption = None, as_json: JsonOption = False) -> None:
     """Let a suspended project's keys work again."""
-    from cli import owners
-    from cli.admin import admin
+    from cli.client import identity
+    from cli.client.connection import admin
 
     with admin(state_of(state)) as api:
-        changed = owners.update_project(api, project_id, owners.Wish(state=owners.ACTIVE))
+        changed = identity.update_project(api, project_id, identity.Desired(state=identity.ACTIVE))
     report(changed, f"activated {changed['id']}", as_json=as_json)

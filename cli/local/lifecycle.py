@@ -11,8 +11,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from cli.local.progress import Progress, progress
 from cli.output import CommandError, print_json
-from cli.progress import Progress, progress
 from stack.errors import StackError
 from stack.processes import python
 from stack.settings import StackSettings, default_state

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cli.chatting import Answer, _complaint, _pieces
+from cli.chat import Answer, _complaint, _pieces
 from cli.output import CommandError
 
 

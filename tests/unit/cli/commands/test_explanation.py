@@ -1,6 +1,6 @@
 """What `uplion explain` says."""
 
-from cli.explaining import sentences
+from cli.commands.explanation import sentences
 
 REFUSED = {
     "request_id": "r1",

@@ -18,11 +18,11 @@ _KEY_BYTES = 32
 @command
 def key(state: StateOption = None, as_json: JsonOption = False) -> None:
     """Show the public keys that sign the ledger's daily roots, the newest first. Keep them where you verify."""
-    from cli import books
-    from cli.admin import admin
+    from cli.client import billing
+    from cli.client.connection import admin
 
     with admin(state_of(state)) as api:
-        keys = books.ledger_keys(api)
+        keys = billing.ledger_keys(api)
     if as_json:
         print_json(keys)
     else:
@@ -39,13 +39,13 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write an account's hash chain, its rows and the signed roots to a file. It holds ids and counts, and no names."""
-    from cli import books
-    from cli.admin import admin
+    from cli.client import billing
+    from cli.client.connection import admin
 
     if (account is None) != everything:
         raise CommandError("name an account, or say --all")
     with admin(state_of(state)) as api:
-        written_bytes = write_file(output, books.export_ledger(api, account or ""))
+        written_bytes = write_file(output, billing.export_ledger(api, account or ""))
     if as_json:
         print_json({"file": str(output), "bytes": written_bytes})
     else:
@@ -63,7 +63,7 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Check a file, with no platform running. Exits with 1 and says where when anything was changed."""
-    from cli.verifying import verify
+    from cli.ledger_verification import verify
 
     try:
         keys = [bytes.fromhex(text) for text in public_keys or ()]

@@ -40,8 +40,8 @@ def set_price(
     as_json: JsonOption = False,
 ) -> None:
     """Set a model's price. Nothing that was billed changes: it is a new version, for what ends from then on."""
-    from cli import books
-    from cli.admin import admin
+    from cli.client import billing
+    from cli.client.connection import admin
 
     rates = {
         "input_per_million_tokens": prompt,
@@ -53,7 +53,7 @@ def set_price(
         "per_gpu_second": gpu_second,
     }
     with admin(state_of(state)) as api:
-        made = books.create_price(api, model, currency, rates, effective_from)
+        made = billing.create_price(api, model, currency, rates, effective_from)
     if as_json:
         print_json(made)
     else:
@@ -69,11 +69,11 @@ def list_prices(
     as_json: JsonOption = False,
 ) -> None:
     """List prices, the newest version first."""
-    from cli import books
-    from cli.admin import admin
+    from cli.client import billing
+    from cli.client.connection import admin
 
     with admin(state_of(state)) as api:
-        prices = list(books.prices(api, model, current=not everything))
+        prices = list(billing.prices(api, model, current=not everything))
     if as_json:
         print_json(prices)
         return

@@ -5,7 +5,7 @@ from typing import Any
 from uplion.control.v1.reconciliation_service_pb2 import GetReconciliationRequest, RunReconciliationRequest
 from uplion.control.v1.reconciliation_service_pb2_grpc import ReconciliationServiceStub
 
-from cli.admin import Admin, shown_time
+from cli.client.connection import Admin, shown_time
 
 _RUN_SECONDS = 600.0
 _COUNTS = ("stream_events", "stream_sequence", "pending_events", "sums", "counters")

@@ -19,11 +19,11 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show an account's month: what each key used of each model, and what it cost."""
-    from cli import books
-    from cli.admin import admin
+    from cli.client import billing
+    from cli.client.connection import admin
 
     with admin(state_of(state)) as api:
-        found = books.statement(api, account, month)
+        found = billing.statement(api, account, month)
     if as_json:
         print_json(found)
         return

@@ -53,11 +53,11 @@ def drop(
 
 def _hanging(folder: State) -> Counter[str]:
     """Keys that are neither revoked nor expired, by pepper; the stack must run to tell."""
-    from cli import owners
-    from cli.admin import admin
+    from cli.client import identity
+    from cli.client.connection import admin
 
     with admin(folder) as api:
-        keys = list(owners.keys(api))
+        keys = list(identity.keys(api))
     now = datetime.now(UTC)
     return Counter(
         key["pepper_id"]

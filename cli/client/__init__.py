@@ -1,0 +1,1 @@
+"""The admin API as commands use it: a connection, and its methods with plain values."""

@@ -1,0 +1,1 @@
+"""Each command of the admin API: `uplion NOUN VERB`, its options and how it prints."""
