@@ -10,9 +10,12 @@ from authz.credentials.key_record import KeyRecord, owner
 from authz.errors import DatabaseError
 from authz.limits.plans import LedgerBalance
 from authz.limits.prices import Price
+from ledger import prices, usage_columns
 from ledger.limits import BALANCES, Level, Limit, Rule
+from ledger.prices import Rates
 
-SCHEMA_VERSION = 4  # projects and limits (3), balances by scope, model and period (4)
+# Projects and limits (3), balances by scope, model and period (4), and all rates of prices.
+SCHEMA_VERSION = max(4, usage_columns.SCHEMA_VERSION)
 
 _KEY = """
 SELECT k.id, k.account, coalesce(k.project, '') AS project, k.digest, k.pepper_id, k.scopes, k.expire_time,
@@ -43,16 +46,14 @@ LEFT JOIN balances balance ON balance.account = $1 AND balance.scope = wanted.sc
 LEFT JOIN spending spent ON spent.account = $1 AND spent.scope = wanted.scope AND spent.model = wanted.model
      AND spent.period = wanted.period AND spent.currency = wanted.currency
 ORDER BY wanted.position
-"""  # noqa: S608  # our own text
-_PRICES = """
-SELECT model, extract(epoch FROM effective_from)::float8, version, currency,
-       ceil(greatest(input_per_million_tokens, cached_per_million_tokens, cache_write_per_million_tokens) * 1000000),
-       ceil(greatest(output_per_million_tokens, reasoning_per_million_tokens) * 1000000),
-       ceil(per_request * 1000000000000)
+"""
+_PRICES = f"""
+SELECT model, extract(epoch FROM effective_from)::float8 AS effective_seconds, version, currency,
+       {", ".join(prices.RATES)}
 FROM prices
 """
-_ENDED = """
-SELECT reservation, input_tokens + output_tokens AS tokens FROM usage_events WHERE request_id = ANY($1::text[]) AND last
+_ENDED = f"""
+SELECT reservation, {usage_columns.TOTAL_TOKENS} AS tokens FROM usage_events WHERE request_id = ANY($1::text[]) AND last
 """
 _BACKGROUND_SECONDS = 5.0
 _limits = msgspec.json.Decoder(tuple[Limit, ...])
@@ -121,10 +122,7 @@ class Store:
 
     async def prices(self) -> list[Price]:
         """Every version of every price."""
-        return [
-            Price(row[0], row[1], row[2], row[3], int(row[4]), int(row[5]), int(row[6]))
-            for row in await self._fetch(_PRICES, seconds=_BACKGROUND_SECONDS)
-        ]
+        return [_price(row, Rates.of(row)) for row in await self._fetch(_PRICES, seconds=_BACKGROUND_SECONDS)]
 
     async def ended(self, request_ids: Sequence[str]) -> dict[str, int]:
         """Reservations of those requests whose last event is in the ledger, and that event's tokens."""
@@ -138,6 +136,19 @@ class Store:
                 return list(await connection.fetch(query, *arguments, timeout=seconds))
         except _FAILURES as problem:
             raise DatabaseError(repr(problem)) from problem
+
+
+def _price(row: "asyncpg.Record", rates: Rates) -> Price:
+    """By the dearest way to count each token, since a request does not say how much of it will be cached."""
+    return Price(
+        row["model"],
+        row["effective_seconds"],
+        row["version"],
+        row["currency"],
+        prices.in_trillionths(rates.dearest_token(usage_columns.INPUT)),
+        prices.in_trillionths(rates.dearest_token(usage_columns.OUTPUT)),
+        prices.in_trillionths(rates.request),
+    )
 
 
 def _owners_rules(row: "asyncpg.Record") -> tuple[Rule, ...]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Pool = asyncpg.Pool[asyncpg.Record]
     Connection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
 
-SCHEMA_VERSION = usage_columns.SCHEMA_VERSION  # the oldest schema that this module works with
+SCHEMA_VERSION = max(11, usage_columns.SCHEMA_VERSION)  # the oldest schema that billing works with
 
 _PRICES = f"SELECT version, model, effective_from, currency, {', '.join(prices.RATES)} FROM prices"
 _KNOWN = "SELECT request_id, attempt FROM usage_events WHERE month = $1 AND request_id = ANY($2::text[])"

@@ -14,7 +14,7 @@ from ledger.usage_columns import INPUT, TOKEN_CLASSES, TokenClass, disjoint
 
 UNIT_DECIMALS = 18
 _RATE_DECIMALS = 12
-_UNITS_PER_REQUEST_RATE = 10 ** (UNIT_DECIMALS - _RATE_DECIMALS)
+_UNITS_PER_TRILLIONTH: int = 10 ** (UNIT_DECIMALS - 12)
 _WIDE = Context(prec=200)
 
 PER_REQUEST = "per_request"
@@ -46,7 +46,7 @@ class Rates:
             tuple(
                 units if INPUT in (each, each.part_of) else 0 for each, units in zip(TOKEN_CLASSES, token, strict=True)
             ),
-            _integer(row[PER_REQUEST]) * _UNITS_PER_REQUEST_RATE,
+            _integer(row[PER_REQUEST]) * _UNITS_PER_TRILLIONTH,
             _integer(row[PER_COMPUTE_SECOND]),
         )
 
@@ -78,6 +78,11 @@ def token_price(row: RateRow, token_class: TokenClass) -> Decimal:
 def amount(units: int) -> Decimal:
     """Units as money."""
     return Decimal(units).scaleb(-UNIT_DECIMALS, _WIDE)
+
+
+def in_trillionths(units: int) -> int:
+    """Units as 10^-12 of the currency, rounded up: estimates are kept so in Valkey, whose scripts count in doubles."""
+    return -(-units // _UNITS_PER_TRILLIONTH)
 
 
 def to_units(cost: Decimal) -> int:

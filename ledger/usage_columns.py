@@ -7,7 +7,7 @@ travel as tuples in the order of TOKEN_CLASSES.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-SCHEMA_VERSION = 11  # the oldest schema whose tables have all these columns
+SCHEMA_VERSION = 4  # the oldest schema whose tables have all these columns
 
 
 @dataclass(frozen=True, slots=True)

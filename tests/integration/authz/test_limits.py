@@ -142,7 +142,7 @@ async def settle(world: Harness, grants: list[Grant], totals: dict[tuple[str, st
         world.ledger.used_totals[scope, model, period, ""] = total
     async with connect_settlement(world.redis_url) as settlement:
         await settlement.settle(
-            [_Entry(world.account, grant.reservation, used) for grant in grants],  # type: ignore[misc]
+            [_Entry(world.account, grant.reservation, (used, 0, 0, 0, 0)) for grant in grants],  # type: ignore[misc]
             Totals({Balance(world.account, *where): total for where, total in totals.items()}),
         )
 
@@ -152,8 +152,7 @@ class _Entry(msgspec.Struct):
 
     account: str
     reservation: str
-    input_tokens: int
-    output_tokens: int = 0
+    tokens: tuple[int, ...]
     last: bool = True
 
 

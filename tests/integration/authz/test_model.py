@@ -271,10 +271,10 @@ class Histories(RuleBasedStateMachine):
 class _Entry:
     """What settlement reads of a ledger entry."""
 
-    last, output_tokens = True, 0
+    last = True
 
     def __init__(self, account: str, reservation: str, tokens: int) -> None:
-        self.account, self.reservation, self.input_tokens = account, reservation, tokens
+        self.account, self.reservation, self.tokens = account, reservation, (tokens, 0, 0, 0, 0)
 
 
 def test_every_history_is_judged_as_the_model_judges_it(redis_url: str) -> None:

@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from ledger.prices import RATES, Rates, amount, to_units, token_cost, token_price, token_rate
+from ledger.prices import RATES, Rates, amount, in_trillionths, to_units, token_cost, token_price, token_rate
 from ledger.usage_columns import INPUT, OUTPUT, TOKEN_CLASSES
 
 ROW = {
@@ -42,6 +42,10 @@ def test_a_cost_is_exact():
     assert units == 6 * 5 * 10**11 + 4 * 1 + 5 * 2 * 10**12 + 2 * 3 * 10**12
     assert amount(units) == Decimal("0.000019000000000004")
     assert to_units(amount(units)) == units
+
+
+def test_an_estimate_is_rounded_up():
+    assert [in_trillionths(units) for units in (0, 1, 10**6, 10**6 + 1)] == [0, 1, 1, 2]
 
 
 def test_a_rate_finer_than_the_database_holds_is_refused():
