@@ -15,6 +15,7 @@ from ledger import limits
 from messaging.bus import connect_bus
 from tests.chaos.crowd import Told
 from tests.kit.platform import Platform
+from tests.kit.spool import spooled
 from tests.kit.until import until
 
 _QUIET_SECONDS = 180.0
@@ -41,9 +42,8 @@ async def until_quiet(platform: Platform) -> None:
 
 async def _on_the_way(platform: Platform, bus: Any) -> dict[str, Any]:
     rest: dict[str, Any] = {}
-    spooled = [path.name for path in (platform.state / "spool").glob("*.spool")]
-    if spooled:
-        rest["spool"] = spooled
+    if waiting := spooled(platform.state / "spool"):
+        rest["spool"] = waiting
     for stream in (names.STREAM_USAGE, names.STREAM_TASKS):
         for consumer in await bus.js.consumers_info(stream):
             if unsettled := (consumer.num_pending or 0) + (consumer.num_ack_pending or 0):

@@ -11,6 +11,7 @@ from uplion.billing.v1.usage_event_pb2 import AttemptStatus
 
 from common import names
 from tests.kit.fake_router import fake_router, manifest_file
+from tests.kit.spool import spooled
 from tests.kit.until import until
 
 SECONDS = 40.0
@@ -49,10 +50,7 @@ async def test_usage_spooled_by_a_killed_worker_is_sent_by_the_next_one(start_se
                 last = event
             assert last.usage.output_tokens == 300, "the answer does not need the broker"
 
-            async def spooled():
-                return any(path.stat().st_size for path in spool.glob("*.spool"))
-
-            await until(spooled)
+            await until(lambda: asyncio.to_thread(spooled, spool))
             first.kill()
         await server.start()
         async with process(manifest, server.url, spool):
@@ -63,7 +61,7 @@ async def test_usage_spooled_by_a_killed_worker_is_sent_by_the_next_one(start_se
             assert usage.ticket_time == request.ticket.publish_time
 
             async def empty():
-                return not list(spool.glob("*.spool"))
+                return not await asyncio.to_thread(spooled, spool)
 
             await until(empty)
 

@@ -21,6 +21,7 @@ from common import names
 from messaging.bus import Bus, connect_bus
 from messaging.inbox import Inbox
 from messaging.outbox import Outbox
+from tests.kit.spool import spooled
 from tests.kit.until import until
 
 SECONDS = 40.0
@@ -72,14 +73,10 @@ async def opened(
         await asyncio.wait([sending])
 
 
-def files(folder: Path) -> list[Path]:
-    return list(folder.glob("*.spool"))
-
-
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine may take longer for an answer than the outbox waits."""
-    monkeypatch.setattr("messaging.outbox._ANSWER_SECONDS", 20.0)
+    monkeypatch.setattr("messaging.stream_publisher._ANSWER_SECONDS", 20.0)
 
 
 @pytest.mark.usefixtures("patient")
@@ -92,7 +89,7 @@ async def test_events_go_straight_to_the_stream_and_nothing_touches_the_disk(ser
         await outbox.drain(SECONDS)
         assert safe == list(range(500))
         assert await ids(bus, model, 500) == [f"{model}-{number}" for number in range(500)]
-        assert not files(tmp_path)
+        assert await asyncio.to_thread(os.listdir, tmp_path) == []
 
 
 async def test_a_broker_that_is_away_costs_nothing_but_time(server: Any, tmp_path: Path) -> None:
@@ -102,14 +99,14 @@ async def test_a_broker_that_is_away_costs_nothing_but_time(server: Any, tmp_pat
         for number in range(300):
             outbox.put(event(number, model))
         await outbox.drain(SECONDS)
-        assert files(tmp_path), "safe now means on disk"
+        assert spooled(tmp_path), "safe now means on disk"
         await server.start()
         await connected(bus)
         assert sorted(await ids(bus, model, 300)) == sorted(f"{model}-{number}" for number in range(300))
-        await until(lambda: not files(tmp_path))
+        await until(lambda: not spooled(tmp_path))
         outbox.put(event(300, model))
         await ids(bus, model, 301)
-        assert not files(tmp_path), "it is trusted again"
+        assert not spooled(tmp_path), "it is trusted again"
 
 
 async def test_a_broker_that_hangs_is_not_waited_for(server: Any, tmp_path: Path) -> None:
@@ -119,7 +116,7 @@ async def test_a_broker_that_hangs_is_not_waited_for(server: Any, tmp_path: Path
         try:
             outbox.put(event(1, model))
             await outbox.drain(SECONDS)
-            assert files(tmp_path)
+            assert spooled(tmp_path)
             spent = []
             for number in range(2, 5):
                 began = time.monotonic()
@@ -130,7 +127,7 @@ async def test_a_broker_that_hangs_is_not_waited_for(server: Any, tmp_path: Path
         finally:
             os.kill(server.process.pid, 18)
         assert sorted(await ids(bus, model, 4)) == [f"{model}-{number}" for number in range(1, 5)]
-        await until(lambda: not files(tmp_path))
+        await until(lambda: not spooled(tmp_path))
 
 
 async def test_what_is_not_acknowledged_at_the_end_is_sent_by_the_next_process(server: Any, tmp_path: Path) -> None:
@@ -138,11 +135,11 @@ async def test_what_is_not_acknowledged_at_the_end_is_sent_by_the_next_process(s
     async with opened(server.url, tmp_path) as (_, outbox):
         await server.kill()
         outbox.put(event(1, model))
-    assert files(tmp_path)
+    assert spooled(tmp_path)
     await server.start()
     async with opened(server.url, tmp_path) as (bus, _):
         assert await ids(bus, model, 1) == [f"{model}-1"]
-        await until(lambda: not files(tmp_path))
+        await until(lambda: not spooled(tmp_path))
 
 
 async def test_what_a_killed_process_spooled_is_sent_by_a_living_one(server: Any, tmp_path: Path) -> None:
@@ -192,10 +189,10 @@ async def test_a_stream_that_refuses_blocks_until_it_takes_again(server: Any, tm
     async with opened(server.url, tmp_path) as (bus, outbox):
         await _limit(bus, 1)
         outbox.put(event(1, model))
-        await until(lambda: outbox.blocked and files(tmp_path))
+        await until(lambda: outbox.blocked and spooled(tmp_path))
         assert outbox.turned.is_set()
         await _limit(bus, -1)
-        await until(lambda: not outbox.blocked and not files(tmp_path))
+        await until(lambda: not outbox.blocked and not spooled(tmp_path))
         assert await ids(bus, model, 1) == [f"{model}-1"]
 
 
@@ -211,7 +208,7 @@ async def test_a_stream_that_says_nothing_blocks_too(server: Any, tmp_path: Path
         assert bus.nc.is_connected
         config.no_ack = False
         await bus.js.update_stream(config)
-        await until(lambda: not outbox.blocked and not files(tmp_path))
+        await until(lambda: not outbox.blocked and not spooled(tmp_path))
 
 
 async def _limit(bus: Bus, size: int) -> None:
@@ -231,7 +228,7 @@ async def test_a_full_spool_blocks_and_what_it_cannot_hold_waits_in_memory(serve
         await server.start()
         await connected(bus)
         assert sorted(await ids(bus, model, 20)) == sorted(f"{model}-{number}" for number in range(20))
-        await until(lambda: not outbox.blocked and not files(tmp_path))
+        await until(lambda: not outbox.blocked and not spooled(tmp_path))
 
 
 async def test_without_a_folder_events_wait_in_memory(server: Any) -> None:
@@ -253,7 +250,7 @@ async def test_a_model_name_no_subject_can_hold_does_not_break_the_connection(se
         reconnects = bus.reconnects
         outbox.put(UsageEvent(request_id=uuid.uuid4().hex, attempt=1, model="x" * 100_000))
         await outbox.drain(SECONDS)
-        assert (bus.reconnects, files(tmp_path), outbox.blocked) == (reconnects, [], False)
+        assert (bus.reconnects, spooled(tmp_path), outbox.blocked) == (reconnects, 0, False)
 
 
 @pytest.mark.usefixtures("patient")
@@ -264,4 +261,4 @@ async def test_an_event_that_can_never_be_stored_does_not_hold_up_the_others(ser
         outbox.put(event(1, model))
         await outbox.drain(SECONDS)
         assert await ids(bus, model, 1) == [f"{model}-1"]
-        assert (files(tmp_path), outbox.blocked) == ([], False)
+        assert (spooled(tmp_path), outbox.blocked) == (0, False)
