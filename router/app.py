@@ -11,12 +11,12 @@ from common.lifecycle import Ready, forever, not_cancelled
 from messaging.bus import Bus, connect_bus
 from messaging.inbox import Inbox
 from messaging.outbox import Outbox
+from router.dispatch.attempt_registry import AttemptRegistry
 from router.dispatch.dispatcher import Dispatcher
 from router.dispatch.releases import Releases
 from router.dispatch.routing_table import RoutingTable
 from router.dispatch.tickets import Tickets
 from router.dispatch.unstarted_calls import UnstartedCalls
-from router.dispatch.usage_events import Usage
 from router.dispatch.worker_channels import WorkerChannels
 from router.front import Front
 from router.native_service import NativeService
@@ -42,11 +42,12 @@ async def main(settings: RouterSettings, stop: asyncio.Event, ready: Ready) -> N
         ) as outbox,
     ):
         await bus.ensure_streams()
-        usage = Usage(outbox, settings.usage_remembered)
         releases = Releases(bus.nc)
-        models = RoutingTable(bus, usage.worker_gone)
+        models = RoutingTable(bus)
+        attempts = AttemptRegistry(outbox, models, settings.usage_remembered)
+        models.observe(attempts)
         async with (
-            Tickets.open(bus.nc, models, settings, usage.tell_again) as tickets,
+            Tickets.open(bus.nc, models, settings, attempts) as tickets,
             forever(
                 {
                     "send usage": outbox.run,
@@ -57,7 +58,7 @@ async def main(settings: RouterSettings, stop: asyncio.Event, ready: Ready) -> N
             ),
         ):
             await models.ready.wait()
-            front = Front(Dispatcher(tickets, workers, models, usage, settings), usage, releases, settings)
+            front = Front(Dispatcher(tickets, workers, models, attempts, settings), attempts, releases, settings)
 
             def register(server: grpc.aio.Server) -> None:
                 OpenAIService(front, models, settings).register(server)
@@ -68,7 +69,7 @@ async def main(settings: RouterSettings, stop: asyncio.Event, ready: Ready) -> N
                 register,
                 drain_seconds=settings.drain_seconds,
                 grace_seconds=settings.grace_seconds,
-                interceptors=(UnstartedCalls(front.ended_unbegun),),
+                interceptors=(UnstartedCalls(front.end_unstarted),),
                 options=(
                     ("grpc.max_receive_message_length", settings.request_bytes + _REQUEST_MARGIN_BYTES),
                     ("grpc.max_send_message_length", -1),

@@ -7,26 +7,24 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import grpc.aio
 from uplion.dispatch.v1.run_pb2 import RunEvent
 from uplion.inference.v1.sampling_pb2 import TokenUsage
 
-from common import names, telemetry
+from common import telemetry
 from common.deltas import Delta
 from common.errors import Reason, UplionError
 from common.identity import Identity
 from router import metrics
 from router.answers import Answer, Unwritten
-from router.dispatch import unstarted_calls
+from router.dispatch.attempt_registry import AttemptRegistry
 from router.dispatch.dispatcher import Dispatcher
-from router.dispatch.jobs import Job
+from router.dispatch.jobs import Delivery, Job
 from router.dispatch.records import Record
 from router.dispatch.releases import Releases
 from router.dispatch.request_metrics import RequestMetrics
-from router.dispatch.usage_events import Usage
 from router.settings import RouterSettings
 
 logger = logging.getLogger(__name__)
@@ -67,43 +65,32 @@ async def write(context: Context, message: object) -> None:
 class Front:
     """Carries requests between the surfaces and the dispatcher."""
 
-    def __init__(self, dispatcher: Dispatcher, usage: Usage, releases: Releases, settings: RouterSettings) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, attempts: AttemptRegistry, releases: Releases, settings: RouterSettings
+    ) -> None:
         self._dispatcher = dispatcher
-        self._usage = usage
+        self._attempts = attempts
         self._releases = releases
         self._settings = settings
         self._measures = RequestMetrics()
 
     def begin(self, record: Record) -> None:
         """A call of a known caller starts; `end` must follow."""
-        unstarted_calls.begun()
         metrics.ROUTER_IN_FLIGHT.inc()
 
     def end(self, record: Record, error: UplionError | None) -> None:
         """Says once what became of the call: its slot's release, the usage event it owes, metrics, one log line."""
         metrics.ROUTER_IN_FLIGHT.dec()
         record.ended_at = time.monotonic()
-        identity = record.identity
-        self._releases.ended(identity)
-        for event in record.withheld:
-            if error is not None:
-                event.ClearField("usage")
-            self._usage.report(event)
-        if record.owed:
-            event = record.usage_event(error, last=True)
-            if not self._dispatcher.knows(event.model):
-                event.model = ""  # a client's invention must not fill the ledger's sums
-            self._usage.report(event)
-        elif identity.reservation:
-            attempt_id = names.attempt_id(identity.request_id, record.attempt)
-            self._usage.remember(attempt_id, record.worker_id, partial(record.usage_event, error, last=True))
+        self._releases.ended(record.identity)
+        self._attempts.request_ended(record, error)
         status = "ok" if error is None else error.reason.name
         self._measures.observe(record, status)
         if logger.isEnabledFor(logging.INFO):
             logger.info("request", extra=record.facts(status))
 
-    def ended_unbegun(self, record: Record, error: UplionError) -> None:
-        """The same for an admitted call that no handler saw."""
+    def end_unstarted(self, record: Record, error: UplionError) -> None:
+        """The same for an admitted call whose handler never started."""
         self.begin(record)
         self.end(record, error)
 
@@ -113,15 +100,14 @@ class Front:
         rest = context.time_remaining()
         return limit if rest is None else min(limit, max(rest, 0.0))
 
-    def _run(self, job: Job, record: Record, context: Context) -> AsyncGenerator[RunEvent, None]:
-        return self._dispatcher.run(job, record, self.seconds(job.identity, context))
+    def _run(self, job: Job, record: Record, context: Context, delivery: Delivery) -> AsyncGenerator[RunEvent, None]:
+        return self._dispatcher.run(job, record, self.seconds(job.identity, context), delivery)
 
     async def collect(self, job: Job, record: Record, context: Context) -> Answer:
         """The whole answer."""
-        job.run.whole = record.whole = True
-        job.run.once = job.short
+        delivery = Delivery.ONCE if job.short else Delivery.WHOLE
         answer = Answer(job.choices)
-        async with aclosing(self._run(job, record, context)) as events:
+        async with aclosing(self._run(job, record, context, delivery)) as events:
             async for event in events:
                 answer.add(event)
         return answer
@@ -135,7 +121,9 @@ class Front:
         unwritten = Unwritten(job.choices, self._settings.pending_bytes)
         failed: UplionError | None = None
         async with asyncio.TaskGroup() as tasks:
-            pump = tasks.create_task(_pump(self._run(job, record, context), unwritten), name="read engine")
+            pump = tasks.create_task(
+                _pump(self._run(job, record, context, Delivery.STREAM), unwritten), name="read engine"
+            )
             try:
                 await self._drain(unwritten, sink)
             except UplionError as error:

@@ -156,7 +156,7 @@ class OpenAIService:
                     await stream.fail(error)
                 else:
                     # What a worker made until its time was over is billed: no SDK is to try that again unasked.
-                    timed_out = error.reason is Reason.DEADLINE_EXCEEDED and record.offered_at is not None
+                    timed_out = error.reason is Reason.DEADLINE_EXCEEDED and record.attempt.offered_at is not None
                     await _answer_error(context, error, retry=not timed_out)
             except UplionError as gone:  # the client left without waiting for the bad news
                 logger.debug("error could not be delivered", extra={"problem": gone.message})

@@ -42,7 +42,7 @@ class MaskingInterceptor(grpc.aio.ServerInterceptor):
         return found
 
 
-_UNREADABLE = object()  # stands for a message that is none
+UNREADABLE = object()  # stands for a message that cannot be parsed
 
 
 def _lenient(deserializer: Any) -> Any:
@@ -54,7 +54,7 @@ def _lenient(deserializer: Any) -> Any:
         try:
             return deserializer(data)
         except DecodeError:
-            return _UNREADABLE
+            return UNREADABLE
 
     return read
 
@@ -86,7 +86,7 @@ def _unary(behavior: Any) -> Any:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         _enter(context)
         try:
-            if request is _UNREADABLE:
+            if request is UNREADABLE:
                 raise UplionError(Reason.INVALID_REQUEST, "The request is not a valid message.")
             return await behavior(request, context)
         except (asyncio.CancelledError, grpc.aio.AbortError):
@@ -101,7 +101,7 @@ def _streaming(behavior: Any) -> Any:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
         _enter(context)
         try:
-            if request is _UNREADABLE:
+            if request is UNREADABLE:
                 raise UplionError(Reason.INVALID_REQUEST, "The request is not a valid message.")
             async for message in behavior(request, context):
                 yield message

@@ -36,6 +36,14 @@ _CAPABILITIES = {
 }
 
 
+class Delivery(Enum):
+    """How an answer reaches the client, and so how it is read from the worker."""
+
+    STREAM = "stream"  # as it is made
+    WHOLE = "whole"  # at its end, all or nothing; read once a second, so that a lost worker costs little
+    ONCE = "once"  # the same in one unary call: for short answers, of which little is made again
+
+
 _SHORT_TOKENS = 64
 
 
@@ -46,7 +54,7 @@ class Job:
     identity: Identity
     operation: Operation
     model: str
-    run: RunRequest  # its ticket is unset; each attempt fills a copy
+    run: RunRequest  # without what belongs to an attempt; never written to
     choices: int
     estimated_tokens: int
     lane: str = names.LANE_DEFAULT

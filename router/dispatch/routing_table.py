@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
@@ -59,18 +59,33 @@ class Watching(Protocol):
         """Every entry, then None, then every change."""
 
 
-class RoutingTable:
-    """Keeps `table` current. `run` is its task; `ready` is set once both buckets were read to their end."""
+class WorkerObserver(Protocol):
+    """What is to be informed of workers."""
 
-    def __init__(self, bus: Watching, on_worker_gone: Callable[[str], None] = lambda worker_id: None) -> None:
+    def worker_gone(self, worker_id: str) -> None:
+        """A worker's entry has expired, or was deleted, and it was not draining."""
+
+
+class RoutingTable:
+    """Keeps `snapshot` current. `run` is its task; `ready` is set once both buckets were read to their end."""
+
+    def __init__(self, bus: Watching) -> None:
         self._bus = bus
-        self._on_worker_gone = on_worker_gone  # one that did not say it was leaving
+        self._observer: WorkerObserver | None = None
         self._models: dict[str, tuple[manifest.AIModel, int, int]] = {}  # by key: manifest, created, revision
         self._workers: dict[str, WorkerState] = {}  # by key
         self._synced: set[str] = set()
         self.snapshot = Snapshot()
         self.ready = asyncio.Event()
         self.changed = asyncio.Event()  # set at every swap; who waits on it clears it
+
+    def observe(self, observer: WorkerObserver) -> None:
+        """Informs `observer` from now on."""
+        self._observer = observer
+
+    def knows(self, model: str) -> bool:
+        """Whether there is such a model now."""
+        return model in self.snapshot.routes
 
     async def run(self) -> None:
         """Watches for ever."""
@@ -117,8 +132,8 @@ class RoutingTable:
         if change.value is None:
             self._workers.pop(change.key, None)
             self._swap()
-            if before is not None and not before.draining:
-                self._on_worker_gone(before.worker_id)
+            if self._observer is not None and before is not None and not before.draining:
+                self._observer.worker_gone(before.worker_id)
             return
         try:
             state = WorkerState.FromString(change.value)

@@ -8,10 +8,11 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
+from typing import Protocol
 
 import nats.errors
 from google.protobuf.message import DecodeError
@@ -22,8 +23,8 @@ from uplion.dispatch.v1.ticket_pb2 import Caller, Offer, Ticket
 from common import names, telemetry
 from common.errors import Reason, UplionError
 from messaging import nats_protocol
+from router.dispatch.attempts import Attempt
 from router.dispatch.jobs import Job
-from router.dispatch.records import Record
 from router.dispatch.routing_table import RoutingTable
 from router.settings import RouterSettings
 
@@ -45,8 +46,15 @@ class Accepted:
     refusal_subject: str
 
 
+class OfferObserver(Protocol):
+    """What is to be informed of offers."""
+
+    def unexpected_offer(self, attempt_id: str) -> None:
+        """A worker offers to run an attempt whose ticket does not wait here any more."""
+
+
 class _Waiting:
-    """One published ticket that nobody has taken yet. Times are the loop's."""
+    """One published ticket without an accepted offer. Times are the loop's."""
 
     __slots__ = (
         "accepted",
@@ -79,13 +87,11 @@ class _Waiting:
 class Tickets:
     """Publishes tickets and hands out the first offer for each. Made by `open`."""
 
-    def __init__(
-        self, client: Client, models: RoutingTable, settings: RouterSettings, on_stray: Callable[[str], None]
-    ) -> None:
+    def __init__(self, client: Client, models: RoutingTable, settings: RouterSettings, observer: OfferObserver) -> None:
         self._client = client
         self._models = models
         self._settings = settings
-        self._on_stray = on_stray  # hears the id of an attempt that is offered although nobody waits for it
+        self._observer = observer
         self._loop = asyncio.get_running_loop()
         self._prefix = f"offers.{client.new_inbox().rpartition('.')[2]}"
         self._numbers = count(1)
@@ -94,10 +100,10 @@ class Tickets:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, client: Client, models: RoutingTable, settings: RouterSettings, on_stray: Callable[[str], None]
+        cls, client: Client, models: RoutingTable, settings: RouterSettings, observer: OfferObserver
     ) -> AsyncIterator["Tickets"]:
         """Takes offers while the block runs."""
-        tickets = cls(client, models, settings, on_stray)
+        tickets = cls(client, models, settings, observer)
         subscription = await client.subscribe(f"{tickets._prefix}.>", pending_msgs_limit=-1, pending_bytes_limit=-1)
         nats_protocol.of(client).divert(subscription, tickets._arrived)
         try:
@@ -107,20 +113,19 @@ class Tickets:
             with suppress(nats.errors.Error):
                 await subscription.unsubscribe()
 
-    async def offer(self, job: Job, record: Record, deadline: float) -> Accepted:
-        """Publishes the ticket of the record's attempt and waits for its first offer.
+    async def offer(self, job: Job, attempt: Attempt, deadline: float) -> Accepted:
+        """Publishes the attempt's ticket and waits for its first offer.
 
         Raises UNAVAILABLE within a second when JetStream does not take the ticket, MODEL_LOADING or OVERLOADED when no
         worker takes it in time, DEADLINE_EXCEEDED at `deadline` (the loop's clock). Cancelled or failed, the ticket is
-        taken back: whoever still offers for it is refused.
+        taken back: later offers for it are refused.
         """
         number = str(next(self._numbers))
         now = self._loop.time()
-        ticket = _ticket(job, record.attempt, deadline - now, f"{self._prefix}.{number}")
+        ticket = _ticket(job, attempt.number, deadline - now, f"{self._prefix}.{number}")
         waiting = _Waiting(ticket, now, deadline, self._settings)
         self._waiting[number] = waiting
-        record.published_at = time.monotonic()
-        record.ticket_time_ns = ticket.publish_time.ToNanoseconds()
+        attempt.queued(ticket.publish_time.ToNanoseconds())
         self._look(waiting)
         try:
             self._publish(ticket, number)
@@ -132,8 +137,7 @@ class Tickets:
             if waiting.timer is not None:
                 waiting.timer.cancel()
             del self._waiting[number]
-        record.offered_at = time.monotonic()
-        record.worker_id = accepted.worker_id
+        attempt.offered(accepted.worker_id)
         return accepted
 
     def _publish(self, ticket: Ticket, number: str) -> None:
@@ -163,7 +167,7 @@ class Tickets:
                     waiting.fail(error)
 
     async def _take_back(self, waiting: _Waiting) -> None:
-        """Refuses an offer that nobody will use any more; else removes the ticket, so that no backlog counts it."""
+        """Refuses the offer if one was accepted; else deletes the ticket, so that it does not count as backlog."""
         if not self._client.is_connected:
             return
         accepted = waiting.accepted
@@ -233,7 +237,7 @@ class Tickets:
             logger.error("an offer is not valid")
             return False
         if waiting is None:
-            self._on_stray(names.attempt_id(offer.request_id, offer.attempt))
+            self._observer.unexpected_offer(names.attempt_id(offer.request_id, offer.attempt))
             return False
         if waiting.accepted.done():
             return False

@@ -1,4 +1,4 @@
-"""Calls that authz admitted and whose handler never began: the client left, or sent a message nobody can read.
+"""Calls that authz admitted and whose handler never started: the client left, or sent a message that cannot be parsed.
 
 Their reservation and their slot must be given back like all others. The gRPC library creates a task when a call's
 headers arrive and runs the handler in it once the message is there; what ends in between is seen here only.
@@ -8,8 +8,6 @@ from __future__ import annotations  # grpc's classes are generic in the stubs on
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -20,60 +18,71 @@ from common.errors import Reason, UplionError
 from common.identity import Identity
 from router.dispatch.jobs import Operation
 from router.dispatch.records import Record
-
-
-@dataclass(slots=True, eq=False)
-class _Admission:
-    """One call, from its headers on."""
-
-    operation: operations.Operation
-    metadata: Any
-    begun: bool = False
-
-
-_current: ContextVar[_Admission | None] = ContextVar("admission", default=None)
-
-
-def begun() -> None:
-    """The current call's handler accounts for it from now on."""
-    admission = _current.get()
-    if admission is not None:
-        admission.begun = True
+from rpc.interceptors import UNREADABLE
 
 
 class UnstartedCalls(grpc.aio.ServerInterceptor):
-    """Watches the calls of the methods that authz reserves for; must be the first interceptor."""
+    """Watches the calls of the operations that authz reserves for; must be the first interceptor."""
 
-    def __init__(self, ended_unbegun: Callable[[Record, UplionError], None]) -> None:
-        self._ended_unbegun = ended_unbegun
+    def __init__(self, account: Callable[[Record, UplionError], None]) -> None:
+        self._account = account  # for a call that ended unstarted
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        task = asyncio.current_task()
         operation = operations.BY_RPC.get(handler_call_details.method)
-        if task is not None and operation is not None and operation.reserves:
-            admission = _Admission(operation, handler_call_details.invocation_metadata)
-            _current.set(admission)
+        if operation is None or not operation.reserves:
+            return await continuation(handler_call_details)
+        call = _Call(operation, handler_call_details.invocation_metadata, self._account)
+        task = asyncio.current_task()
+        assert task is not None
+        task.add_done_callback(call.ended)
+        handler = await continuation(handler_call_details)
+        return None if handler is None else call.watched(handler)
 
-            def ended(call: asyncio.Task[Any]) -> None:
-                if not admission.begun:
-                    self._account(admission, cancelled=call.cancelling() > 0)  # the library swallows it
 
-            task.add_done_callback(ended)
-        return await continuation(handler_call_details)
+class _Call:
+    """One call, from its headers until its handler starts."""
 
-    def _account(self, admission: _Admission, *, cancelled: bool) -> None:
+    __slots__ = ("_account", "_metadata", "_operation", "_started")
+
+    def __init__(
+        self, operation: operations.Operation, metadata: Any, account: Callable[[Record, UplionError], None]
+    ) -> None:
+        self._operation = operation
+        self._metadata = metadata
+        self._account = account
+        self._started = False
+
+    def watched(self, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+        """The same handler, which accounts for the call once it is called with a message."""
+        streams = handler.response_streaming
+        behavior: Any = handler.unary_stream if streams else handler.unary_unary
+
+        async def start(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            self._started = request is not UNREADABLE
+            return await behavior(request, context)
+
+        make: Any = grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
+        watched: grpc.RpcMethodHandler[Any, Any] = make(
+            start, handler.request_deserializer, handler.response_serializer
+        )
+        return watched
+
+    def ended(self, task: asyncio.Task[Any]) -> None:
+        """The call is over."""
+        if self._started:
+            return
         try:
-            identity = Identity.from_metadata(admission.metadata or ())
+            identity = Identity.from_metadata(self._metadata or ())
         except UplionError:
             return  # never admitted
-        if cancelled:
+        if task.cancelling():  # the library swallows the cancellation
             error = UplionError(Reason.CANCELLED, "The client closed the connection.")
         else:
             error = UplionError(Reason.INVALID_REQUEST, "The call ended before it was a whole request.")
-        called = admission.operation
-        assert called.capability is not None  # what is reserved for runs a model
-        self._ended_unbegun(Record(identity, Operation(called.capability.value), called.dialect.value), error)
+        assert self._operation.capability is not None  # what is reserved for runs a model
+        operation = Operation(self._operation.capability.value)
+        self._account(Record(identity, operation, self._operation.dialect.value), error)

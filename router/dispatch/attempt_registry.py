@@ -1,0 +1,160 @@
+"""The registry of ended attempts: publishes the usage events that are the router's, and remembers the others for a
+while, to publish them where a worker died before its own event was safe.
+
+An event's key is its attempt's, so publishing one that the worker has published too is harmless.
+"""
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, Protocol
+
+from uplion.billing.v1.usage_event_pb2 import UsageEvent
+
+from common import names, telemetry
+from common.errors import UplionError
+from messaging.bus import TASK_ACK_WAIT_SECONDS, WORKER_TTL_SECONDS
+from router.dispatch.attempts import Attempt, Publisher
+from router.dispatch.jobs import Delivery
+from router.dispatch.records import Record
+from router.dispatch.usage_events import usage_event
+
+logger = logging.getLogger(__name__)
+
+REMEMBERED_SECONDS = 3 * TASK_ACK_WAIT_SECONDS  # a dead worker's ticket comes back after one ack wait
+# Within this time a worker's event is acknowledged or on its disk. Its entry in KV outlives the worker by the TTL.
+_UNSAFE_SECONDS = 5.0
+_GONE_SECONDS = _UNSAFE_SECONDS + WORKER_TTL_SECONDS
+_GONE_REMEMBERED = 1000
+
+
+class UsageOutbox(Protocol):
+    """Where usage events go."""
+
+    @property
+    def blocked(self) -> bool:
+        """Events can be neither sent nor spooled."""
+
+    def put(self, event: UsageEvent, *, traceparent: str = "") -> None:
+        """Takes an event and returns at once."""
+
+
+class ModelCatalog(Protocol):
+    """Which models exist."""
+
+    def knows(self, model: str) -> bool:
+        """Whether there is such a model now."""
+
+
+class _Ended(NamedTuple):
+    """An attempt whose event its worker publishes."""
+
+    at: float
+    worker_id: str
+    event: Callable[[], UsageEvent]
+
+
+class AttemptRegistry:
+    """Accounts for attempts as `attempts.ACCOUNTING` says. Observes offers (tickets) and workers (routing table)."""
+
+    def __init__(
+        self, outbox: UsageOutbox, models: ModelCatalog, capacity: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._outbox = outbox
+        self._models = models
+        self._capacity = capacity
+        self._clock = clock
+        self._ended: OrderedDict[str, _Ended] = OrderedDict()  # by the attempt's id, oldest first
+        self._gone: OrderedDict[str, float] = OrderedDict()  # workers, and when each was found lost
+
+    @property
+    def blocked(self) -> bool:
+        """What is begun now could perhaps not be billed."""
+        return self._outbox.blocked
+
+    def attempt_ended(self, record: Record, error: UplionError) -> None:
+        """The current attempt failed with `error`, and another one follows, which is current from now on."""
+        attempt = record.attempt
+        attempt.ended_at, attempt.error = time.monotonic(), error
+        record.attempts.append(Attempt(attempt.number + 1))
+        if not record.identity.reservation:
+            return
+        if attempt.accounting.publisher is Publisher.WORKER:
+            self._remember(record, attempt, partial(usage_event, record, attempt, error, last=False))
+        elif record.delivery is Delivery.STREAM:
+            self._publish(usage_event(record, attempt, error, last=False))
+        # else the client gets all of the answer or nothing: the request's end says whether the lost part counts
+
+    def request_ended(self, record: Record, error: UplionError | None) -> None:
+        """The request is over, and with it the current attempt."""
+        last = record.attempt
+        last.ended_at = record.ended_at
+        if not record.identity.reservation:
+            return
+        delivered = error is None or record.delivery is Delivery.STREAM
+        if record.delivery is not Delivery.STREAM:
+            for attempt in record.attempts[:-1]:
+                if attempt.accounting.publisher is Publisher.ROUTER:
+                    event = usage_event(record, attempt, attempt.error, last=False)
+                    if not delivered:
+                        event.ClearField("usage")
+                    self._publish(event)
+        if last.accounting.publisher is Publisher.WORKER:
+            self._remember(record, last, partial(usage_event, record, last, error, last=True, delivered=delivered))
+            return
+        event = usage_event(record, last, error, last=True, delivered=delivered)
+        if not self._models.knows(event.model):
+            event.model = ""  # a client's invention must not fill the ledger's sums
+        self._publish(event)
+
+    def unexpected_offer(self, attempt_id: str) -> None:
+        """The ticket of an ended attempt came to a worker again: the first one did not acknowledge it."""
+        ended = self._ended.pop(attempt_id, None)
+        if ended is not None:
+            logger.warning("usage published for a lost worker", extra={"worker_id": ended.worker_id, "attempts": 1})
+            self._publish(ended.event())
+
+    def worker_offered(self, worker_id: str) -> None:
+        """The worker lives, and publishes its events itself."""
+        self._gone.pop(worker_id, None)
+
+    def worker_broke_off(self, worker_id: str) -> None:
+        """A run was cut: events of attempts that ended just before may not have reached the stream."""
+        self._publish_for(worker_id, _UNSAFE_SECONDS)
+
+    def worker_gone(self, worker_id: str) -> None:
+        """The worker's entry has expired."""
+        self._publish_for(worker_id, _GONE_SECONDS)
+
+    def _remember(self, record: Record, attempt: Attempt, event: Callable[[], UsageEvent]) -> None:
+        worker_id, now = attempt.worker_id, self._clock()
+        if now - self._gone.get(worker_id, -_UNSAFE_SECONDS) < _UNSAFE_SECONDS:
+            self._publish(event())
+            return
+        ended = self._ended
+        ended[names.attempt_id(record.identity.request_id, attempt.number)] = _Ended(now, worker_id, event)
+        while len(ended) > self._capacity or next(iter(ended.values())).at < now - REMEMBERED_SECONDS:
+            ended.popitem(last=False)
+
+    def _publish(self, event: UsageEvent) -> None:
+        self._outbox.put(event, traceparent=telemetry.traceparent.get())
+
+    def _publish_for(self, worker_id: str, seconds: float) -> None:
+        now = self._clock()
+        if seconds == _UNSAFE_SECONDS and now - self._gone.get(worker_id, -1.0) < 1.0:
+            return  # each of its runs is cut, and the first one was enough
+        self._gone[worker_id] = now
+        if len(self._gone) > _GONE_REMEMBERED:
+            self._gone.popitem(last=False)
+        found: list[str] = []
+        for attempt_id, ended in reversed(self._ended.items()):
+            if ended.at < now - seconds:
+                break
+            if ended.worker_id == worker_id:
+                found.append(attempt_id)
+        if found:
+            logger.warning("usage published for a lost worker", extra={"worker_id": worker_id, "attempts": len(found)})
+        for attempt_id in reversed(found):
+            self._publish(self._ended.pop(attempt_id).event())
