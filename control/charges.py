@@ -1,33 +1,22 @@
 """What a group of usage cost, told apart by classes of use: tokens times the rates of the price it was billed with."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Context, Decimal
 from typing import Any, Protocol
 
-from uplion.control.v1.statement_pb2 import UsageClass
+from uplion.control.v1.usage_pb2 import UsageClass
+
+from ledger.prices import PER_COMPUTE_SECOND, PER_REQUEST, token_price
+from ledger.usage_columns import COMPUTE_SECONDS, INPUT, TOKEN_CLASSES, TOKEN_COLUMNS, TokenClass, disjoint
 
 _EXACT = Context(prec=200)
-_MILLION = 6
 _ZERO = Decimal(0)
 
-INPUT = UsageClass.USAGE_CLASS_INPUT
-CACHED_INPUT = UsageClass.USAGE_CLASS_CACHED_INPUT
-CACHE_WRITE = UsageClass.USAGE_CLASS_CACHE_WRITE
-OUTPUT = UsageClass.USAGE_CLASS_OUTPUT
-REASONING = UsageClass.USAGE_CLASS_REASONING
 COMPUTE = UsageClass.USAGE_CLASS_COMPUTE
 REQUEST = UsageClass.USAGE_CLASS_REQUEST
 UNKNOWN = UsageClass.USAGE_CLASS_UNSPECIFIED
-_INPUTS = (INPUT, CACHED_INPUT, CACHE_WRITE)
-# Where a class has no rate of its own, it has that of another one.
-_RATES = {
-    INPUT: ("input_per_million_tokens", "input_per_million_tokens"),
-    CACHED_INPUT: ("cached_per_million_tokens", "input_per_million_tokens"),
-    CACHE_WRITE: ("cache_write_per_million_tokens", "input_per_million_tokens"),
-    OUTPUT: ("output_per_million_tokens", "output_per_million_tokens"),
-    REASONING: ("reasoning_per_million_tokens", "output_per_million_tokens"),
-}
+TOKENS = {UsageClass.Value(f"USAGE_CLASS_{each.name.upper()}"): each for each in TOKEN_CLASSES}
 
 
 class Columns(Protocol):
@@ -56,18 +45,14 @@ def charges(group: Group, rates: Rates | None) -> list[Charge]:
     `rates` are those of the group's price version, None when it has none. What the tokens and the engine's time do not
     explain is what requests cost by themselves.
     """
-    priced = [
-        _charge(usage_class, quantity, _unit_price(usage_class, rates), str(group["policy"]))
-        for usage_class, quantity in _quantities(group)
-        if quantity
-    ]
+    priced = list(_measured(group, rates))
     rest = _EXACT.subtract(group["cost"], total(priced))
     requests = Decimal(group["requests"])
     if rates is None:
         known = [Charge(UNKNOWN, requests, rest, None)] if rest else []
         return [*priced, *known, *([Charge(REQUEST, requests, _ZERO, None)] if requests else [])]
     if requests or rest:
-        priced.append(Charge(REQUEST, requests, rest, rates["per_request"]))
+        priced.append(Charge(REQUEST, requests, rest, rates[PER_REQUEST]))
     return priced
 
 
@@ -88,33 +73,25 @@ def added(parts: Iterable[Charge]) -> list[Charge]:
     return [Charge(usage_class, *sums[usage_class], None) for usage_class in sorted(sums)]
 
 
-def _quantities(group: Group) -> Iterable[tuple[UsageClass.ValueType, Decimal]]:
-    """Every token in one class; parts are never larger than what they are part of, as billing has it too."""
-    cached = min(group["cached_tokens"], group["input_tokens"])
-    cache_write = min(group["cache_write_tokens"], group["input_tokens"] - cached)
-    reasoning = min(group["reasoning_tokens"], group["output_tokens"])
-    return (
-        (INPUT, Decimal(group["input_tokens"] - cached - cache_write)),
-        (CACHED_INPUT, Decimal(cached)),
-        (CACHE_WRITE, Decimal(cache_write)),
-        (OUTPUT, Decimal(group["output_tokens"] - reasoning)),
-        (REASONING, Decimal(reasoning)),
-        (COMPUTE, group["compute_seconds"]),
-    )
+def _measured(group: Group, rates: Rates | None) -> Iterator[Charge]:
+    """Tokens, each in one class only, and the engine's time."""
+    policy = str(group["policy"])
+    tokens = disjoint([group[name] for name in TOKEN_COLUMNS])
+    for (usage_class, each), count in zip(TOKENS.items(), tokens, strict=True):
+        if count:
+            price = None if rates is None else token_price(rates, each)
+            yield _charge(usage_class, Decimal(count), price, billed=_bills_tokens(policy, each))
+    if seconds := group[COMPUTE_SECONDS]:
+        yield _charge(COMPUTE, seconds, None if rates is None else rates[PER_COMPUTE_SECOND], billed=not policy)
 
 
-def _unit_price(usage_class: UsageClass.ValueType, rates: Rates | None) -> Decimal | None:
-    if rates is None:
-        return None
-    if usage_class == COMPUTE:
-        second: Decimal = rates["per_gpu_second"]
-        return second
-    own, other = _RATES[usage_class]
-    rate: Decimal = rates[other] if rates[own] is None else rates[own]
-    return rate.scaleb(-_MILLION, _EXACT)
+def _bills_tokens(policy: str, token_class: TokenClass) -> bool:
+    return not policy or (policy == "input_only" and INPUT in (token_class, token_class.part_of))
 
 
-def _charge(usage_class: UsageClass.ValueType, quantity: Decimal, unit_price: Decimal | None, policy: str) -> Charge:
-    billed = not policy or (policy == "input_only" and usage_class in _INPUTS)
+def _charge(
+    usage_class: UsageClass.ValueType, quantity: Decimal, unit_price: Decimal | None, *, billed: bool
+) -> Charge:
+    """Without a cost where it is not billed, or has no price."""
     cost = _EXACT.multiply(quantity, unit_price) if billed and unit_price is not None else _ZERO
     return Charge(usage_class, quantity, cost, unit_price)

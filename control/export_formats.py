@@ -7,17 +7,18 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from uplion.control.v1.statement_pb2 import UsageClass
+from uplion.control.v1.usage_pb2 import UsageClass
 
-from control.charges import COMPUTE, INPUT, REQUEST, Charge, Columns, Rates, charges
+from control.charges import COMPUTE, REQUEST, TOKENS, Charge, Columns, Rates, charges
 from control.requests.fields import decimal_text
+from ledger.usage_columns import TOKEN_COLUMNS
 
 Row = Columns  # a rollup's columns, and the account's, project's and key's names
 Prices = Mapping[int, Rates]  # by version
 Writer = Callable[[Iterable[Row], Prices, bool], str]  # some rows, and whether they are the first
 
 _DIMENSIONS = ("account", "project", "key", "model", "tier", "currency")
-_COUNTS = ("requests", "input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
+_COUNTS = ("requests", *TOKEN_COLUMNS)
 COLUMNS = ("hour", *_DIMENSIONS, "price_version", "policy", *_COUNTS, "compute_seconds", "cost")
 # A spreadsheet takes a cell that begins so for a formula, and runs it (CWE-1236). Names are written by clients.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -176,7 +177,7 @@ def _focus(row: Row, charge: Charge) -> dict[str, Any]:
 def _unit(usage_class: int) -> str:
     if usage_class == COMPUTE:
         return "Seconds"
-    return "Tokens" if INPUT <= usage_class < COMPUTE else "Requests"
+    return "Tokens" if usage_class in TOKENS else "Requests"
 
 
 def _cell(value: object) -> object:

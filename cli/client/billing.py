@@ -13,18 +13,10 @@ from uplion.control.v1.statement_service_pb2_grpc import StatementServiceStub
 from uplion.control.v1.usage_service_pb2_grpc import UsageServiceStub
 
 from cli.client.connection import Admin, shown_time
+from ledger.usage_columns import TOKEN_COLUMNS
 
 _PAGE_SIZE = 1000
-_COUNTS = (
-    "requests",
-    "input_tokens",
-    "cached_tokens",
-    "cache_write_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-    "unpriced_requests",
-    "unpriced_tokens",
-)
+_COUNTS = ("requests", *TOKEN_COLUMNS, "unpriced_requests", "unpriced_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +46,7 @@ def create_price(
 ) -> dict[str, Any]:
     """The new version; rates that are empty are not set."""
     request = price_pb2.CreatePriceRequest(model=model, currency=currency)
-    request.rates.MergeFrom(price_pb2.Rates(**{name: text for name, text in rates.items() if text}))
+    request.rates.MergeFrom(usage_pb2.Rates(**{name: text for name, text in rates.items() if text}))
     if effective_from is not None:
         request.effective_from.FromDatetime(_utc(effective_from))
     return _price(api.call(PriceServiceStub, "CreatePrice", request).price)
@@ -179,7 +171,7 @@ def alerts(api: Admin, account: str, most: int) -> list[dict[str, Any]]:
 def _charges(charges: Iterable[statement_pb2.UsageCharge]) -> list[dict[str, str]]:
     return [
         {
-            "class": statement_pb2.UsageClass.Name(charge.usage_class).removeprefix("USAGE_CLASS_").lower(),
+            "class": usage_pb2.UsageClass.Name(charge.usage_class).removeprefix("USAGE_CLASS_").lower(),
             "quantity": charge.quantity,
             "cost": charge.cost,
         }
@@ -210,7 +202,7 @@ def _price(price: price_pb2.Price) -> dict[str, Any]:
         "currency": price.currency,
         **{
             field.name: getattr(rates, field.name) if not field.has_presence or rates.HasField(field.name) else None  # type: ignore[arg-type]
-            for field in price_pb2.Rates.DESCRIPTOR.fields
+            for field in usage_pb2.Rates.DESCRIPTOR.fields
         },
         "effective_from": shown_time(price, "effective_from"),
         "create_time": shown_time(price, "create_time"),

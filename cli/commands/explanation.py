@@ -11,15 +11,9 @@ from uplion.inference.v1.sampling_pb2 import FinishReason
 
 from cli.client.connection import Admin, shown_time
 from ledger.limits import KINDS, MONEY, NO_PERIOD
+from ledger.usage_columns import DURATIONS, TOKEN_COLUMNS
 
 _MILLIONTHS = 1_000_000
-_TOKENS = ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
-_DURATIONS = {
-    "queue_seconds": "queue_duration",
-    "first_token_seconds": "first_token_duration",
-    "duration_seconds": "duration",
-    "compute_seconds": "compute_duration",
-}
 _UNITS = {kind.measure: kind.noun for kind in KINDS}
 _WHOSE = {"account": "the account", "project": "the project", "key": "the key"}
 _POLICIES = {"waived": "not billed, by the account's policy", "input_only": "only its input billed, by policy"}
@@ -125,8 +119,8 @@ def _attempt(attempt: request_pb2.Attempt) -> dict[str, Any]:
         "status": AttemptStatus.Name(attempt.status).removeprefix("ATTEMPT_STATUS_").lower(),
         "finish_reason": finish if attempt.finish_reason else "",
         **{name: getattr(attempt, name) for name in ("error_reason", "model_served", "provider", "policy")},
-        **{name: getattr(attempt.usage, name) for name in _TOKENS},
-        **{name: _seconds(attempt, field) for name, field in _DURATIONS.items()},
+        **{name: getattr(attempt.usage, name) for name in TOKEN_COLUMNS},
+        **{each.column: _seconds(attempt, each.field) for each in DURATIONS},
         "end_time": shown_time(attempt, "end_time"),
         "price_version": attempt.price_version if attempt.HasField("price_version") else None,
         "cost": attempt.cost or None,

@@ -13,11 +13,9 @@ _MOST = 50
 _MODEL_CHARACTERS = 253
 _MEASURES: dict[int, Measure] = {LimitMeasure.Value(f"LIMIT_MEASURE_{name.upper()}"): name for name in PERIODS}
 _PERIODS: dict[int, Period] = {
-    LimitPeriod.LIMIT_PERIOD_UNSPECIFIED: "",
-    LimitPeriod.LIMIT_PERIOD_MINUTE: "minute",
-    LimitPeriod.LIMIT_PERIOD_DAY: "day",
-    LimitPeriod.LIMIT_PERIOD_MONTH: "month",
-    LimitPeriod.LIMIT_PERIOD_LIFE: "life",
+    LimitPeriod.Value(f"LIMIT_PERIOD_{(name or 'unspecified').upper()}"): name
+    for periods in PERIODS.values()
+    for name in periods
 }
 _MEASURE_NUMBERS = {name: LimitMeasure.ValueType(number) for number, name in _MEASURES.items()}
 _PERIOD_NUMBERS = {name: LimitPeriod.ValueType(number) for number, name in _PERIODS.items()}

@@ -6,11 +6,14 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from uplion.control.v1 import price_pb2, price_service_pb2_grpc
-from uplion.control.v1.price_pb2 import Price, Rates
+from uplion.control.v1.price_pb2 import Price
+from uplion.control.v1.usage_pb2 import Rates
 
 from control.invalidation import Invalidations
 from control.requests import fields, paging
-from control.stores.prices import RATES, PriceStore
+from control.stores.prices import PriceStore
+from ledger.prices import PER_COMPUTE_SECOND, PER_REQUEST, RATES
+from ledger.usage_columns import TOKEN_CLASSES
 
 if TYPE_CHECKING:
     import asyncpg
@@ -20,8 +23,8 @@ if TYPE_CHECKING:
 _MODEL_CHARACTERS = 256
 # What was billed is never priced anew, so a price must not claim to have held then; clocks may differ by that much.
 _PAST = timedelta(minutes=5)
-_REQUIRED = ("input_per_million_tokens", "output_per_million_tokens")
-_FREE_UNLESS_SAID = ("per_request", "per_gpu_second")
+_REQUIRED = tuple(each.rate for each in TOKEN_CLASSES if each.part_of is None)
+_FREE_BY_DEFAULT = (PER_REQUEST, PER_COMPUTE_SECOND)
 _CURRENCY = re.compile(r"[A-Z]{3}")
 
 
@@ -65,7 +68,7 @@ def _rate(rates: Rates, name: str) -> Decimal | None:
     if not text:
         if name in _REQUIRED:
             raise fields.invalid(f"rates.{name}", 'must be set; "0" is free')
-        return Decimal(0) if name in _FREE_UNLESS_SAID else None
+        return Decimal(0) if name in _FREE_BY_DEFAULT else None
     return fields.amount(f"rates.{name}", text)
 
 

@@ -12,6 +12,7 @@ from control.requests import fields
 from control.requests.caller import Caller
 from control.stores.attempts import AttemptStore
 from control.stores.decision_log import DecisionLog
+from ledger.usage_columns import DURATIONS, TOKEN_COLUMNS
 from messaging.decisions import Decision
 
 if TYPE_CHECKING:
@@ -20,13 +21,6 @@ if TYPE_CHECKING:
     from control.requests.caller import Context
 
 _REQUEST_ID_CHARACTERS = 200
-_DURATIONS = {  # column -> field
-    "queue_seconds": "queue_duration",
-    "first_token_seconds": "first_token_duration",
-    "duration_seconds": "duration",
-    "compute_seconds": "compute_duration",
-}
-_TOKENS = ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
 
 
 class RequestService(request_service_pb2_grpc.RequestServiceServicer):
@@ -97,17 +91,17 @@ def _attempt(row: "asyncpg.Record") -> request_pb2.Attempt:
         error_reason=row["error_reason"],
         model_served=row["model_served"],
         provider=row["provider"],
-        usage=TokenUsage(**{name: row[name] for name in _TOKENS}),
+        usage=TokenUsage(**{name: row[name] for name in TOKEN_COLUMNS}),
         price_version=row["price_version"],
         cost="" if row["cost"] is None else fields.decimal_text(row["cost"]),
         currency=row["currency"] or "",
         policy=row["policy"],
     )
     made.end_time.FromDatetime(row["end_time"])
-    for column, name in _DURATIONS.items():
-        if row[column] is not None:
-            duration: Duration = getattr(made, name)
-            duration.FromMicroseconds(round(row[column] * 1_000_000))
+    for each in DURATIONS:
+        if row[each.column] is not None:
+            duration: Duration = getattr(made, each.field)
+            duration.FromMicroseconds(round(row[each.column] * 1_000_000))
     return made
 
 

@@ -18,6 +18,7 @@ from control.requests import fields
 from control.requests.caller import Caller
 from control.stores import usage
 from control.stores.usage import UsageFilter, UsageStore
+from ledger.usage_columns import TOKEN_COLUMNS
 
 if TYPE_CHECKING:
     import asyncpg
@@ -37,8 +38,7 @@ _GROUPS: dict[int, str] = {
     UsageGrouping.USAGE_GROUPING_DAY: "day",
 }
 _EXPORTS_AT_ONCE = 2  # each holds a connection for as long as its reader takes
-_TOKENS = ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")
-_COUNTS = ("requests", *_TOKENS, "unpriced_requests", "unpriced_tokens")
+_COUNTS = ("requests", *TOKEN_COLUMNS, "unpriced_requests", "unpriced_tokens")
 
 
 class _Format(NamedTuple):

@@ -3,11 +3,19 @@
 from typing import TYPE_CHECKING
 
 from control.stores.database import Database
+from ledger.usage_columns import DURATIONS, TOKEN_COLUMNS
 
 if TYPE_CHECKING:
     import asyncpg
 
     Record = asyncpg.Record
+
+_COLUMNS = (
+    *("attempt", "account", "project", "key", "model", "model_served", "provider", "tier", "operation", "status"),
+    *("finish_reason", "error_reason", *TOKEN_COLUMNS, *(each.column for each in DURATIONS), "end_time"),
+    *("price_version", "cost", "currency", "policy"),
+)
+_OF_REQUEST = f"SELECT {', '.join(_COLUMNS)} FROM usage_events WHERE request_id = $1 ORDER BY attempt, month"  # noqa: S608  # our own names
 
 
 class AttemptStore(Database):
@@ -17,10 +25,6 @@ class AttemptStore(Database):
         """All of a request, oldest first: through the ledger's own key, in every month there is."""
         async with self._connection() as connection:
             return await connection.fetch(
-                "SELECT attempt, account, project, key, model, model_served, provider, tier, operation, status,"
-                " finish_reason, error_reason, input_tokens, cached_tokens, cache_write_tokens, output_tokens,"
-                " reasoning_tokens, queue_seconds, first_token_seconds, duration_seconds, compute_seconds, end_time,"
-                " price_version, cost, currency, policy"
-                " FROM usage_events WHERE request_id = $1 ORDER BY attempt, month",
+                _OF_REQUEST,
                 request_id,
             )

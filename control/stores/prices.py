@@ -10,24 +10,17 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from control.stores.database import Database
+from ledger.prices import RATES
 
 if TYPE_CHECKING:
     Record = asyncpg.Record
 
-RATES = (
-    "input_per_million_tokens",
-    "cached_per_million_tokens",
-    "cache_write_per_million_tokens",
-    "output_per_million_tokens",
-    "reasoning_per_million_tokens",
-    "per_request",
-    "per_gpu_second",
-)
 _IN_FORCE = (
     "version IS NOT DISTINCT FROM (SELECT other.version FROM prices AS other WHERE other.model = prices.model"
     " AND other.effective_from <= now() ORDER BY other.effective_from DESC, other.version DESC LIMIT 1)"
 )
 _PRICE = f"version, model, currency, {', '.join(RATES)}, effective_from, create_time, {_IN_FORCE} AS in_force"
+_RATE_PARAMETERS = ", ".join(f"${number}" for number in range(5, 5 + len(RATES)))
 
 
 class PriceStore(Database):
@@ -45,7 +38,7 @@ class PriceStore(Database):
         async with self._connection() as connection:
             row = await connection.fetchrow(
                 f"INSERT INTO prices (model, currency, effective_from, request_id, {', '.join(RATES)})"
-                " VALUES ($1, $2, coalesce($3, now()), $4, $5, $6, $7, $8, $9, $10, $11)"
+                f" VALUES ($1, $2, coalesce($3, now()), $4, {_RATE_PARAMETERS})"
                 f" ON CONFLICT (request_id) DO NOTHING RETURNING {_PRICE}",
                 model,
                 currency,

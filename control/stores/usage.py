@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from control.stores.database import Database
+from ledger.usage_columns import COMPUTE_SECONDS, TOKEN_COLUMNS, TOTAL_TOKENS
 
 if TYPE_CHECKING:
     import asyncpg
@@ -31,18 +32,19 @@ NEWEST, TOKENS, COST = "newest", "tokens", "cost"
 # Places of groups, from 1. Costs in different currencies cannot be compared: the dearest group of each comes first.
 _PLACES = {
     NEWEST: "row_number() OVER (ORDER BY name DESC)",
-    TOKENS: "row_number() OVER (ORDER BY sum(input_tokens + output_tokens) DESC, sum(requests) DESC, name)",
+    TOKENS: f"row_number() OVER (ORDER BY sum({TOTAL_TOKENS}) DESC, sum(requests) DESC, name)",
     COST: "row_number() OVER (ORDER BY min(place), name)",
 }
 # What has no price, though it would cost something: a policy that waives an attempt needs none.
 _UNPRICED = "FILTER (WHERE currency = '' AND policy <> 'waived')"
-SUMS = (
-    "sum(requests)::bigint AS requests, sum(input_tokens)::bigint AS input_tokens,"
-    " sum(cached_tokens)::bigint AS cached_tokens, sum(cache_write_tokens)::bigint AS cache_write_tokens,"
-    " sum(output_tokens)::bigint AS output_tokens, sum(reasoning_tokens)::bigint AS reasoning_tokens,"
-    " sum(compute_seconds) AS compute_seconds, sum(cost) AS cost,"
-    f" coalesce(sum(requests) {_UNPRICED}, 0)::bigint AS unpriced_requests,"
-    f" coalesce(sum(input_tokens + output_tokens) {_UNPRICED}, 0)::bigint AS unpriced_tokens"
+SUMS = ", ".join(
+    (
+        *(f"sum({name})::bigint AS {name}" for name in ("requests", *TOKEN_COLUMNS)),
+        f"sum({COMPUTE_SECONDS}) AS {COMPUTE_SECONDS}",
+        "sum(cost) AS cost",
+        f"coalesce(sum(requests) {_UNPRICED}, 0)::bigint AS unpriced_requests",
+        f"coalesce(sum({TOTAL_TOKENS}) {_UNPRICED}, 0)::bigint AS unpriced_tokens",
+    )
 )
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
-from uplion.control.v1.statement_pb2 import UsageClass
+from uplion.control.v1.usage_pb2 import UsageClass
 from uplion.inference.v1.sampling_pb2 import TokenUsage
 
 from billing.entry import decode

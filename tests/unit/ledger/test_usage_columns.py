@@ -3,10 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 from uplion.billing.v1.usage_event_pb2 import UsageEvent
-from uplion.control.v1.price_pb2 import Rates
 from uplion.control.v1.request_pb2 import Attempt
-from uplion.control.v1.statement_pb2 import UsageClass
-from uplion.control.v1.usage_pb2 import UsageRow
+from uplion.control.v1.usage_pb2 import Rates, UsageClass, UsageRow
 from uplion.inference.v1.sampling_pb2 import TokenUsage
 
 from ledger import prices

@@ -24,35 +24,30 @@ _sym_db = _symbol_database.Default()
 
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from uplion.control.v1 import usage_pb2 as uplion_dot_control_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1duplion/control/v1/price.proto\x12\x11uplion.control.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x94\x03\n\x05Rates\x12&\n\x18input_per_million_tokens\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12&\n\x19\x63\x61\x63hed_per_million_tokens\x18\x02 \x01(\tH\x00\x88\x01\x01\x12+\n\x1e\x63\x61\x63he_write_per_million_tokens\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\'\n\x19output_per_million_tokens\x18\x04 \x01(\tB\x04\xe2\x41\x01\x02\x12)\n\x1creasoning_per_million_tokens\x18\x05 \x01(\tH\x02\x88\x01\x01\x12\x18\n\x0bper_request\x18\x06 \x01(\tH\x03\x88\x01\x01\x12\x1b\n\x0eper_gpu_second\x18\x07 \x01(\tH\x04\x88\x01\x01\x42\x1c\n\x1a_cached_per_million_tokensB!\n\x1f_cache_write_per_million_tokensB\x1f\n\x1d_reasoning_per_million_tokensB\x0e\n\x0c_per_requestB\x11\n\x0f_per_gpu_second\"\xd9\x01\n\x05Price\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08\x63urrency\x18\x03 \x01(\t\x12\'\n\x05rates\x18\x04 \x01(\x0b\x32\x18.uplion.control.v1.Rates\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_from\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08in_force\x18\x07 \x01(\x08\"\xb8\x01\n\x12\x43reatePriceRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x05model\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08\x63urrency\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12-\n\x05rates\x18\x04 \x01(\x0b\x32\x18.uplion.control.v1.RatesB\x04\xe2\x41\x01\x02\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_from\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\">\n\x13\x43reatePriceResponse\x12\'\n\x05price\x18\x01 \x01(\x0b\x32\x18.uplion.control.v1.Price\"Z\n\x11ListPricesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x63urrent\x18\x02 \x01(\x08\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"W\n\x12ListPricesResponse\x12(\n\x06prices\x18\x01 \x03(\x0b\x32\x18.uplion.control.v1.Price\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1duplion/control/v1/price.proto\x12\x11uplion.control.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1duplion/control/v1/usage.proto\"\xd9\x01\n\x05Price\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08\x63urrency\x18\x03 \x01(\t\x12\'\n\x05rates\x18\x04 \x01(\x0b\x32\x18.uplion.control.v1.Rates\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_from\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08in_force\x18\x07 \x01(\x08\"\xb8\x01\n\x12\x43reatePriceRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x13\n\x05model\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08\x63urrency\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12-\n\x05rates\x18\x04 \x01(\x0b\x32\x18.uplion.control.v1.RatesB\x04\xe2\x41\x01\x02\x12\x32\n\x0e\x65\x66\x66\x65\x63tive_from\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\">\n\x13\x43reatePriceResponse\x12\'\n\x05price\x18\x01 \x01(\x0b\x32\x18.uplion.control.v1.Price\"Z\n\x11ListPricesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07\x63urrent\x18\x02 \x01(\x08\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"W\n\x12ListPricesResponse\x12(\n\x06prices\x18\x01 \x03(\x0b\x32\x18.uplion.control.v1.Price\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'uplion.control.v1.price_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RATES'].fields_by_name['input_per_million_tokens']._loaded_options = None
-  _globals['_RATES'].fields_by_name['input_per_million_tokens']._serialized_options = b'\342A\001\002'
-  _globals['_RATES'].fields_by_name['output_per_million_tokens']._loaded_options = None
-  _globals['_RATES'].fields_by_name['output_per_million_tokens']._serialized_options = b'\342A\001\002'
   _globals['_CREATEPRICEREQUEST'].fields_by_name['model']._loaded_options = None
   _globals['_CREATEPRICEREQUEST'].fields_by_name['model']._serialized_options = b'\342A\001\002'
   _globals['_CREATEPRICEREQUEST'].fields_by_name['currency']._loaded_options = None
   _globals['_CREATEPRICEREQUEST'].fields_by_name['currency']._serialized_options = b'\342A\001\002'
   _globals['_CREATEPRICEREQUEST'].fields_by_name['rates']._loaded_options = None
   _globals['_CREATEPRICEREQUEST'].fields_by_name['rates']._serialized_options = b'\342A\001\002'
-  _globals['_RATES']._serialized_start=119
-  _globals['_RATES']._serialized_end=523
-  _globals['_PRICE']._serialized_start=526
-  _globals['_PRICE']._serialized_end=743
-  _globals['_CREATEPRICEREQUEST']._serialized_start=746
-  _globals['_CREATEPRICEREQUEST']._serialized_end=930
-  _globals['_CREATEPRICERESPONSE']._serialized_start=932
-  _globals['_CREATEPRICERESPONSE']._serialized_end=994
-  _globals['_LISTPRICESREQUEST']._serialized_start=996
-  _globals['_LISTPRICESREQUEST']._serialized_end=1086
-  _globals['_LISTPRICESRESPONSE']._serialized_start=1088
-  _globals['_LISTPRICESRESPONSE']._serialized_end=1175
+  _globals['_PRICE']._serialized_start=150
+  _globals['_PRICE']._serialized_end=367
+  _globals['_CREATEPRICEREQUEST']._serialized_start=370
+  _globals['_CREATEPRICEREQUEST']._serialized_end=554
+  _globals['_CREATEPRICERESPONSE']._serialized_start=556
+  _globals['_CREATEPRICERESPONSE']._serialized_end=618
+  _globals['_LISTPRICESREQUEST']._serialized_start=620
+  _globals['_LISTPRICESREQUEST']._serialized_end=710
+  _globals['_LISTPRICESRESPONSE']._serialized_start=712
+  _globals['_LISTPRICESRESPONSE']._serialized_end=799
 # @@protoc_insertion_point(module_scope)

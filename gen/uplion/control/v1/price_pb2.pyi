@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from uplion.control.v1 import usage_pb2 as _usage_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,71 +19,6 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-@_typing.final
-class Rates(_message.Message):
-    """What a model's use costs. Every number is a decimal in text such as "0.15", with at most 12 decimals, never a float."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    INPUT_PER_MILLION_TOKENS_FIELD_NUMBER: _builtins.int
-    CACHED_PER_MILLION_TOKENS_FIELD_NUMBER: _builtins.int
-    CACHE_WRITE_PER_MILLION_TOKENS_FIELD_NUMBER: _builtins.int
-    OUTPUT_PER_MILLION_TOKENS_FIELD_NUMBER: _builtins.int
-    REASONING_PER_MILLION_TOKENS_FIELD_NUMBER: _builtins.int
-    PER_REQUEST_FIELD_NUMBER: _builtins.int
-    PER_GPU_SECOND_FIELD_NUMBER: _builtins.int
-    input_per_million_tokens: _builtins.str
-    """For a million prompt tokens; required when creating."""
-    cached_per_million_tokens: _builtins.str
-    """For a million prompt tokens found in the cache; unset means as other input."""
-    cache_write_per_million_tokens: _builtins.str
-    """For a million prompt tokens written to the cache; unset means as other input."""
-    output_per_million_tokens: _builtins.str
-    """For a million generated tokens; required when creating."""
-    reasoning_per_million_tokens: _builtins.str
-    """For a million generated tokens of reasoning; unset means as other output."""
-    per_request: _builtins.str
-    """For each request that completed; unset means nothing."""
-    per_gpu_second: _builtins.str
-    """For each second of an engine; unset means nothing."""
-    def __init__(
-        self,
-        *,
-        input_per_million_tokens: _builtins.str = ...,
-        cached_per_million_tokens: _builtins.str | None = ...,
-        cache_write_per_million_tokens: _builtins.str | None = ...,
-        output_per_million_tokens: _builtins.str = ...,
-        reasoning_per_million_tokens: _builtins.str | None = ...,
-        per_request: _builtins.str | None = ...,
-        per_gpu_second: _builtins.str | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cache_write_per_million_tokens", b"_cache_write_per_million_tokens", "_cached_per_million_tokens", b"_cached_per_million_tokens", "_per_gpu_second", b"_per_gpu_second", "_per_request", b"_per_request", "_reasoning_per_million_tokens", b"_reasoning_per_million_tokens", "cache_write_per_million_tokens", b"cache_write_per_million_tokens", "cached_per_million_tokens", b"cached_per_million_tokens", "per_gpu_second", b"per_gpu_second", "per_request", b"per_request", "reasoning_per_million_tokens", b"reasoning_per_million_tokens"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cache_write_per_million_tokens", b"_cache_write_per_million_tokens", "_cached_per_million_tokens", b"_cached_per_million_tokens", "_per_gpu_second", b"_per_gpu_second", "_per_request", b"_per_request", "_reasoning_per_million_tokens", b"_reasoning_per_million_tokens", "cache_write_per_million_tokens", b"cache_write_per_million_tokens", "cached_per_million_tokens", b"cached_per_million_tokens", "input_per_million_tokens", b"input_per_million_tokens", "output_per_million_tokens", b"output_per_million_tokens", "per_gpu_second", b"per_gpu_second", "per_request", b"per_request", "reasoning_per_million_tokens", b"reasoning_per_million_tokens"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__cache_write_per_million_tokens: _TypeAlias = _typing.Literal["cache_write_per_million_tokens"]  # noqa: Y015
-    _WhichOneofArgType__cache_write_per_million_tokens: _TypeAlias = _typing.Literal["_cache_write_per_million_tokens", b"_cache_write_per_million_tokens"]  # noqa: Y015
-    _WhichOneofReturnType__cached_per_million_tokens: _TypeAlias = _typing.Literal["cached_per_million_tokens"]  # noqa: Y015
-    _WhichOneofArgType__cached_per_million_tokens: _TypeAlias = _typing.Literal["_cached_per_million_tokens", b"_cached_per_million_tokens"]  # noqa: Y015
-    _WhichOneofReturnType__per_gpu_second: _TypeAlias = _typing.Literal["per_gpu_second"]  # noqa: Y015
-    _WhichOneofArgType__per_gpu_second: _TypeAlias = _typing.Literal["_per_gpu_second", b"_per_gpu_second"]  # noqa: Y015
-    _WhichOneofReturnType__per_request: _TypeAlias = _typing.Literal["per_request"]  # noqa: Y015
-    _WhichOneofArgType__per_request: _TypeAlias = _typing.Literal["_per_request", b"_per_request"]  # noqa: Y015
-    _WhichOneofReturnType__reasoning_per_million_tokens: _TypeAlias = _typing.Literal["reasoning_per_million_tokens"]  # noqa: Y015
-    _WhichOneofArgType__reasoning_per_million_tokens: _TypeAlias = _typing.Literal["_reasoning_per_million_tokens", b"_reasoning_per_million_tokens"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__cache_write_per_million_tokens) -> _WhichOneofReturnType__cache_write_per_million_tokens | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__cached_per_million_tokens) -> _WhichOneofReturnType__cached_per_million_tokens | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__per_gpu_second) -> _WhichOneofReturnType__per_gpu_second | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__per_request) -> _WhichOneofReturnType__per_request | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__reasoning_per_million_tokens) -> _WhichOneofReturnType__reasoning_per_million_tokens | None: ...
-
-Global___Rates: _TypeAlias = Rates  # noqa: Y015
 
 @_typing.final
 class Price(_message.Message):
@@ -106,7 +42,7 @@ class Price(_message.Message):
     in_force: _builtins.bool
     """It holds now."""
     @_builtins.property
-    def rates(self) -> Global___Rates:
+    def rates(self) -> _usage_pb2.Rates:
         """What use costs."""
 
     @_builtins.property
@@ -123,7 +59,7 @@ class Price(_message.Message):
         version: _builtins.int = ...,
         model: _builtins.str = ...,
         currency: _builtins.str = ...,
-        rates: Global___Rates | None = ...,
+        rates: _usage_pb2.Rates | None = ...,
         effective_from: _timestamp_pb2.Timestamp | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         in_force: _builtins.bool = ...,
@@ -154,7 +90,7 @@ class CreatePriceRequest(_message.Message):
     currency: _builtins.str
     """ISO 4217."""
     @_builtins.property
-    def rates(self) -> Global___Rates:
+    def rates(self) -> _usage_pb2.Rates:
         """What use costs."""
 
     @_builtins.property
@@ -167,7 +103,7 @@ class CreatePriceRequest(_message.Message):
         request_id: _builtins.str = ...,
         model: _builtins.str = ...,
         currency: _builtins.str = ...,
-        rates: Global___Rates | None = ...,
+        rates: _usage_pb2.Rates | None = ...,
         effective_from: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["effective_from", b"effective_from", "rates", b"rates"]  # noqa: Y015

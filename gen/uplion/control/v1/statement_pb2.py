@@ -23,29 +23,28 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from uplion.control.v1 import usage_pb2 as uplion_dot_control_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!uplion/control/v1/statement.proto\x12\x11uplion.control.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"a\n\x0bUsageCharge\x12\x32\n\x0busage_class\x18\x01 \x01(\x0e\x32\x1d.uplion.control.v1.UsageClass\x12\x10\n\x08quantity\x18\x02 \x01(\t\x12\x0c\n\x04\x63ost\x18\x03 \x01(\t\"\x8d\x01\n\rStatementLine\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x10\n\x08\x63urrency\x18\x04 \x01(\t\x12/\n\x07\x63harges\x18\x05 \x03(\x0b\x32\x1e.uplion.control.v1.UsageCharge\x12\x0c\n\x04\x63ost\x18\x06 \x01(\t\"a\n\x0eStatementTotal\x12\x10\n\x08\x63urrency\x18\x01 \x01(\t\x12/\n\x07\x63harges\x18\x02 \x03(\x0b\x32\x1e.uplion.control.v1.UsageCharge\x12\x0c\n\x04\x63ost\x18\x03 \x01(\t\")\n\tChainHead\x12\x0c\n\x04link\x18\x01 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"\x81\x03\n\tStatement\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x14\n\x0c\x61\x63\x63ount_name\x18\x02 \x01(\t\x12\r\n\x05month\x18\x03 \x01(\t\x12\r\n\x05\x66inal\x18\x04 \x01(\x08\x12/\n\x05lines\x18\x05 \x03(\x0b\x32 .uplion.control.v1.StatementLine\x12\x31\n\x06totals\x18\x06 \x03(\x0b\x32!.uplion.control.v1.StatementTotal\x12\x19\n\x11unpriced_requests\x18\x07 \x01(\x04\x12\x17\n\x0funpriced_tokens\x18\x08 \x01(\x04\x12\x32\n\x0copening_head\x18\t \x01(\x0b\x32\x1c.uplion.control.v1.ChainHead\x12\x32\n\x0c\x63losing_head\x18\n \x01(\x0b\x32\x1c.uplion.control.v1.ChainHead\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"5\n\x13GetStatementRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\r\n\x05month\x18\x02 \x01(\t\"G\n\x14GetStatementResponse\x12/\n\tstatement\x18\x01 \x01(\x0b\x32\x1c.uplion.control.v1.Statement*\xe0\x01\n\nUsageClass\x12\x1b\n\x17USAGE_CLASS_UNSPECIFIED\x10\x00\x12\x15\n\x11USAGE_CLASS_INPUT\x10\x01\x12\x1c\n\x18USAGE_CLASS_CACHED_INPUT\x10\x02\x12\x1b\n\x17USAGE_CLASS_CACHE_WRITE\x10\x03\x12\x16\n\x12USAGE_CLASS_OUTPUT\x10\x04\x12\x19\n\x15USAGE_CLASS_REASONING\x10\x05\x12\x17\n\x13USAGE_CLASS_COMPUTE\x10\x06\x12\x17\n\x13USAGE_CLASS_REQUEST\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!uplion/control/v1/statement.proto\x12\x11uplion.control.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1duplion/control/v1/usage.proto\"a\n\x0bUsageCharge\x12\x32\n\x0busage_class\x18\x01 \x01(\x0e\x32\x1d.uplion.control.v1.UsageClass\x12\x10\n\x08quantity\x18\x02 \x01(\t\x12\x0c\n\x04\x63ost\x18\x03 \x01(\t\"\x8d\x01\n\rStatementLine\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x10\n\x08\x63urrency\x18\x04 \x01(\t\x12/\n\x07\x63harges\x18\x05 \x03(\x0b\x32\x1e.uplion.control.v1.UsageCharge\x12\x0c\n\x04\x63ost\x18\x06 \x01(\t\"a\n\x0eStatementTotal\x12\x10\n\x08\x63urrency\x18\x01 \x01(\t\x12/\n\x07\x63harges\x18\x02 \x03(\x0b\x32\x1e.uplion.control.v1.UsageCharge\x12\x0c\n\x04\x63ost\x18\x03 \x01(\t\")\n\tChainHead\x12\x0c\n\x04link\x18\x01 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"\x81\x03\n\tStatement\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x14\n\x0c\x61\x63\x63ount_name\x18\x02 \x01(\t\x12\r\n\x05month\x18\x03 \x01(\t\x12\r\n\x05\x66inal\x18\x04 \x01(\x08\x12/\n\x05lines\x18\x05 \x03(\x0b\x32 .uplion.control.v1.StatementLine\x12\x31\n\x06totals\x18\x06 \x03(\x0b\x32!.uplion.control.v1.StatementTotal\x12\x19\n\x11unpriced_requests\x18\x07 \x01(\x04\x12\x17\n\x0funpriced_tokens\x18\x08 \x01(\x04\x12\x32\n\x0copening_head\x18\t \x01(\x0b\x32\x1c.uplion.control.v1.ChainHead\x12\x32\n\x0c\x63losing_head\x18\n \x01(\x0b\x32\x1c.uplion.control.v1.ChainHead\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"5\n\x13GetStatementRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\r\n\x05month\x18\x02 \x01(\t\"G\n\x14GetStatementResponse\x12/\n\tstatement\x18\x01 \x01(\x0b\x32\x1c.uplion.control.v1.Statementb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'uplion.control.v1.statement_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_USAGECLASS']._serialized_start=991
-  _globals['_USAGECLASS']._serialized_end=1215
-  _globals['_USAGECHARGE']._serialized_start=89
-  _globals['_USAGECHARGE']._serialized_end=186
-  _globals['_STATEMENTLINE']._serialized_start=189
-  _globals['_STATEMENTLINE']._serialized_end=330
-  _globals['_STATEMENTTOTAL']._serialized_start=332
-  _globals['_STATEMENTTOTAL']._serialized_end=429
-  _globals['_CHAINHEAD']._serialized_start=431
-  _globals['_CHAINHEAD']._serialized_end=472
-  _globals['_STATEMENT']._serialized_start=475
-  _globals['_STATEMENT']._serialized_end=860
-  _globals['_GETSTATEMENTREQUEST']._serialized_start=862
-  _globals['_GETSTATEMENTREQUEST']._serialized_end=915
-  _globals['_GETSTATEMENTRESPONSE']._serialized_start=917
-  _globals['_GETSTATEMENTRESPONSE']._serialized_end=988
+  _globals['_USAGECHARGE']._serialized_start=120
+  _globals['_USAGECHARGE']._serialized_end=217
+  _globals['_STATEMENTLINE']._serialized_start=220
+  _globals['_STATEMENTLINE']._serialized_end=361
+  _globals['_STATEMENTTOTAL']._serialized_start=363
+  _globals['_STATEMENTTOTAL']._serialized_end=460
+  _globals['_CHAINHEAD']._serialized_start=462
+  _globals['_CHAINHEAD']._serialized_end=503
+  _globals['_STATEMENT']._serialized_start=506
+  _globals['_STATEMENT']._serialized_end=891
+  _globals['_GETSTATEMENTREQUEST']._serialized_start=893
+  _globals['_GETSTATEMENTREQUEST']._serialized_end=946
+  _globals['_GETSTATEMENTRESPONSE']._serialized_start=948
+  _globals['_GETSTATEMENTRESPONSE']._serialized_end=1019
 # @@protoc_insertion_point(module_scope)

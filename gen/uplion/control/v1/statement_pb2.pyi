@@ -8,7 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
-from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from uplion.control.v1 import usage_pb2 as _usage_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,50 +20,6 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class _UsageClass:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _UsageClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageClass.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    USAGE_CLASS_UNSPECIFIED: _UsageClass.ValueType  # 0
-    """Not said: what was priced before rollups knew the version of the price."""
-    USAGE_CLASS_INPUT: _UsageClass.ValueType  # 1
-    """Prompt tokens that are neither of the next two."""
-    USAGE_CLASS_CACHED_INPUT: _UsageClass.ValueType  # 2
-    """Prompt tokens found in the cache."""
-    USAGE_CLASS_CACHE_WRITE: _UsageClass.ValueType  # 3
-    """Prompt tokens written to the cache."""
-    USAGE_CLASS_OUTPUT: _UsageClass.ValueType  # 4
-    """Generated tokens that are no reasoning."""
-    USAGE_CLASS_REASONING: _UsageClass.ValueType  # 5
-    """Generated tokens of reasoning."""
-    USAGE_CLASS_COMPUTE: _UsageClass.ValueType  # 6
-    """Seconds of an engine."""
-    USAGE_CLASS_REQUEST: _UsageClass.ValueType  # 7
-    """Requests that have ended."""
-
-class UsageClass(_UsageClass, metaclass=_UsageClassEnumTypeWrapper):
-    """What was used, as prices tell it apart."""
-
-USAGE_CLASS_UNSPECIFIED: UsageClass.ValueType  # 0
-"""Not said: what was priced before rollups knew the version of the price."""
-USAGE_CLASS_INPUT: UsageClass.ValueType  # 1
-"""Prompt tokens that are neither of the next two."""
-USAGE_CLASS_CACHED_INPUT: UsageClass.ValueType  # 2
-"""Prompt tokens found in the cache."""
-USAGE_CLASS_CACHE_WRITE: UsageClass.ValueType  # 3
-"""Prompt tokens written to the cache."""
-USAGE_CLASS_OUTPUT: UsageClass.ValueType  # 4
-"""Generated tokens that are no reasoning."""
-USAGE_CLASS_REASONING: UsageClass.ValueType  # 5
-"""Generated tokens of reasoning."""
-USAGE_CLASS_COMPUTE: UsageClass.ValueType  # 6
-"""Seconds of an engine."""
-USAGE_CLASS_REQUEST: UsageClass.ValueType  # 7
-"""Requests that have ended."""
-Global___UsageClass: _TypeAlias = UsageClass  # noqa: Y015
-
 @_typing.final
 class UsageCharge(_message.Message):
     """One class of use."""
@@ -73,7 +29,7 @@ class UsageCharge(_message.Message):
     USAGE_CLASS_FIELD_NUMBER: _builtins.int
     QUANTITY_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
-    usage_class: Global___UsageClass.ValueType
+    usage_class: _usage_pb2.UsageClass.ValueType
     """What was used."""
     quantity: _builtins.str
     """How much: tokens, requests, or seconds as a decimal."""
@@ -82,7 +38,7 @@ class UsageCharge(_message.Message):
     def __init__(
         self,
         *,
-        usage_class: Global___UsageClass.ValueType = ...,
+        usage_class: _usage_pb2.UsageClass.ValueType = ...,
         quantity: _builtins.str = ...,
         cost: _builtins.str = ...,
     ) -> None: ...

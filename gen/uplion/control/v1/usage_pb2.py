@@ -22,35 +22,44 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1duplion/control/v1/usage.proto\x12\x11uplion.control.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc3\x02\n\x08UsageRow\x12\r\n\x05group\x18\x01 \x01(\t\x12\x10\n\x08requests\x18\x02 \x01(\x04\x12\x14\n\x0cinput_tokens\x18\x03 \x01(\x04\x12\x15\n\rcached_tokens\x18\x04 \x01(\x04\x12\x15\n\routput_tokens\x18\x05 \x01(\x04\x12\x13\n\x0b\x63ost_micros\x18\x06 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x07 \x01(\t\x12\x0c\n\x04\x63ost\x18\x08 \x01(\t\x12\x1a\n\x12\x63\x61\x63he_write_tokens\x18\t \x01(\x04\x12\x18\n\x10reasoning_tokens\x18\n \x01(\x04\x12\x33\n\x10\x63ompute_duration\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11unpriced_requests\x18\x0c \x01(\x04\x12\x17\n\x0funpriced_tokens\x18\r \x01(\x04\"\xac\x02\n\x11QueryUsageRequest\x12\x32\n\x08grouping\x18\x01 \x01(\x0e\x32 .uplion.control.v1.UsageGrouping\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07project\x18\x05 \x01(\t\x12\x0b\n\x03key\x18\x06 \x01(\t\x12\r\n\x05model\x18\x07 \x01(\t\x12\x0c\n\x04tier\x18\x08 \x01(\t\x12\x0b\n\x03top\x18\t \x01(\x05\x12,\n\x05order\x18\n \x01(\x0e\x32\x1d.uplion.control.v1.UsageOrder\"?\n\x12QueryUsageResponse\x12)\n\x04rows\x18\x01 \x03(\x0b\x32\x1b.uplion.control.v1.UsageRow\"\xef\x01\n\x12\x45xportUsageRequest\x12/\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x1f.uplion.control.v1.ExportFormat\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07project\x18\x05 \x01(\t\x12\x0b\n\x03key\x18\x06 \x01(\t\x12\r\n\x05model\x18\x07 \x01(\t\x12\x0c\n\x04tier\x18\x08 \x01(\t\"\x98\x01\n\x12QueryMarginRequest\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05model\x18\x03 \x01(\t\x12\x15\n\rgpu_hour_cost\x18\x04 \x01(\t\"\x82\x02\n\tMarginRow\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08\x63urrency\x18\x02 \x01(\t\x12\x0f\n\x07revenue\x18\x03 \x01(\t\x12\x30\n\rbusy_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x35\n\x12\x61vailable_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\nidle_share\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\"\n\x1arevenue_per_available_hour\x18\x07 \x01(\t\x12\x0e\n\x06margin\x18\x08 \x01(\tB\r\n\x0b_idle_share\"A\n\x13QueryMarginResponse\x12*\n\x04rows\x18\x01 \x03(\x0b\x32\x1c.uplion.control.v1.MarginRow*\xe3\x01\n\rUsageGrouping\x12\x1e\n\x1aUSAGE_GROUPING_UNSPECIFIED\x10\x00\x12\x18\n\x14USAGE_GROUPING_MODEL\x10\x01\x12\x16\n\x12USAGE_GROUPING_KEY\x10\x02\x12\x17\n\x13USAGE_GROUPING_HOUR\x10\x03\x12\x16\n\x12USAGE_GROUPING_DAY\x10\x04\x12\x1a\n\x16USAGE_GROUPING_ACCOUNT\x10\x05\x12\x1a\n\x16USAGE_GROUPING_PROJECT\x10\x06\x12\x17\n\x13USAGE_GROUPING_TIER\x10\x07*W\n\nUsageOrder\x12\x1b\n\x17USAGE_ORDER_UNSPECIFIED\x10\x00\x12\x14\n\x10USAGE_ORDER_COST\x10\x01\x12\x16\n\x12USAGE_ORDER_TOKENS\x10\x02*u\n\x0c\x45xportFormat\x12\x1d\n\x19\x45XPORT_FORMAT_UNSPECIFIED\x10\x00\x12\x15\n\x11\x45XPORT_FORMAT_CSV\x10\x01\x12\x16\n\x12\x45XPORT_FORMAT_JSON\x10\x02\x12\x17\n\x13\x45XPORT_FORMAT_FOCUS\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1duplion/control/v1/usage.proto\x12\x11uplion.control.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x94\x03\n\x05Rates\x12&\n\x18input_per_million_tokens\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12&\n\x19\x63\x61\x63hed_per_million_tokens\x18\x02 \x01(\tH\x00\x88\x01\x01\x12+\n\x1e\x63\x61\x63he_write_per_million_tokens\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\'\n\x19output_per_million_tokens\x18\x04 \x01(\tB\x04\xe2\x41\x01\x02\x12)\n\x1creasoning_per_million_tokens\x18\x05 \x01(\tH\x02\x88\x01\x01\x12\x18\n\x0bper_request\x18\x06 \x01(\tH\x03\x88\x01\x01\x12\x1b\n\x0eper_gpu_second\x18\x07 \x01(\tH\x04\x88\x01\x01\x42\x1c\n\x1a_cached_per_million_tokensB!\n\x1f_cache_write_per_million_tokensB\x1f\n\x1d_reasoning_per_million_tokensB\x0e\n\x0c_per_requestB\x11\n\x0f_per_gpu_second\"\xc3\x02\n\x08UsageRow\x12\r\n\x05group\x18\x01 \x01(\t\x12\x10\n\x08requests\x18\x02 \x01(\x04\x12\x14\n\x0cinput_tokens\x18\x03 \x01(\x04\x12\x15\n\rcached_tokens\x18\x04 \x01(\x04\x12\x15\n\routput_tokens\x18\x05 \x01(\x04\x12\x13\n\x0b\x63ost_micros\x18\x06 \x01(\x03\x12\x10\n\x08\x63urrency\x18\x07 \x01(\t\x12\x0c\n\x04\x63ost\x18\x08 \x01(\t\x12\x1a\n\x12\x63\x61\x63he_write_tokens\x18\t \x01(\x04\x12\x18\n\x10reasoning_tokens\x18\n \x01(\x04\x12\x33\n\x10\x63ompute_duration\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x19\n\x11unpriced_requests\x18\x0c \x01(\x04\x12\x17\n\x0funpriced_tokens\x18\r \x01(\x04\"\xac\x02\n\x11QueryUsageRequest\x12\x32\n\x08grouping\x18\x01 \x01(\x0e\x32 .uplion.control.v1.UsageGrouping\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07project\x18\x05 \x01(\t\x12\x0b\n\x03key\x18\x06 \x01(\t\x12\r\n\x05model\x18\x07 \x01(\t\x12\x0c\n\x04tier\x18\x08 \x01(\t\x12\x0b\n\x03top\x18\t \x01(\x05\x12,\n\x05order\x18\n \x01(\x0e\x32\x1d.uplion.control.v1.UsageOrder\"?\n\x12QueryUsageResponse\x12)\n\x04rows\x18\x01 \x03(\x0b\x32\x1b.uplion.control.v1.UsageRow\"\xef\x01\n\x12\x45xportUsageRequest\x12/\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x1f.uplion.control.v1.ExportFormat\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07project\x18\x05 \x01(\t\x12\x0b\n\x03key\x18\x06 \x01(\t\x12\r\n\x05model\x18\x07 \x01(\t\x12\x0c\n\x04tier\x18\x08 \x01(\t\"\x98\x01\n\x12QueryMarginRequest\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05model\x18\x03 \x01(\t\x12\x15\n\rgpu_hour_cost\x18\x04 \x01(\t\"\x82\x02\n\tMarginRow\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08\x63urrency\x18\x02 \x01(\t\x12\x0f\n\x07revenue\x18\x03 \x01(\t\x12\x30\n\rbusy_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x35\n\x12\x61vailable_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\nidle_share\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\"\n\x1arevenue_per_available_hour\x18\x07 \x01(\t\x12\x0e\n\x06margin\x18\x08 \x01(\tB\r\n\x0b_idle_share\"A\n\x13QueryMarginResponse\x12*\n\x04rows\x18\x01 \x03(\x0b\x32\x1c.uplion.control.v1.MarginRow*\xe0\x01\n\nUsageClass\x12\x1b\n\x17USAGE_CLASS_UNSPECIFIED\x10\x00\x12\x15\n\x11USAGE_CLASS_INPUT\x10\x01\x12\x1c\n\x18USAGE_CLASS_CACHED_INPUT\x10\x02\x12\x1b\n\x17USAGE_CLASS_CACHE_WRITE\x10\x03\x12\x16\n\x12USAGE_CLASS_OUTPUT\x10\x04\x12\x19\n\x15USAGE_CLASS_REASONING\x10\x05\x12\x17\n\x13USAGE_CLASS_COMPUTE\x10\x06\x12\x17\n\x13USAGE_CLASS_REQUEST\x10\x07*\xe3\x01\n\rUsageGrouping\x12\x1e\n\x1aUSAGE_GROUPING_UNSPECIFIED\x10\x00\x12\x18\n\x14USAGE_GROUPING_MODEL\x10\x01\x12\x16\n\x12USAGE_GROUPING_KEY\x10\x02\x12\x17\n\x13USAGE_GROUPING_HOUR\x10\x03\x12\x16\n\x12USAGE_GROUPING_DAY\x10\x04\x12\x1a\n\x16USAGE_GROUPING_ACCOUNT\x10\x05\x12\x1a\n\x16USAGE_GROUPING_PROJECT\x10\x06\x12\x17\n\x13USAGE_GROUPING_TIER\x10\x07*W\n\nUsageOrder\x12\x1b\n\x17USAGE_ORDER_UNSPECIFIED\x10\x00\x12\x14\n\x10USAGE_ORDER_COST\x10\x01\x12\x16\n\x12USAGE_ORDER_TOKENS\x10\x02*u\n\x0c\x45xportFormat\x12\x1d\n\x19\x45XPORT_FORMAT_UNSPECIFIED\x10\x00\x12\x15\n\x11\x45XPORT_FORMAT_CSV\x10\x01\x12\x16\n\x12\x45XPORT_FORMAT_JSON\x10\x02\x12\x17\n\x13\x45XPORT_FORMAT_FOCUS\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'uplion.control.v1.usage_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_USAGEGROUPING']._serialized_start=1537
-  _globals['_USAGEGROUPING']._serialized_end=1764
-  _globals['_USAGEORDER']._serialized_start=1766
-  _globals['_USAGEORDER']._serialized_end=1853
-  _globals['_EXPORTFORMAT']._serialized_start=1855
-  _globals['_EXPORTFORMAT']._serialized_end=1972
-  _globals['_USAGEROW']._serialized_start=118
-  _globals['_USAGEROW']._serialized_end=441
-  _globals['_QUERYUSAGEREQUEST']._serialized_start=444
-  _globals['_QUERYUSAGEREQUEST']._serialized_end=744
-  _globals['_QUERYUSAGERESPONSE']._serialized_start=746
-  _globals['_QUERYUSAGERESPONSE']._serialized_end=809
-  _globals['_EXPORTUSAGEREQUEST']._serialized_start=812
-  _globals['_EXPORTUSAGEREQUEST']._serialized_end=1051
-  _globals['_QUERYMARGINREQUEST']._serialized_start=1054
-  _globals['_QUERYMARGINREQUEST']._serialized_end=1206
-  _globals['_MARGINROW']._serialized_start=1209
-  _globals['_MARGINROW']._serialized_end=1467
-  _globals['_QUERYMARGINRESPONSE']._serialized_start=1469
-  _globals['_QUERYMARGINRESPONSE']._serialized_end=1534
+  _globals['_RATES'].fields_by_name['input_per_million_tokens']._loaded_options = None
+  _globals['_RATES'].fields_by_name['input_per_million_tokens']._serialized_options = b'\342A\001\002'
+  _globals['_RATES'].fields_by_name['output_per_million_tokens']._loaded_options = None
+  _globals['_RATES'].fields_by_name['output_per_million_tokens']._serialized_options = b'\342A\001\002'
+  _globals['_USAGECLASS']._serialized_start=1977
+  _globals['_USAGECLASS']._serialized_end=2201
+  _globals['_USAGEGROUPING']._serialized_start=2204
+  _globals['_USAGEGROUPING']._serialized_end=2431
+  _globals['_USAGEORDER']._serialized_start=2433
+  _globals['_USAGEORDER']._serialized_end=2520
+  _globals['_EXPORTFORMAT']._serialized_start=2522
+  _globals['_EXPORTFORMAT']._serialized_end=2639
+  _globals['_RATES']._serialized_start=151
+  _globals['_RATES']._serialized_end=555
+  _globals['_USAGEROW']._serialized_start=558
+  _globals['_USAGEROW']._serialized_end=881
+  _globals['_QUERYUSAGEREQUEST']._serialized_start=884
+  _globals['_QUERYUSAGEREQUEST']._serialized_end=1184
+  _globals['_QUERYUSAGERESPONSE']._serialized_start=1186
+  _globals['_QUERYUSAGERESPONSE']._serialized_end=1249
+  _globals['_EXPORTUSAGEREQUEST']._serialized_start=1252
+  _globals['_EXPORTUSAGEREQUEST']._serialized_end=1491
+  _globals['_QUERYMARGINREQUEST']._serialized_start=1494
+  _globals['_QUERYMARGINREQUEST']._serialized_end=1646
+  _globals['_MARGINROW']._serialized_start=1649
+  _globals['_MARGINROW']._serialized_end=1907
+  _globals['_QUERYMARGINRESPONSE']._serialized_start=1909
+  _globals['_QUERYMARGINRESPONSE']._serialized_end=1974
 # @@protoc_insertion_point(module_scope)

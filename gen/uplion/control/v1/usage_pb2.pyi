@@ -21,6 +21,53 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _UsageClass:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UsageClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageClass.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    USAGE_CLASS_UNSPECIFIED: _UsageClass.ValueType  # 0
+    """Not said: what was priced before rollups knew the version of the price."""
+    USAGE_CLASS_INPUT: _UsageClass.ValueType  # 1
+    """Prompt tokens that are neither of the next two."""
+    USAGE_CLASS_CACHED_INPUT: _UsageClass.ValueType  # 2
+    """Prompt tokens found in the cache."""
+    USAGE_CLASS_CACHE_WRITE: _UsageClass.ValueType  # 3
+    """Prompt tokens written to the cache."""
+    USAGE_CLASS_OUTPUT: _UsageClass.ValueType  # 4
+    """Generated tokens that are no reasoning."""
+    USAGE_CLASS_REASONING: _UsageClass.ValueType  # 5
+    """Generated tokens of reasoning."""
+    USAGE_CLASS_COMPUTE: _UsageClass.ValueType  # 6
+    """Seconds of an engine."""
+    USAGE_CLASS_REQUEST: _UsageClass.ValueType  # 7
+    """Requests that have ended."""
+
+class UsageClass(_UsageClass, metaclass=_UsageClassEnumTypeWrapper):
+    """A new class of tokens is a value of UsageClass, a field of Rates and a field of UsageRow.
+
+    What was used, as prices tell it apart.
+    """
+
+USAGE_CLASS_UNSPECIFIED: UsageClass.ValueType  # 0
+"""Not said: what was priced before rollups knew the version of the price."""
+USAGE_CLASS_INPUT: UsageClass.ValueType  # 1
+"""Prompt tokens that are neither of the next two."""
+USAGE_CLASS_CACHED_INPUT: UsageClass.ValueType  # 2
+"""Prompt tokens found in the cache."""
+USAGE_CLASS_CACHE_WRITE: UsageClass.ValueType  # 3
+"""Prompt tokens written to the cache."""
+USAGE_CLASS_OUTPUT: UsageClass.ValueType  # 4
+"""Generated tokens that are no reasoning."""
+USAGE_CLASS_REASONING: UsageClass.ValueType  # 5
+"""Generated tokens of reasoning."""
+USAGE_CLASS_COMPUTE: UsageClass.ValueType  # 6
+"""Seconds of an engine."""
+USAGE_CLASS_REQUEST: UsageClass.ValueType  # 7
+"""Requests that have ended."""
+Global___UsageClass: _TypeAlias = UsageClass  # noqa: Y015
+
 class _UsageGrouping:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -116,6 +163,71 @@ EXPORT_FORMAT_JSON: ExportFormat.ValueType  # 2
 EXPORT_FORMAT_FOCUS: ExportFormat.ValueType  # 3
 """CSV in the column set of FOCUS 1.2, a line for each of these and class of use."""
 Global___ExportFormat: _TypeAlias = ExportFormat  # noqa: Y015
+
+@_typing.final
+class Rates(_message.Message):
+    """What a model's use costs. Every number is a decimal in text such as "0.15", with at most 12 decimals, never a float."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INPUT_PER_MILLION_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_PER_MILLION_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHE_WRITE_PER_MILLION_TOKENS_FIELD_NUMBER: _builtins.int
+    OUTPUT_PER_MILLION_TOKENS_FIELD_NUMBER: _builtins.int
+    REASONING_PER_MILLION_TOKENS_FIELD_NUMBER: _builtins.int
+    PER_REQUEST_FIELD_NUMBER: _builtins.int
+    PER_GPU_SECOND_FIELD_NUMBER: _builtins.int
+    input_per_million_tokens: _builtins.str
+    """For a million prompt tokens; required when creating."""
+    cached_per_million_tokens: _builtins.str
+    """For a million prompt tokens found in the cache; unset means as other input."""
+    cache_write_per_million_tokens: _builtins.str
+    """For a million prompt tokens written to the cache; unset means as other input."""
+    output_per_million_tokens: _builtins.str
+    """For a million generated tokens; required when creating."""
+    reasoning_per_million_tokens: _builtins.str
+    """For a million generated tokens of reasoning; unset means as other output."""
+    per_request: _builtins.str
+    """For each request that completed; unset means nothing."""
+    per_gpu_second: _builtins.str
+    """For each second of an engine; unset means nothing."""
+    def __init__(
+        self,
+        *,
+        input_per_million_tokens: _builtins.str = ...,
+        cached_per_million_tokens: _builtins.str | None = ...,
+        cache_write_per_million_tokens: _builtins.str | None = ...,
+        output_per_million_tokens: _builtins.str = ...,
+        reasoning_per_million_tokens: _builtins.str | None = ...,
+        per_request: _builtins.str | None = ...,
+        per_gpu_second: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cache_write_per_million_tokens", b"_cache_write_per_million_tokens", "_cached_per_million_tokens", b"_cached_per_million_tokens", "_per_gpu_second", b"_per_gpu_second", "_per_request", b"_per_request", "_reasoning_per_million_tokens", b"_reasoning_per_million_tokens", "cache_write_per_million_tokens", b"cache_write_per_million_tokens", "cached_per_million_tokens", b"cached_per_million_tokens", "per_gpu_second", b"per_gpu_second", "per_request", b"per_request", "reasoning_per_million_tokens", b"reasoning_per_million_tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cache_write_per_million_tokens", b"_cache_write_per_million_tokens", "_cached_per_million_tokens", b"_cached_per_million_tokens", "_per_gpu_second", b"_per_gpu_second", "_per_request", b"_per_request", "_reasoning_per_million_tokens", b"_reasoning_per_million_tokens", "cache_write_per_million_tokens", b"cache_write_per_million_tokens", "cached_per_million_tokens", b"cached_per_million_tokens", "input_per_million_tokens", b"input_per_million_tokens", "output_per_million_tokens", b"output_per_million_tokens", "per_gpu_second", b"per_gpu_second", "per_request", b"per_request", "reasoning_per_million_tokens", b"reasoning_per_million_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cache_write_per_million_tokens: _TypeAlias = _typing.Literal["cache_write_per_million_tokens"]  # noqa: Y015
+    _WhichOneofArgType__cache_write_per_million_tokens: _TypeAlias = _typing.Literal["_cache_write_per_million_tokens", b"_cache_write_per_million_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__cached_per_million_tokens: _TypeAlias = _typing.Literal["cached_per_million_tokens"]  # noqa: Y015
+    _WhichOneofArgType__cached_per_million_tokens: _TypeAlias = _typing.Literal["_cached_per_million_tokens", b"_cached_per_million_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__per_gpu_second: _TypeAlias = _typing.Literal["per_gpu_second"]  # noqa: Y015
+    _WhichOneofArgType__per_gpu_second: _TypeAlias = _typing.Literal["_per_gpu_second", b"_per_gpu_second"]  # noqa: Y015
+    _WhichOneofReturnType__per_request: _TypeAlias = _typing.Literal["per_request"]  # noqa: Y015
+    _WhichOneofArgType__per_request: _TypeAlias = _typing.Literal["_per_request", b"_per_request"]  # noqa: Y015
+    _WhichOneofReturnType__reasoning_per_million_tokens: _TypeAlias = _typing.Literal["reasoning_per_million_tokens"]  # noqa: Y015
+    _WhichOneofArgType__reasoning_per_million_tokens: _TypeAlias = _typing.Literal["_reasoning_per_million_tokens", b"_reasoning_per_million_tokens"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cache_write_per_million_tokens) -> _WhichOneofReturnType__cache_write_per_million_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cached_per_million_tokens) -> _WhichOneofReturnType__cached_per_million_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__per_gpu_second) -> _WhichOneofReturnType__per_gpu_second | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__per_request) -> _WhichOneofReturnType__per_request | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reasoning_per_million_tokens) -> _WhichOneofReturnType__reasoning_per_million_tokens | None: ...
+
+Global___Rates: _TypeAlias = Rates  # noqa: Y015
 
 @_typing.final
 class UsageRow(_message.Message):

@@ -5,8 +5,9 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from uplion.control.v1.price_pb2 import CreatePriceRequest, ListPricesRequest, Rates
+from uplion.control.v1.price_pb2 import CreatePriceRequest, ListPricesRequest
 from uplion.control.v1.price_service_pb2_grpc import PriceServiceStub
+from uplion.control.v1.usage_pb2 import Rates
 
 from common import names
 from common.errors import Reason

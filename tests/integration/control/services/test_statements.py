@@ -6,9 +6,9 @@ from decimal import Decimal
 
 import grpc.aio
 import pytest
-from uplion.control.v1.statement_pb2 import GetStatementRequest, UsageClass
+from uplion.control.v1.statement_pb2 import GetStatementRequest
 from uplion.control.v1.statement_service_pb2_grpc import StatementServiceStub
-from uplion.control.v1.usage_pb2 import ExportFormat, ExportUsageRequest, QueryMarginRequest
+from uplion.control.v1.usage_pb2 import ExportFormat, ExportUsageRequest, QueryMarginRequest, UsageClass
 
 from common.errors import Reason, from_rpc_error
 from tests.integration.control.conftest import CALLER
