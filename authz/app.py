@@ -1,8 +1,7 @@
 """The service: connects everything in order, serves checks until told to stop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from functools import partial
 from itertools import count
 from secrets import token_hex
@@ -30,7 +29,7 @@ from credentials.peppers import read as read_peppers
 from messaging.bus import connect_bus
 from rpc.server import grpc_server
 from storage.postgres import connect_pool, wait_for_schema
-from storage.valkey import Valkey
+from storage.valkey import connect_valkey
 
 if TYPE_CHECKING:
     from authz.credentials.tokens import Tokens
@@ -42,7 +41,7 @@ async def main(settings: AuthzSettings, stop: asyncio.Event, ready: Ready) -> No
     tokens = _tokens(settings, next(iter(peppers.values())))
     async with (
         connect_bus(settings.nats_url, "authz") as bus,
-        _valkey(settings) as valkey,
+        connect_valkey(settings.redis_url, call_seconds=settings.limits_seconds) as valkey,
         connect_pool(
             settings.postgres_url, least=0, most=settings.postgres_connections, command_seconds=settings.lookup_seconds
         ) as pool,
@@ -91,15 +90,6 @@ async def main(settings: AuthzSettings, stop: asyncio.Event, ready: Ready) -> No
             ) as address:
                 ready(address)
                 await stop.wait()
-
-
-@asynccontextmanager
-async def _valkey(settings: AuthzSettings) -> AsyncIterator[Valkey]:
-    valkey = Valkey(settings.redis_url, call_seconds=settings.limits_seconds)
-    try:
-        yield valkey
-    finally:
-        await valkey.close()
 
 
 def _tokens(settings: AuthzSettings, pepper: bytes) -> "Tokens | None":

@@ -1,23 +1,16 @@
 """The cache of key records that the authz processes share in Valkey. It may forget, and never raises."""
 
 import logging
-from typing import Any, Protocol
 
 import msgspec
 
 from authz.credentials.key_record import CachedRecord
 from common import names
-from storage.valkey import ValkeyError
+from storage.valkey import Commands, ValkeyError
 
 logger = logging.getLogger(__name__)
 _decoder = msgspec.msgpack.Decoder(CachedRecord)
 _encoder = msgspec.msgpack.Encoder()
-
-
-class Commands(Protocol):
-    """A connection to Valkey."""
-
-    async def call(self, *command: str | bytes | int) -> Any: ...
 
 
 class ValkeyKeyCache:

@@ -11,9 +11,8 @@ from typing import Any
 
 import msgspec
 
-from authz.limits.scripts import Commands, Script
 from common import names
-from storage.valkey import ValkeyError
+from storage.valkey import Commands, Script, ValkeyError
 
 logger = logging.getLogger(__name__)
 _PER_CALL = 200  # a call blocks Valkey for about 2 us each
@@ -28,7 +27,7 @@ class CounterWrites:
     """Sends each account's updates in order; `run` is its one task."""
 
     def __init__(self, valkey: Commands) -> None:
-        self._script = Script(valkey, "amend.lua")
+        self._script = Script(valkey, "authz.limits", "amend.lua")
         self._queued: dict[str, list[Change]] = defaultdict(list)
         self._count = 0
         self._more = asyncio.Event()

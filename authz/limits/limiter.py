@@ -22,12 +22,11 @@ from authz.limits.plans import LedgerBalance, Plan, Plans
 from authz.limits.rate_limit_status import NO_LIMITS, RateLimitStatus, rate_limit_status
 from authz.limits.recovery import StoreEpoch
 from authz.limits.refusals import LimitError, Violation, refusal, violation
-from authz.limits.scripts import Commands, Script
 from authz.metrics import AUTHZ_LOCAL_GRANTS
 from authz.request_facts import RequestFacts
 from common.errors import Reason, UplionError
 from common.operations import Kind
-from storage.valkey import ValkeyError
+from storage.valkey import Commands, Script, ValkeyError
 
 logger = logging.getLogger(__name__)
 _LOAD_TRIES = 5
@@ -86,7 +85,7 @@ class Limiter:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._script = Script(valkey, "check.lua")
+        self._script = Script(valkey, "authz.limits", "check.lua")
         self._ledger = ledger
         self._plans = plans
         self._local_fallback = local_fallback

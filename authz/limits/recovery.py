@@ -24,11 +24,10 @@ import nats.errors
 from authz.errors import DatabaseError
 from authz.limits.counter_writes import Change, CounterWrites
 from authz.limits.in_flight import InFlight
-from authz.limits.scripts import Commands
 from common import names
 from common.lifecycle import not_cancelled
 from messaging.bus import Bus
-from storage.valkey import ValkeyError
+from storage.valkey import Commands, ValkeyError
 
 logger = logging.getLogger(__name__)
 _RECOVERY_MS = 1500

@@ -9,14 +9,12 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from billing.reconciliation.difference import Difference
 from billing.rollups import MILLIONTHS, Balance
 from common import names
 from ledger.limits import COST_BUDGET, TOKEN_BUDGET
+from storage.valkey import Valkey, connect_valkey
 
 if TYPE_CHECKING:
     import asyncpg
@@ -27,7 +25,6 @@ _SECONDS = 5.0
 _SETTLED_SECONDS = 15.0  # a counter is raised right after the commit; later than this it is a difference
 _POLL_SECONDS = 0.25
 _OVERDUE_SECONDS = 300.0  # after its request's deadline a reservation should be gone
-_SCAN = 1_000
 _USED_KEY = re.compile(r"\{(?P<account>.*)\}:used:(?P<period>[^:]+)")
 _RESERVED_KEY = re.compile(r"\{(?P<account>.*)\}:reserved")
 _BALANCES = """
@@ -59,16 +56,15 @@ class UsedCounter(NamedTuple):
 class CounterReader:
     """Reads Valkey. Made by `connect_counters`."""
 
-    def __init__(self, redis: "Redis") -> None:
-        self._redis = redis
+    def __init__(self, valkey: Valkey) -> None:
+        self._valkey = valkey
 
     async def used(self) -> dict[UsedCounter, int]:
         """Every used total, except those that authz is loading from the ledger at this moment."""
         found: dict[UsedCounter, int] = {}
-        async for key in self._redis.scan_iter(match="*:used:*", count=_SCAN):
+        async for key in self._valkey.scan("*:used:*"):
             if match := _USED_KEY.fullmatch(key.decode()):
-                fields: Any = await self._redis.hgetall(key)
-                for field, value in fields.items():
+                for field, value in _hash(await self._valkey.call("HGETALL", key)).items():
                     counter = _counter(match["account"], match["period"], field.decode())
                     if counter is not None and int(value) >= 0:
                         found[counter] = int(value)
@@ -81,7 +77,7 @@ class CounterReader:
         while True:
             late: list[Difference] = []
             for counter, total in list(rest.items()):
-                value = await self._redis.hget(counter.key, counter.field)
+                value = await self._valkey.call("HGET", counter.key, counter.field)
                 if value is None or int(value) < 0 or int(value) >= total:
                     del rest[counter]
                 else:
@@ -93,18 +89,21 @@ class CounterReader:
     async def reservations(self) -> list[Difference]:
         """Reservations long past their deadline, and reserved sums that differ from their reservations."""
         found: list[Difference] = []
-        async for key in self._redis.scan_iter(match="*:reserved", count=_SCAN):
+        async for key in self._valkey.scan("*:reserved"):
             if match := _RESERVED_KEY.fullmatch(key.decode()):
                 found += await self._reservations(match["account"])
         return found
 
     async def _reservations(self, account: str) -> list[Difference]:
         late_ms = (time.time() - _OVERDUE_SECONDS) * 1000
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.hgetall(names.reserved_key(account))
-            pipe.hgetall(names.reservation_amounts_key(account))
-            pipe.zcount(names.reservations_key(account), "-inf", late_ms)
-            reserved, amounts, overdue = await pipe.execute()
+        replies = await self._valkey.transaction(
+            [
+                ("HGETALL", names.reserved_key(account)),
+                ("HGETALL", names.reservation_amounts_key(account)),
+                ("ZCOUNT", names.reservations_key(account), "-inf", int(late_ms)),
+            ]
+        )
+        reserved, amounts, overdue = _hash(replies[0]), _hash(replies[1]), replies[2]
         found = []
         if overdue:
             found.append(Difference("reservations", f"{account} overdue", "0", str(overdue)))
@@ -163,6 +162,11 @@ def _difference(counter: UsedCounter, expected: int, found: int) -> Difference:
     return Difference("counters", f"{counter.key} {counter.field}", str(expected), str(found))
 
 
+def _hash(reply: list[bytes]) -> dict[bytes, bytes]:
+    """HGETALL's reply: field, value, field, value."""
+    return dict(zip(reply[::2], reply[1::2], strict=True))
+
+
 def _bytes(field: str | bytes) -> bytes:
     return field if isinstance(field, bytes) else field.encode()
 
@@ -170,10 +174,5 @@ def _bytes(field: str | bytes) -> bytes:
 @asynccontextmanager
 async def connect_counters(redis_url: str) -> AsyncIterator[CounterReader]:
     """Connects on first use; every call has a deadline."""
-    redis = Redis.from_url(
-        redis_url, socket_timeout=_SECONDS, socket_connect_timeout=_SECONDS, retry=Retry(NoBackoff(), 0)
-    )
-    try:
-        yield CounterReader(redis)
-    finally:
-        await redis.aclose()
+    async with connect_valkey(redis_url, call_seconds=_SECONDS) as valkey:
+        yield CounterReader(valkey)

@@ -12,32 +12,20 @@ the event.
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from hashlib import sha1
-from importlib.resources import files
 from itertools import chain
-from typing import Any
 
 import msgspec
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError
 
 from billing.entry import Entry
 from billing.rollups import Totals
 from common import names
 from ledger.limits import COST_BUDGET, TOKEN_BUDGET
 from ledger.usage_columns import total
+from storage.valkey import Command, Script, Valkey, connect_valkey
 
-_SCRIPT = "".join(
-    files(package).joinpath(name).read_text(encoding="utf-8")
-    for package, name in (("storage", "giving_back.lua"), ("billing.reservations", "settle.lua"))
-)
-_SCRIPT_SHA = sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()  # how EVALSHA names it
 _RESERVATIONS_PER_CALL = 500  # a call blocks Valkey for about a microsecond each
 _TOTALS_PER_CALL = 500
 _CALLS_PER_PIPELINE = 200
-_KEYS_PER_SCAN = 1000
 _SECONDS = 5.0
 UNKNOWN_TOKENS = -1
 
@@ -48,8 +36,9 @@ _Call = tuple[str, dict[str, list[str]], list[str | int]]
 class Settlement:
     """Settles committed batches. Made by `connect_settlement`."""
 
-    def __init__(self, redis: "Redis") -> None:
-        self._redis = redis
+    def __init__(self, valkey: Valkey) -> None:
+        self._valkey = valkey
+        self._script = Script(valkey, "billing.reservations", "settle.lua")
 
     async def settle(self, entries: Iterable[Entry], totals: Totals) -> int:
         """Raises the used totals and gives back the reservations of entries that say `last`; how many it gave back."""
@@ -61,16 +50,18 @@ class Settlement:
 
     async def now_ms(self) -> int:
         """By Valkey's clock, which deadlines of reservations are kept by."""
-        seconds, microseconds = await self._redis.time()
+        seconds, microseconds = await self._valkey.call("TIME")
         return int(seconds) * 1000 + int(microseconds) // 1000
 
     async def overdue(self, ended_ms: int) -> AsyncIterator[tuple[str, list[str]]]:
         """Accounts, and reservations there whose requests must have ended by then; each is to be given back."""
         end = names.reservations_key("")[1:]
-        async for key in self._redis.scan_iter(match=names.reservations_key("*"), count=_KEYS_PER_SCAN, _type="zset"):
+        async for key in self._valkey.scan(names.reservations_key("*"), "zset"):
             account = key.decode().removeprefix("{").removesuffix(end)
             while True:
-                ids: list[Any] = await self._redis.zrangebyscore(key, "-inf", ended_ms, 0, _RESERVATIONS_PER_CALL)
+                ids: list[bytes] = await self._valkey.call(
+                    "ZRANGEBYSCORE", key, "-inf", ended_ms, "LIMIT", 0, _RESERVATIONS_PER_CALL
+                )
                 if not ids:
                     break
                 yield account, [each.decode() for each in ids]
@@ -78,29 +69,23 @@ class Settlement:
     async def _run(self, calls: list[_Call]) -> int:
         settled = 0
         for start in range(0, len(calls), _CALLS_PER_PIPELINE):
-            part = calls[start : start + _CALLS_PER_PIPELINE]
-            try:
-                settled += await self._send(part)
-            except NoScriptError:  # Valkey is fresh; calls that already ran do nothing the second time
-                await self._redis.script_load(_SCRIPT)
-                settled += await self._send(part)
+            settled += sum(
+                await self._script.run_all([_arguments(*call) for call in calls[start : start + _CALLS_PER_PIPELINE]])
+            )
         return settled
 
-    async def _send(self, calls: list[_Call]) -> int:
-        pipeline = self._redis.pipeline(transaction=False)
-        for account, used, reservations in calls:
-            pipeline.evalsha(
-                _SCRIPT_SHA,
-                3 + len(used),
-                names.reserved_key(account),
-                names.reservations_key(account),
-                names.reservation_amounts_key(account),
-                *used,
-                msgspec.msgpack.encode(list(used.values())),
-                msgspec.msgpack.encode(reservations),
-            )
-        results: list[Any] = await pipeline.execute()
-        return sum(results)
+
+def _arguments(account: str, used: dict[str, list[str]], reservations: list[str | int]) -> Command:
+    """Of settle.lua, from the number of its keys on."""
+    return (
+        3 + len(used),
+        names.reserved_key(account),
+        names.reservations_key(account),
+        names.reservation_amounts_key(account),
+        *used,
+        msgspec.msgpack.encode(list(used.values())),
+        msgspec.msgpack.encode(reservations),
+    )
 
 
 def _calls(entries: Iterable[Entry], totals: Totals) -> Iterator[_Call]:
@@ -145,10 +130,5 @@ def _givings_back(account: str, reservations: Sequence[tuple[str, int]]) -> Iter
 @asynccontextmanager
 async def connect_settlement(redis_url: str) -> AsyncIterator[Settlement]:
     """Connects on first use; every call has a deadline, and retries are the caller's."""
-    redis = Redis.from_url(
-        redis_url, socket_timeout=_SECONDS, socket_connect_timeout=_SECONDS, retry=Retry(NoBackoff(), 0)
-    )
-    try:
-        yield Settlement(redis)
-    finally:
-        await redis.aclose()
+    async with connect_valkey(redis_url, call_seconds=_SECONDS) as valkey:
+        yield Settlement(valkey)

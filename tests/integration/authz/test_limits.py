@@ -152,7 +152,7 @@ class _Entry(msgspec.Struct):
 
     account: str
     reservation: str
-    tokens: tuple[int, ...]
+    tokens: tuple[int, ...]  # by class
     last: bool = True
 
 

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus
 
 from billing.entry import Entry, decode
-from billing.reservations.settlement import Settlement
+from billing.reservations.settlement import connect_settlement
 from billing.rollups import ALL_MODELS, Balance, Totals
 from billing.store import LedgerWriter, Recorded
 from ledger.periods import LIFE
@@ -159,8 +159,12 @@ class Billing(RuleBasedStateMachine):
         return sum(total(entry.tokens) for entry in self.counted.values())
 
     def settle(self, events: list[Any], totals: Totals) -> None:
-        self.run(Settlement(self.harness.redis).settle(entries(events), totals))
+        self.run(self._settle(events, totals))
         self.released |= {event.reservation for event in events if event.last}
+
+    async def _settle(self, events: list[Any], totals: Totals) -> None:
+        async with connect_settlement(self.harness.settings.redis_url) as settlement:
+            await settlement.settle(entries(events), totals)
 
     def teardown(self) -> None:
         """What is left is delivered once more, and then everything agrees."""

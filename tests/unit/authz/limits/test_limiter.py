@@ -42,6 +42,9 @@ class Valkey:
             return [b"1700000000", b"0"]
         return [b"OK", 40, 0, 1_700_000_000_000, self.left, [-1] * len(self.left), []]
 
+    async def pipeline(self, commands: Sequence[Any]) -> list[Any]:
+        return [await self.call(*command) for command in commands]
+
 
 class Ledger:
     async def used(self, account: str, wanted: Sequence[LedgerBalance]) -> list[int]:
