@@ -77,6 +77,11 @@ class Operation:
         return self.rpc[1:].rpartition("/")[0]
 
     @property
+    def rpc_name(self) -> str:
+        """The name of its gRPC method within the service."""
+        return self.rpc.rpartition("/")[2]
+
+    @property
     def pattern(self) -> str:
         """The paths with variables that it is called by, as a regular expression; empty: there is one path only."""
         if "{" not in self.path:

@@ -18,10 +18,11 @@ from router.dispatch.routing_table import RoutingTable
 from router.dispatch.tickets import Tickets
 from router.dispatch.unstarted_calls import UnstartedCalls
 from router.dispatch.worker_channels import WorkerChannels
-from router.front import Front
-from router.native_service import NativeService
-from router.openai_service import OpenAIService
 from router.settings import RouterSettings
+from router.surfaces.base import CallLifecycle
+from router.surfaces.native.service import NativeService
+from router.surfaces.openai.service import OpenAIService
+from router.surfaces.relay import Relay
 from rpc.server import grpc_server
 
 logger = logging.getLogger(__name__)
@@ -58,18 +59,20 @@ async def main(settings: RouterSettings, stop: asyncio.Event, ready: Ready) -> N
             ),
         ):
             await models.ready.wait()
-            front = Front(Dispatcher(tickets, workers, models, attempts, settings), attempts, releases, settings)
+            dispatcher = Dispatcher(tickets, workers, models, attempts, settings)
+            lifecycle = CallLifecycle(attempts, releases)
+            relay = Relay(dispatcher, settings)
 
             def register(server: grpc.aio.Server) -> None:
-                OpenAIService(front, models, settings).register(server)
-                NativeService(front, models).register(server)
+                OpenAIService(lifecycle, relay, models, settings).register(server)
+                NativeService(lifecycle, relay, models).register(server)
 
             async with grpc_server(
                 settings.listen,
                 register,
                 drain_seconds=settings.drain_seconds,
                 grace_seconds=settings.grace_seconds,
-                interceptors=(UnstartedCalls(front.end_unstarted),),
+                interceptors=(UnstartedCalls(lifecycle.end_unstarted),),
                 options=(
                     ("grpc.max_receive_message_length", settings.request_bytes + _REQUEST_MARGIN_BYTES),
                     ("grpc.max_send_message_length", -1),

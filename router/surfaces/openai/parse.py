@@ -3,7 +3,7 @@
 Whatever is wrong is the client's error (400) and is found in one pass over bounded input.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -75,6 +75,14 @@ def parse_embedding(data: bytes, identity: Identity) -> OpenAIRequest:
     job = requests.embedding_job(identity, model, _embedding_items(body.input))
     check_unknown(given, _LOOKED_AT)
     return OpenAIRequest(job, stream=False, include_usage=False, base64=body.encoding_format == "base64")
+
+
+Parse = Callable[[bytes, Identity], OpenAIRequest]
+PARSERS: Final[Mapping[str, Parse]] = {
+    "CreateChatCompletion": parse_chat,
+    "CreateCompletion": parse_completion,
+    "CreateEmbedding": parse_embedding,
+}
 
 
 def _refuse_unbuilt(given: Body, unbuilt: schema.Unbuilt) -> None:

@@ -227,7 +227,7 @@ async def test_our_own_bug_shows_nothing_but_the_request_id(world: Any, monkeypa
     def broken(*_: object) -> None:
         raise RuntimeError(CANARY)
 
-    monkeypatch.setattr("router.openai_service.frames.whole_generation", broken)
+    monkeypatch.setattr("router.surfaces.openai.service.frames.whole_answer", broken)
     status, headers, data, _ = await world.client.post("CreateChatCompletion", chat(world.model), request_id="req-9")
     assert status == 500
     assert CANARY not in data.decode() + str(headers)

@@ -15,8 +15,8 @@ from uplion.dispatch.v1 import run_pb2
 from uplion.dispatch.v1.worker_state_pb2 import CAPABILITY_CHAT
 from uplion.inference.v1 import sampling_pb2
 
-from router.dispatch.records import Record
-from router.front import Front
+from common.operations import Operation
+from router.surfaces.base import CallLifecycle, caller
 
 STOP = sampling_pb2.FINISH_REASON_STOP
 
@@ -477,13 +477,13 @@ async def test_every_admitted_request_ends_in_a_last_usage_event(
     """A crowd of every fate at once: as many reservations settled as were made, and none twice."""
     count = 0
     admitted: list[str] = []
-    begin = Front.begin
+    serve = CallLifecycle.serve
 
-    def noting(self: Front, record: Record) -> None:
-        admitted.append(record.identity.request_id)
-        begin(self, record)
+    async def noting(self: CallLifecycle, operation: Operation, context: Any, call: Any) -> Any:
+        admitted.append(caller(context).request_id)
+        return await serve(self, operation, context, call)
 
-    monkeypatch.setattr(Front, "begin", noting)
+    monkeypatch.setattr(CallLifecycle, "serve", noting)
 
     async def moody(request: run_pb2.RunRequest, context: Any) -> AsyncIterator[run_pb2.RunEvent]:
         nonlocal count

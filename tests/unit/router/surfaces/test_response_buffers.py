@@ -8,7 +8,7 @@ from uplion.inference.v1.sampling_pb2 import FINISH_REASON_STOP, FINISH_REASON_U
 
 from common.deltas import Delta
 from common.errors import Reason, UplionError
-from router.answers import Unwritten
+from router.surfaces.response_buffers import StreamBuffer
 
 OPEN = FINISH_REASON_UNSPECIFIED
 
@@ -19,48 +19,48 @@ def said(text: str, index: int = 0, finish: bool = False) -> RunEvent:
 
 
 async def test_deltas_of_a_choice_are_merged() -> None:
-    unwritten = Unwritten(2, 1000)
+    buffer = StreamBuffer(2, 1000)
     for event in (said("a"), said("b"), said("x", 1), said("c", finish=True)):
-        unwritten.put(event)
-    await unwritten.wait()
-    assert unwritten.take() == [Delta(0, ["abc"], [], FINISH_REASON_STOP), Delta(1, ["x"], [], OPEN)]
-    assert unwritten.take() == []
+        buffer.put(event)
+    await buffer.wait()
+    assert buffer.take() == [Delta(0, ["abc"], [], FINISH_REASON_STOP), Delta(1, ["x"], [], OPEN)]
+    assert buffer.take() == []
 
 
 async def test_a_choice_that_was_not_asked_for_is_dropped() -> None:
-    unwritten = Unwritten(1, 1000)
-    unwritten.put(said("x", 7))
-    assert unwritten.take() == []
+    buffer = StreamBuffer(1, 1000)
+    buffer.put(said("x", 7))
+    assert buffer.take() == []
 
 
 async def test_the_engine_is_held_back_beyond_the_limit() -> None:
-    unwritten = Unwritten(1, 10)
-    unwritten.put(said("x" * 11))
-    assert unwritten.is_full
-    waiting = asyncio.create_task(unwritten.room())
+    buffer = StreamBuffer(1, 10)
+    buffer.put(said("x" * 11))
+    assert buffer.is_full
+    waiting = asyncio.create_task(buffer.room())
     await asyncio.sleep(0)
     assert not waiting.done()
-    unwritten.take()
+    buffer.take()
     await asyncio.wait_for(waiting, 60)
-    assert not unwritten.is_full
+    assert not buffer.is_full
 
 
 async def test_the_reader_sleeps_until_something_comes() -> None:
-    unwritten = Unwritten(1, 10)
-    waiting = asyncio.create_task(unwritten.wait())
+    buffer = StreamBuffer(1, 10)
+    waiting = asyncio.create_task(buffer.wait())
     await asyncio.sleep(0)
     assert not waiting.done()
-    unwritten.put(said("x"))
+    buffer.put(said("x"))
     await asyncio.wait_for(waiting, 60)
 
 
 async def test_the_end_wakes_the_reader_with_usage_or_error() -> None:
-    unwritten = Unwritten(1, 10)
-    unwritten.put(RunEvent(usage=TokenUsage(output_tokens=3)))
+    buffer = StreamBuffer(1, 10)
+    buffer.put(RunEvent(usage=TokenUsage(output_tokens=3)))
     error = UplionError(Reason.WORKER_LOST, "gone")
-    unwritten.end(error)
-    await unwritten.wait()
-    assert unwritten.ended
-    assert unwritten.error is error
-    assert unwritten.usage is not None
-    assert unwritten.usage.output_tokens == 3
+    buffer.end(error)
+    await buffer.wait()
+    assert buffer.ended
+    assert buffer.error is error
+    assert buffer.usage is not None
+    assert buffer.usage.output_tokens == 3

@@ -1,6 +1,7 @@
-"""Answers under construction: what a worker said so far, whole or not yet written to a slower reader."""
+"""Answers that are not complete yet: collected whole, or buffered until a slower client has been written to."""
 
 import asyncio
+from array import array
 
 from uplion.dispatch.v1.run_pb2 import RunEvent
 from uplion.inference.v1.sampling_pb2 import TokenUsage
@@ -9,7 +10,7 @@ from common.deltas import Delta, Deltas, from_message
 from common.errors import UplionError
 
 
-class Answer:
+class WholeAnswer:
     """Everything an answer consists of, collected until it is complete."""
 
     __slots__ = ("_choices", "_deltas", "usage", "vectors")
@@ -39,7 +40,7 @@ class Answer:
         return choices
 
 
-class Unwritten:
+class StreamBuffer:
     """What the engine made and the reader has not been sent: deltas of a choice are merged, never queued.
 
     One task puts, another takes; the putter waits once more than `limit` characters are unwritten, so a stream never
@@ -101,3 +102,8 @@ class Unwritten:
         if putter is not None and not putter.done():
             putter.set_result(None)
         return taken
+
+
+def floats(raw: bytes) -> list[float]:
+    """Little-endian float32 values, as workers send vectors (every platform we run on is little-endian)."""
+    return array("f", raw).tolist()

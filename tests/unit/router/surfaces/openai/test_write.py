@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from google.api.httpbody_pb2 import HttpBody
 from uplion.dispatch.v1 import run_pb2
-from uplion.dispatch.v1.run_pb2 import RunEvent, Vector
+from uplion.dispatch.v1.run_pb2 import RunEvent, RunRequest, Vector
 from uplion.inference.v1.sampling_pb2 import (
     FINISH_REASON_LENGTH,
     FINISH_REASON_STOP,
@@ -18,12 +18,14 @@ from uplion.inference.v1.sampling_pb2 import (
     TokenUsage,
 )
 
-from common.deltas import Delta, to_message
+from common.deltas import Delta, Part, Reasoning, Refusal, ToolCall, to_message
 from common.errors import Reason, UplionError
-from router import openai_frames as frames
-from router.answers import Answer
-from router.dispatch.jobs import Operation
+from common.identity import Identity
+from router.dispatch.jobs import Job, Operation
+from router.surfaces.openai import write as frames
+from router.surfaces.response_buffers import WholeAnswer
 
+IDENTITY = Identity("acme", "key1", "res1", "m", "default", 100, 60.0, "r1")
 OPEN = FINISH_REASON_UNSPECIFIED
 USAGE = TokenUsage(input_tokens=5, cached_tokens=2, output_tokens=3, reasoning_tokens=1)
 USAGE_JSON = {
@@ -45,6 +47,10 @@ def said(index: int, text: str, finish_reason: "FinishReason.ValueType" = OPEN) 
 
 def stream(operation: Operation = Operation.CHAT, **options: Any) -> frames.StreamFrames:
     return frames.StreamFrames(operation, "r1", 'm"x', "default", 1700000000, **options)
+
+
+def job(operation: Operation = Operation.CHAT) -> Job:
+    return Job(IDENTITY, operation, "m", RunRequest(), choices=1, estimated_tokens=1)
 
 
 def decoded(data: bytes) -> list[Any]:
@@ -132,25 +138,123 @@ def test_an_error_after_the_headers_is_a_frame_and_then_done() -> None:
 
 
 def test_whole_answers() -> None:
-    answer = Answer(2)
+    answer = WholeAnswer(2)
     answer.add(RunEvent(deltas=[said(0, "a"), said(1, "c"), said(9, "?")]))
     answer.add(RunEvent(deltas=[said(0, "b", FINISH_REASON_STOP)]))
     answer.add(RunEvent(deltas=[said(1, "", FINISH_REASON_LENGTH)], usage=USAGE))
-    body = json.loads(frames.whole_generation(Operation.CHAT, "r1", "m", "default", 1, answer))
+    body = json.loads(frames.whole_generation(job(Operation.CHAT), answer, 1))
     assert [choice["message"]["content"] for choice in body["choices"]] == ["ab", "c"]
     assert [choice["finish_reason"] for choice in body["choices"]] == ["stop", "length"]
     assert body["usage"] == USAGE_JSON
-    legacy = json.loads(frames.whole_generation(Operation.COMPLETION, "r1", "m", "default", 1, answer))
+    legacy = json.loads(frames.whole_generation(job(Operation.COMPLETION), answer, 1))
     assert [choice["text"] for choice in legacy["choices"]] == ["ab", "c"]
     assert legacy["object"] == "text_completion"
 
 
 def test_embeddings_as_floats_and_as_base64() -> None:
     raw = struct.pack("<3f", 0.5, -1.0, 0.25)
-    answer = Answer(0)
+    answer = WholeAnswer(0)
     answer.add(RunEvent(vectors=[Vector(values=raw)], usage=TokenUsage(input_tokens=4)))
     plain = json.loads(frames.embedding_list("m", answer, base64=False))
     assert plain["data"] == [{"object": "embedding", "index": 0, "embedding": [0.5, -1.0, 0.25]}]
     assert plain["usage"] == {"prompt_tokens": 4, "total_tokens": 4}
     packed = json.loads(frames.embedding_list("m", answer, base64=True))
     assert b64decode(packed["data"][0]["embedding"]) == raw
+
+
+def typed(*parts: Part, finish_reason: "FinishReason.ValueType" = OPEN, index: int = 0) -> Delta:
+    return Delta(index, list(parts), [], finish_reason)
+
+
+def choices(data: bytes) -> list[Any]:
+    return [chunk["choices"][0] for chunk in decoded(data)]
+
+
+def test_reasoning_and_refusal_have_fields_of_their_own() -> None:
+    written = stream()
+    data = written.deltas([typed(Reasoning("why"))]) + written.deltas([typed(Reasoning(" not"), "so")])
+    data += written.deltas([typed("!", finish_reason=FINISH_REASON_STOP)])
+    assert [choice["delta"] for choice in choices(data)] == [
+        {"role": "assistant", "content": None, "reasoning_content": "why"},
+        {"content": "so", "reasoning_content": " not"},
+        {"content": "!"},
+    ]
+    refusal = choices(stream().deltas([typed(Refusal("No."), finish_reason=FINISH_REASON_STOP)]))[0]
+    assert refusal["delta"] == {"role": "assistant", "content": None, "refusal": "No."}
+    assert refusal["finish_reason"] == "stop"
+
+
+def test_tool_calls_begin_with_id_and_name_and_end_with_their_own_reason() -> None:
+    written = stream()
+    data = written.deltas([typed("Let me see.")])
+    data += written.deltas([typed(ToolCall(0, "call_1", "find", '{"a'), ToolCall(1, "call_2", "list"))])
+    data += written.deltas([typed(ToolCall(0, arguments='": 1}'))])
+    data += written.deltas([typed(finish_reason=FINISH_REASON_STOP)])
+    first, begun, more, last = choices(data)
+    assert first["delta"] == {"role": "assistant", "content": "Let me see."}
+    assert begun["delta"]["tool_calls"] == [
+        {"index": 0, "id": "call_1", "type": "function", "function": {"name": "find", "arguments": '{"a'}},
+        {"index": 1, "id": "call_2", "type": "function", "function": {"name": "list", "arguments": ""}},
+    ]
+    assert more["delta"] == {"tool_calls": [{"index": 0, "function": {"arguments": '": 1}'}}]}
+    assert last == {"index": 0, "delta": {}, "logprobs": None, "finish_reason": "tool_calls"}
+
+
+def test_a_token_limit_in_a_tool_call_is_still_a_token_limit() -> None:
+    delta = typed(ToolCall(0, "c", "f", "{"), finish_reason=FINISH_REASON_LENGTH)
+    (choice,) = choices(stream().deltas([delta]))
+    assert choice["delta"]["content"] is None
+    assert choice["finish_reason"] == "length"
+
+
+def test_other_choices_do_not_end_with_the_reason_of_one_that_calls_tools() -> None:
+    written = stream(choices=2)
+    written.deltas([typed(ToolCall(0, "c", "f", "{}")), typed("x", index=1)])
+    *ended, _ = decoded(written.end(USAGE))
+    assert [chunk["choices"][0]["finish_reason"] for chunk in ended] == ["tool_calls", "stop"]
+
+
+def test_a_frame_of_this_dialect_passes_as_it_is() -> None:
+    frame = b'data: {"choices":[{"index":0,"delta":{"content":"\xc3\xa4"},"finish_reason":"stop"}],"x":1}\n\n'
+    for operation in (Operation.CHAT, Operation.COMPLETION):
+        written = stream(operation)
+        assert written.deltas([typed(frame, frame, finish_reason=FINISH_REASON_STOP)]) == frame * 2
+        assert written.end(USAGE) == frames.DONE
+
+
+def test_the_first_and_the_last_delta_may_be_empty() -> None:
+    written = stream()
+    data = written.deltas([typed()]) + written.deltas([typed("")]) + written.deltas([typed()])
+    assert [choice["delta"] for choice in choices(data)] == [{"role": "assistant", "content": ""}, {}, {}]
+
+
+def whole(*parts: Part, finish_reason: "FinishReason.ValueType" = FINISH_REASON_STOP) -> Any:
+    answer = WholeAnswer(1)
+    for part in parts:
+        answer.add(RunEvent(deltas=[to_message(typed(part))]))
+    answer.add(RunEvent(deltas=[to_message(typed(finish_reason=finish_reason))], usage=USAGE))
+    return json.loads(frames.whole_generation(job(), answer, 1))["choices"][0]
+
+
+def test_a_whole_message_holds_every_kind_of_part() -> None:
+    calls = (ToolCall(0, "c1", "f", '{"a":'), ToolCall(1, "c2", "g", "{}"), ToolCall(0, arguments="1}"))
+    choice = whole(Reasoning("a"), Reasoning("b"), "text", *calls)
+    assert choice["message"] == {
+        "role": "assistant",
+        "content": "text",
+        "refusal": None,
+        "reasoning_content": "ab",
+        "tool_calls": [
+            {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}},
+            {"id": "c2", "type": "function", "function": {"name": "g", "arguments": "{}"}},
+        ],
+    }
+    assert choice["finish_reason"] == "tool_calls"
+    assert whole(Refusal("No."))["message"] == {"role": "assistant", "content": None, "refusal": "No."}
+    assert whole("x")["message"] == {"role": "assistant", "content": "x", "refusal": None}
+    cut = whole(*calls[:1], finish_reason=FINISH_REASON_LENGTH)
+    assert (cut["message"]["content"], cut["finish_reason"]) == (None, "length")
+
+
+def test_a_whole_body_of_this_dialect_passes_as_it_is() -> None:
+    assert whole(b'{"choices":[{"index":0,"x":1}]}') == {"index": 0, "x": 1}

@@ -1,0 +1,117 @@
+"""The life of every call, whatever its dialect: it begins, is recorded, has its error translated, and ends."""
+
+import asyncio
+import dataclasses
+import logging
+import time
+import uuid
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+import grpc.aio
+
+from common import telemetry
+from common.errors import Reason, UplionError
+from common.identity import Identity
+from common.operations import Operation
+from router import metrics
+from router.dispatch import jobs
+from router.dispatch.attempt_registry import AttemptRegistry
+from router.dispatch.records import Record
+from router.dispatch.releases import Releases
+from router.dispatch.request_metrics import RequestMetrics
+
+logger = logging.getLogger(__name__)
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"  # generic in the stubs only
+ResultT_co = TypeVar("ResultT_co", covariant=True)
+ResultT = TypeVar("ResultT")
+
+
+class Call(Protocol[ResultT_co]):
+    """One call in its dialect."""
+
+    async def answer(self, record: Record) -> ResultT_co:
+        """Serves the call; raises UplionError."""
+
+    async def refuse(self, error: UplionError) -> ResultT_co:
+        """Gives the client the error in its dialect: as an answer, at the end of a stream, or by raising it."""
+
+
+def caller(context: Context) -> Identity:
+    """Who calls; raises PERMISSION_DENIED unless authz admitted the call."""
+    identity = Identity.from_metadata(context.invocation_metadata() or ())
+    if not identity.request_id:  # no edge in front, as in tests: the ledger still needs a unique key
+        identity = dataclasses.replace(identity, request_id=str(uuid.uuid4()))
+        telemetry.request_id.set(identity.request_id)
+    return identity
+
+
+async def write(context: Context, message: object) -> None:
+    """One message of a stream. A write has one way to fail: the client is gone."""
+    try:
+        await context.write(message)
+    except Exception as problem:  # the RPC boundary: grpc raises several internal types here
+        raise _cancelled() from problem
+
+
+def internal_error() -> UplionError:
+    """What a client may know of our own bug."""
+    return UplionError(Reason.INTERNAL, f"Internal error; request {telemetry.request_id.get() or 'unknown'}.")
+
+
+class CallLifecycle:
+    """Accounts for each call of a known caller exactly once, however it ends."""
+
+    def __init__(self, attempts: AttemptRegistry, releases: Releases) -> None:
+        self._attempts = attempts
+        self._releases = releases
+        self._metrics = RequestMetrics()
+
+    async def serve(self, operation: Operation, context: Context, call: Call[ResultT]) -> ResultT:
+        """Carries one call from its caller's identity to its log line. `operation` runs a model."""
+        assert operation.capability is not None
+        capability = operation.capability.value
+        try:
+            record = Record(caller(context), jobs.Operation(capability), operation.dialect.value)
+        except UplionError as unknown:
+            return await call.refuse(unknown)
+        error: UplionError | None = None
+        self._begin()
+        try:
+            with telemetry.span(f"router.{capability}"):
+                try:
+                    return await call.answer(record)
+                except UplionError as problem:
+                    error = problem
+                except Exception:  # the RPC boundary: each dialect has a form for our own bugs too
+                    logger.exception("request failed")
+                    error = internal_error()
+                return await call.refuse(error)
+        except asyncio.CancelledError:
+            error = _cancelled()
+            raise
+        finally:
+            self._end(record, error)
+
+    def end_unstarted(self, record: Record, error: UplionError) -> None:
+        """Accounts for an admitted call whose handler never started."""
+        self._begin()
+        self._end(record, error)
+
+    def _begin(self) -> None:
+        metrics.ROUTER_IN_FLIGHT.inc()
+
+    def _end(self, record: Record, error: UplionError | None) -> None:
+        """Releases the call's slot, publishes the usage event where it is the router's, and writes metrics and log."""
+        metrics.ROUTER_IN_FLIGHT.dec()
+        record.ended_at = time.monotonic()
+        self._releases.ended(record.identity)
+        self._attempts.request_ended(record, error)
+        status = "ok" if error is None else error.reason.name
+        self._metrics.observe(record, status)
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("request", extra=record.facts(status))
+
+
+def _cancelled() -> UplionError:
+    return UplionError(Reason.CANCELLED, "The client closed the connection.")
