@@ -5,9 +5,8 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
-from cli.output import CommandError, print_json
+from cli.output import CommandError, JsonObject, print_json
 
 _TIMEOUT_SECONDS = 600.0
 _EVENT = b"data: "
@@ -19,7 +18,7 @@ class Answer:
 
     text: str = ""
     finish_reason: str | None = None
-    usage: dict[str, Any] = field(default_factory=dict)
+    usage: JsonObject = field(default_factory=dict)
     request_id: str = ""
 
 
@@ -64,7 +63,7 @@ class Conversation:
             raise CommandError("the answer ended before it was complete")
 
 
-def _pieces(chunk: dict[str, Any], answer: Answer) -> Iterator[str]:
+def _pieces(chunk: JsonObject, answer: Answer) -> Iterator[str]:
     if "error" in chunk:
         raise CommandError(str(chunk["error"].get("message", "the answer failed")))
     answer.usage = chunk.get("usage") or answer.usage

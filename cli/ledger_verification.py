@@ -4,11 +4,11 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from cli.output import JsonObject
 from ledger import hash_chain, merkle
 from ledger.merkle import Head
 
@@ -83,7 +83,7 @@ class _Verifier:
         self._root: tuple[date, str] | None = None
         self._proven: Head | None = None  # the account's head in the newest root
 
-    def take(self, line: dict[str, Any]) -> None:
+    def take(self, line: JsonObject) -> None:
         if not self._started and line["type"] != "ledger":
             raise ValueError("the first line is not that of a ledger")
         {
@@ -109,7 +109,7 @@ class _Verifier:
         signed = [self._proven] if self._proven else list(self._current.values())
         self.report.unsigned_links = max(0, self.report.links - sum(head.link for head in signed))
 
-    def _take_ledger(self, line: dict[str, Any]) -> None:
+    def _take_ledger(self, line: JsonObject) -> None:
         if self._started or line["version"] != 1 or not hash_chain.is_header(line["columns"]):
             raise ValueError("not a version that this command knows")
         self._started = True
@@ -118,12 +118,12 @@ class _Verifier:
             self.report.rows_from = line["rows_from"]
             self._rows_until = datetime.fromisoformat(f"{line['rows_from']}T00:00:00+00:00") + _LATE
 
-    def _take_key(self, line: dict[str, Any]) -> None:
+    def _take_key(self, line: JsonObject) -> None:
         public_key = bytes.fromhex(line["public_key"])
         if not self._pinned:
             self._keys[merkle.key_id(public_key)] = public_key
 
-    def _take_link(self, line: dict[str, Any]) -> None:
+    def _take_link(self, line: JsonObject) -> None:
         self._close_link()
         self._link = link = _Link(
             str(line["account"]),
@@ -142,7 +142,7 @@ class _Verifier:
         elif link.previous != previous:
             self.report.problem(f"{link.name}: does not follow the link before it")
 
-    def _take_row(self, line: dict[str, Any]) -> None:
+    def _take_row(self, line: JsonObject) -> None:
         link = self._link
         if link is None or (link.account, link.number) != (line["account"], line["link"]):
             self.report.problem(f"account {line['account']}, link {line['link']}: a row is not behind its link")
@@ -172,7 +172,7 @@ class _Verifier:
         if self.report.account is not None:
             self._digests[link.number] = link.digest.hex()
 
-    def _take_root(self, line: dict[str, Any]) -> None:
+    def _take_root(self, line: JsonObject) -> None:
         self._close_link()
         day, value = date.fromisoformat(line["day"]), bytes.fromhex(line["root"])
         self.report.roots += 1
@@ -187,7 +187,7 @@ class _Verifier:
         if line.get("proof") is not None:
             self._check_proof(day, value, self.report.account, line["proof"])
 
-    def _check_signature(self, day: date, value: bytes, line: dict[str, Any]) -> None:
+    def _check_signature(self, day: date, value: bytes, line: JsonObject) -> None:
         public_key = self._keys.get(line["key"])
         if public_key is None:
             self.report.problem(f"root of {day}: signed by the key {line['key']}, which is not the one it should be")
@@ -210,7 +210,7 @@ class _Verifier:
         if len(heads) != accounts or merkle.root([merkle.leaf(head) for head in heads]) != value:
             self.report.problem(f"root of {day}: is not that of the chains here")
 
-    def _check_proof(self, day: date, value: bytes, account: str, proof: dict[str, Any]) -> None:
+    def _check_proof(self, day: date, value: bytes, account: str, proof: JsonObject) -> None:
         head = Head(account, int(proof["link"]), bytes.fromhex(proof["digest"]))
         steps = [(str(side), bytes.fromhex(other)) for side, other in proof["path"]]
         if self._digests.get(head.link) != head.digest.hex():

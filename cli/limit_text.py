@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from decimal import Decimal, InvalidOperation
-from typing import Any
 
 import msgspec
 from uplion.control.v1.limit_pb2 import Limit as LimitMessage
 from uplion.control.v1.limit_pb2 import LimitMeasure, LimitPeriod
 
-from cli.output import CommandError
+from cli.output import CommandError, JsonObject
 from ledger.limits import MONEY, NO_PERIOD, PERIODS, Limit
 
 _SHADOW = "shadow:"
@@ -74,7 +73,7 @@ def texts(limits: Sequence[LimitMessage]) -> list[str]:
 def _limit(message: LimitMessage) -> Limit:
     measure = LimitMeasure.Name(message.measure).removeprefix("LIMIT_MEASURE_").lower()
     period = LimitPeriod.Name(message.period).removeprefix("LIMIT_PERIOD_").lower().replace("unspecified", "")
-    fields: dict[str, Any] = {name: getattr(message, name) for name in ("amount", "model", "currency", "shadow")}
+    fields: JsonObject = {name: getattr(message, name) for name in ("amount", "model", "currency", "shadow")}
     return msgspec.convert({"measure": measure, "period": period, **fields}, Limit)
 
 

@@ -4,11 +4,11 @@ import re
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from cli.output import CommandError
+from cli.output import CommandError, JsonObject
 from stack.settings import default_state
 from stack.state import State
 
@@ -71,7 +71,7 @@ def state_of(folder: Path | None) -> State:
     return State(folder or default_state())
 
 
-def running(state: State) -> dict[str, Any]:
+def running(state: State) -> JsonObject:
     """What the supervisor says of itself; CommandError when none runs."""
     run = state.read_run() if state.holder() else {}
     if "base_url" not in run:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import typer
 
@@ -14,6 +14,8 @@ from stack.errors import StackError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+JsonObject: TypeAlias = dict[str, Any]  # as --json prints it
 
 EXIT_FAILED = 1
 
@@ -52,7 +54,7 @@ def print_json(value: object) -> None:
     print(json.dumps(value, indent=2 if sys.stdout.isatty() else None), flush=True)
 
 
-def report(value: Any, sentence: str, *, as_json: bool) -> None:
+def report(value: object, sentence: str, *, as_json: bool) -> None:
     """What a command did."""
     if as_json:
         print_json(value)
@@ -60,7 +62,7 @@ def report(value: Any, sentence: str, *, as_json: bool) -> None:
         typer.echo(sentence)
 
 
-def print_facts(facts: Mapping[str, Any]) -> None:
+def print_facts(facts: Mapping[str, object]) -> None:
     """One object: a line for each fact that it has."""
     texts = {name.replace("_", " "): _cell(value) for name, value in facts.items() if value not in (None, "", [], {})}
     width = max(map(len, texts), default=0)
@@ -68,12 +70,12 @@ def print_facts(facts: Mapping[str, Any]) -> None:
         print(f"{name:{width}}  {text}")
 
 
-def print_rows(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+def print_rows(columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
     """A table of objects: these of their facts."""
     print_table([name.replace("_", " ") for name in columns], [[_cell(row[name]) for name in columns] for row in rows])
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: object) -> object:
     """Lists and labels as one text."""
     if isinstance(value, dict):
         return ", ".join(f"{name}={each}" for name, each in value.items())
@@ -97,7 +99,7 @@ def write_file(file: Path | None, pieces: Iterable[bytes]) -> int:
     return written_bytes
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table: drawn in a terminal, tab-separated in a pipe."""
     texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():

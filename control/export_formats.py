@@ -5,7 +5,6 @@ import io
 import json
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from uplion.control.v1.usage_pb2 import UsageClass
 
@@ -119,7 +118,7 @@ def _flat(row: Row) -> dict[str, str | int]:
     }
 
 
-def _focus(row: Row, charge: Charge) -> dict[str, Any]:
+def _focus(row: Row, charge: Charge) -> dict[str, object]:
     hour: datetime = row["hour"]
     name = UsageClass.Name(charge.usage_class).removeprefix("USAGE_CLASS_").lower()
     unit = _unit(charge.usage_class)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TypeVar
 
 from uplion.control.v1 import alert_pb2, ledger_pb2, price_pb2, statement_pb2, usage_pb2
 from uplion.control.v1.alert_service_pb2_grpc import AlertServiceStub
@@ -13,10 +13,13 @@ from uplion.control.v1.statement_service_pb2_grpc import StatementServiceStub
 from uplion.control.v1.usage_service_pb2_grpc import UsageServiceStub
 
 from cli.client.connection import Admin, shown_time
+from cli.output import JsonObject
 from ledger.usage_columns import TOKEN_COLUMNS
 
-_PAGE_SIZE = 1000
 _COUNTS = ("requests", *TOKEN_COLUMNS, "unpriced_requests", "unpriced_tokens")
+
+
+Filtered = TypeVar("Filtered", usage_pb2.QueryUsageRequest, usage_pb2.ExportUsageRequest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,8 @@ class UsageFilter:
     start: datetime | None = None
     end: datetime | None = None
 
-    def fill(self, request: Any) -> Any:
-        """Says so in a request."""
+    def fill(self, request: Filtered) -> Filtered:
+        """The request with these fields set."""
         for name in ("account", "project", "key", "model", "tier"):
             setattr(request, name, getattr(self, name))
         for name, moment in (("start_time", self.start), ("end_time", self.end)):
@@ -43,47 +46,43 @@ class UsageFilter:
 
 def create_price(
     api: Admin, model: str, currency: str, rates: Mapping[str, str], effective_from: datetime | None
-) -> dict[str, Any]:
+) -> JsonObject:
     """The new version; rates that are empty are not set."""
     request = price_pb2.CreatePriceRequest(model=model, currency=currency)
     request.rates.MergeFrom(usage_pb2.Rates(**{name: text for name, text in rates.items() if text}))
     if effective_from is not None:
         request.effective_from.FromDatetime(_utc(effective_from))
-    return _price(api.call(PriceServiceStub, "CreatePrice", request).price)
+    return _price(api.call(api.stub(PriceServiceStub).CreatePrice, request).price)
 
 
-def prices(api: Admin, model: str, *, current: bool) -> Iterator[dict[str, Any]]:
+def prices(api: Admin, model: str, *, current: bool) -> Iterator[JsonObject]:
     """Versions of prices, newest first."""
-    request = price_pb2.ListPricesRequest(model=model, current=current, page_size=_PAGE_SIZE)
-    while True:
-        response = api.call(PriceServiceStub, "ListPrices", request)
-        yield from (_price(price) for price in response.prices)
-        if not response.next_page_token:
-            return
-        request.page_token = response.next_page_token
+    request = price_pb2.ListPricesRequest(model=model, current=current)
+    for page in api.pages(api.stub(PriceServiceStub).ListPrices, request):
+        yield from map(_price, page.prices)
 
 
-def usage(api: Admin, chosen: UsageFilter, by: str | None, order: str | None, top: int) -> list[dict[str, Any]]:
+def usage(api: Admin, chosen: UsageFilter, by: str | None, order: str | None, top: int) -> list[JsonObject]:
     """Counted and billed usage."""
     request = chosen.fill(usage_pb2.QueryUsageRequest(top=top))
     if by is not None:
         request.grouping = usage_pb2.UsageGrouping.Value(f"USAGE_GROUPING_{by.upper()}")
     if order is not None:
         request.order = usage_pb2.UsageOrder.Value(f"USAGE_ORDER_{order.upper()}")
-    return [_usage(row) for row in api.call(UsageServiceStub, "QueryUsage", request).rows]
+    return [_usage(row) for row in api.call(api.stub(UsageServiceStub).QueryUsage, request).rows]
 
 
 def export(api: Admin, chosen: UsageFilter, form: str) -> Iterator[bytes]:
     """Usage as a file, in pieces."""
     request = chosen.fill(usage_pb2.ExportUsageRequest())
     request.format = usage_pb2.ExportFormat.Value(f"EXPORT_FORMAT_{form.upper()}")
-    for piece in api.stream(UsageServiceStub, "ExportUsage", request):
+    for piece in api.stream(api.stub(UsageServiceStub).ExportUsage, request):
         yield piece.data
 
 
 def margin(
     api: Admin, model: str, start: datetime | None, end: datetime | None, gpu_hour_cost: str
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """What models earned beside the time that their engines were there."""
     request = usage_pb2.QueryMarginRequest(model=model, gpu_hour_cost=gpu_hour_cost)
     for name, moment in (("start_time", start), ("end_time", end)):
@@ -100,14 +99,14 @@ def margin(
             "revenue_per_available_hour": row.revenue_per_available_hour or None,
             "margin": row.margin or None,
         }
-        for row in api.call(UsageServiceStub, "QueryMargin", request).rows
+        for row in api.call(api.stub(UsageServiceStub).QueryMargin, request).rows
     ]
 
 
-def statement(api: Admin, account: str, month: str) -> dict[str, Any]:
+def statement(api: Admin, account: str, month: str) -> JsonObject:
     """An account's month."""
     request = statement_pb2.GetStatementRequest(account=account, month=month)
-    found = api.call(StatementServiceStub, "GetStatement", request).statement
+    found = api.call(api.stub(StatementServiceStub).GetStatement, request).statement
     return {
         "account": found.account,
         "account_name": found.account_name,
@@ -136,21 +135,21 @@ def statement(api: Admin, account: str, month: str) -> dict[str, Any]:
     }
 
 
-def ledger_keys(api: Admin) -> list[dict[str, Any]]:
+def ledger_keys(api: Admin) -> list[JsonObject]:
     """The public keys that signed, newest first."""
     return [
         {"id": key.id, "public_key": key.public_key.hex(), "since": shown_time(key, "create_time")}
-        for key in api.call(LedgerServiceStub, "ListLedgerKeys", ledger_pb2.ListLedgerKeysRequest()).keys
+        for key in api.call(api.stub(LedgerServiceStub).ListLedgerKeys, ledger_pb2.ListLedgerKeysRequest()).keys
     ]
 
 
 def export_ledger(api: Admin, account: str) -> Iterator[bytes]:
     """The ledger as a file, in pieces; of all accounts when none is named."""
-    for piece in api.stream(LedgerServiceStub, "ExportLedger", ledger_pb2.ExportLedgerRequest(account=account)):
+    for piece in api.stream(api.stub(LedgerServiceStub).ExportLedger, ledger_pb2.ExportLedgerRequest(account=account)):
         yield piece.data
 
 
-def alerts(api: Admin, account: str, most: int) -> list[dict[str, Any]]:
+def alerts(api: Admin, account: str, most: int) -> list[JsonObject]:
     """Alerts, newest first."""
     request = alert_pb2.ListAlertsRequest(account=account, page_size=most)
     return [
@@ -164,7 +163,7 @@ def alerts(api: Admin, account: str, most: int) -> list[dict[str, Any]]:
             "message": alert.message,
             "create_time": shown_time(alert, "create_time"),
         }
-        for alert in api.call(AlertServiceStub, "ListAlerts", request).alerts
+        for alert in api.call(api.stub(AlertServiceStub).ListAlerts, request).alerts
     ]
 
 
@@ -179,11 +178,11 @@ def _charges(charges: Iterable[statement_pb2.UsageCharge]) -> list[dict[str, str
     ]
 
 
-def _head(head: statement_pb2.ChainHead) -> dict[str, Any]:
+def _head(head: statement_pb2.ChainHead) -> JsonObject:
     return {"link": head.link, "digest": head.digest.hex()}
 
 
-def _usage(row: usage_pb2.UsageRow) -> dict[str, Any]:
+def _usage(row: usage_pb2.UsageRow) -> JsonObject:
     return {
         "group": row.group,
         **{name: getattr(row, name) for name in _COUNTS},
@@ -194,7 +193,7 @@ def _usage(row: usage_pb2.UsageRow) -> dict[str, Any]:
     }
 
 
-def _price(price: price_pb2.Price) -> dict[str, Any]:
+def _price(price: price_pb2.Price) -> JsonObject:
     rates = price.rates
     return {
         "version": price.version,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Protocol, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -12,8 +12,29 @@ from cli.options import running
 from cli.output import CommandError
 from stack.state import State
 
+
+class ListRequest(Protocol):
+    """Asks for a page of a list."""
+
+    page_size: int
+    page_token: str
+
+
+class ListResponse(Protocol):
+    """A page of a list."""
+
+    next_page_token: str
+
+
+Stub = TypeVar("Stub")
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+List = TypeVar("List", bound=ListRequest)
+Page = TypeVar("Page", bound=ListResponse)
+
 _STREAM_SECONDS = 3600.0  # of a file that comes in pieces
 _TIMEOUT_SECONDS = 10.0
+_PAGE_SIZE = 1000
 
 
 class Admin:
@@ -23,27 +44,41 @@ class Admin:
         self._channel = channel
         self._metadata = (("authorization", f"Bearer {key}"),)
 
+    def stub(self, of: Callable[[grpc.Channel], Stub]) -> Stub:
+        """A service's stub on this connection; its methods are for `call` and `stream`."""
+        return of(self._channel)
+
     def call(
         self,
-        stub: Callable[[grpc.Channel], Any],
-        method: str,
-        request: Message,
+        method: "grpc.UnaryUnaryMultiCallable[Request, Response]",
+        request: Request,
         *,
         seconds: float = _TIMEOUT_SECONDS,
-    ) -> Any:
-        """The answer to any call of the admin API."""
+    ) -> Response:
+        """The answer; a refusal or failure is a CommandError."""
         try:
-            return getattr(stub(self._channel), method)(request, metadata=self._metadata, timeout=seconds)
+            return method(request, metadata=self._metadata, timeout=seconds)
         except grpc.RpcError as problem:
             raise CommandError(_sentence(problem)) from problem
 
-    def stream(self, stub: Callable[[grpc.Channel], Any], method: str, request: Message) -> Iterator[Any]:
-        """The answers to a call that sends many."""
-        call = getattr(stub(self._channel), method)
+    def stream(
+        self, method: "grpc.UnaryStreamMultiCallable[Request, Response]", request: Request
+    ) -> Iterator[Response]:
+        """The answers to a call that streams them."""
         try:
-            yield from call(request, metadata=self._metadata, timeout=_STREAM_SECONDS)
+            yield from method(request, metadata=self._metadata, timeout=_STREAM_SECONDS)
         except grpc.RpcError as problem:
             raise CommandError(_sentence(problem)) from problem
+
+    def pages(self, method: "grpc.UnaryUnaryMultiCallable[List, Page]", request: List) -> Iterator[Page]:
+        """Every page of a list."""
+        request.page_size = _PAGE_SIZE
+        while True:
+            page = self.call(method, request)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
 
 @contextmanager

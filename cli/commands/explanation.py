@@ -1,7 +1,6 @@
 """`uplion explain`: what became of one request, in sentences."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus
@@ -10,6 +9,7 @@ from uplion.control.v1.request_service_pb2_grpc import RequestServiceStub
 from uplion.inference.v1.sampling_pb2 import FinishReason
 
 from cli.client.connection import Admin, shown_time
+from cli.output import JsonObject
 from ledger.limits import KINDS, MONEY, NO_PERIOD
 from ledger.usage_columns import DURATIONS, TOKEN_COLUMNS
 
@@ -19,10 +19,10 @@ _WHOSE = {"account": "the account", "project": "the project", "key": "the key"}
 _POLICIES = {"waived": "not billed, by the account's policy", "input_only": "only its input billed, by policy"}
 
 
-def request(api: Admin, request_id: str) -> dict[str, Any]:
+def request(api: Admin, request_id: str) -> JsonObject:
     """What is known of it."""
     asked = request_pb2.GetRequestRequest(request_id=request_id)
-    found = api.call(RequestServiceStub, "GetRequest", asked)
+    found = api.call(api.stub(RequestServiceStub).GetRequest, asked)
     return {
         **{
             name: getattr(found, name)
@@ -33,7 +33,7 @@ def request(api: Admin, request_id: str) -> dict[str, Any]:
     }
 
 
-def sentences(found: dict[str, Any]) -> Iterator[str]:
+def sentences(found: JsonObject) -> Iterator[str]:
     """For people, a thought in each line."""
     whose = f"account {found['account']}"
     if found["project"]:
@@ -49,7 +49,7 @@ def sentences(found: dict[str, Any]) -> Iterator[str]:
         yield "It has not ended, or the ledger has not been told yet."
 
 
-def _decided(decision: dict[str, Any]) -> Iterator[str]:
+def _decided(decision: JsonObject) -> Iterator[str]:
     would = "would have refused it, had it not been in shadow" if decision["shadow"] else "refused it"
     if not decision["rule"]:
         yield f"{decision['time']}: refused, {decision['reason']}; nothing was billed"
@@ -68,7 +68,7 @@ def _decided(decision: dict[str, Any]) -> Iterator[str]:
         yield "  it does not clear by itself"
 
 
-def _amount(decision: dict[str, Any], name: str) -> str:
+def _amount(decision: JsonObject, name: str) -> str:
     value, measure = decision[name], decision["measure"]
     if measure not in MONEY:
         return f"{value} {_UNITS.get(measure, measure)}"
@@ -76,7 +76,7 @@ def _amount(decision: dict[str, Any], name: str) -> str:
     return f"{value / _MILLIONTHS:.6f}".rstrip("0").rstrip(".") + f" {parts[3] if len(parts) > 3 else ''}".rstrip()
 
 
-def _billed(attempt: dict[str, Any]) -> str:
+def _billed(attempt: JsonObject) -> str:
     words = [f"attempt {attempt['attempt']}: {attempt['status'].replace('_', ' ')}"]
     if attempt["error_reason"]:
         words[0] += f" ({attempt['error_reason']})"
@@ -93,8 +93,8 @@ def _billed(attempt: dict[str, Any]) -> str:
     ):
         if attempt[name] is not None:
             words.append(f"{attempt[name]:.3f} s {what}")
-    if attempt["policy"]:
-        words.append(_POLICIES.get(attempt["policy"], attempt["policy"]))
+    if policy := str(attempt["policy"]):
+        words.append(_POLICIES.get(policy, policy))
     if attempt["price_version"] is not None:
         words.append(f"{attempt['cost']} {attempt['currency']} by version {attempt['price_version']} of the price")
     elif attempt["policy"] != "waived":
@@ -102,7 +102,7 @@ def _billed(attempt: dict[str, Any]) -> str:
     return ", ".join(words)
 
 
-def _decision(decision: request_pb2.Decision) -> dict[str, Any]:
+def _decision(decision: request_pb2.Decision) -> JsonObject:
     return {
         "time": shown_time(decision, "time"),
         **{name: getattr(decision, name) for name in ("reason", "rule", "level", "measure", "period", "shadow")},
@@ -112,7 +112,7 @@ def _decision(decision: request_pb2.Decision) -> dict[str, Any]:
     }
 
 
-def _attempt(attempt: request_pb2.Attempt) -> dict[str, Any]:
+def _attempt(attempt: request_pb2.Attempt) -> JsonObject:
     finish = FinishReason.Name(attempt.finish_reason).removeprefix("FINISH_REASON_").lower()
     return {
         "attempt": attempt.attempt,

@@ -1,25 +1,23 @@
 """`uplion reconcile`: whether everything that counts says the same."""
 
-from typing import Any
-
 from uplion.control.v1.reconciliation_service_pb2 import GetReconciliationRequest, RunReconciliationRequest
 from uplion.control.v1.reconciliation_service_pb2_grpc import ReconciliationServiceStub
 
 from cli.client.connection import Admin, shown_time
+from cli.output import JsonObject
 
 _RUN_SECONDS = 600.0
 _COUNTS = ("stream_events", "stream_sequence", "pending_events", "sums", "counters")
 COLUMNS = ("check", "subject", "expected", "found")
 
 
-def report(api: Admin, *, last: bool) -> dict[str, Any]:
+def report(api: Admin, *, last: bool) -> JsonObject:
     """A fresh run of everything, or the last one there was."""
+    service = api.stub(ReconciliationServiceStub)
     if last:
-        answer = api.call(ReconciliationServiceStub, "GetReconciliation", GetReconciliationRequest())
+        found = api.call(service.GetReconciliation, GetReconciliationRequest()).reconciliation
     else:
-        request = RunReconciliationRequest()
-        answer = api.call(ReconciliationServiceStub, "RunReconciliation", request, seconds=_RUN_SECONDS)
-    found = answer.reconciliation
+        found = api.call(service.RunReconciliation, RunReconciliationRequest(), seconds=_RUN_SECONDS).reconciliation
     return {
         "clean": not found.differences,
         "run_time": shown_time(found, "run_time"),
@@ -30,7 +28,7 @@ def report(api: Admin, *, last: bool) -> dict[str, Any]:
     }
 
 
-def sentence(found: dict[str, Any]) -> str:
+def sentence(found: JsonObject) -> str:
     """How it went, in one line."""
     looked = f"{found['stream_events']} events, {found['sums']} sums and {found['counters']} counters compared"
     waiting = f", {found['pending_events']} events on their way" if found["pending_events"] else ""

@@ -8,11 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any
 
 from cli.local.progress import Progress, progress
-from cli.output import CommandError, print_json
+from cli.output import CommandError, JsonObject, print_json
 from stack.errors import StackError
 from stack.processes import python
 from stack.settings import StackSettings, default_state
@@ -69,7 +67,7 @@ def _say_once(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def _start_detached(settings: StackSettings, shown: Progress) -> dict[str, Any]:
+def _start_detached(settings: StackSettings, shown: Progress) -> JsonObject:
     from stack.__main__ import to_json
 
     state = State(settings.state)
@@ -103,7 +101,7 @@ def _start_detached(settings: StackSettings, shown: Progress) -> dict[str, Any]:
         raise
 
 
-def summary(state: State, run: Mapping[str, Any]) -> dict[str, Any]:
+def summary(state: State, run: JsonObject) -> JsonObject:
     """What `uplion up --json` prints."""
     pids = {"supervisor": run["pid"]}
     for part in run["parts"]:
@@ -121,7 +119,7 @@ def summary(state: State, run: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _announce(settings: StackSettings, run: Mapping[str, Any], *, as_json: bool, detached: bool) -> None:
+def _announce(settings: StackSettings, run: JsonObject, *, as_json: bool, detached: bool) -> None:
     state = State(settings.state)
     facts = summary(state, run)
     if as_json:

@@ -4,23 +4,22 @@ import json
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-from cli.output import CommandError
+from cli.output import CommandError, JsonObject
 from stack.state import State
 
 _CONNECT_SECONDS = 1.0
 _FOLLOW_EVERY_SECONDS = 0.2
 
 
-def status(state: State) -> dict[str, Any]:
+def status(state: State) -> JsonObject:
     """Every part with its health, pid, memory and address."""
     alive = state.holder() is not None
     run = state.read_run()
-    parts: list[dict[str, Any]] = []
+    parts: list[JsonObject] = []
     if alive:
         parts = [_supervisor(run), *(_external(name, run) for name in run.get("external", ()))]
         parts += [_part(part) for part in run.get("parts", ())]
@@ -38,7 +37,7 @@ def status(state: State) -> dict[str, Any]:
     }
 
 
-def _supervisor(run: Mapping[str, Any]) -> dict[str, Any]:
+def _supervisor(run: JsonObject) -> JsonObject:
     pid = run.get("pid")
     return {
         "name": "supervisor",
@@ -52,7 +51,7 @@ def _supervisor(run: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _external(name: str, run: Mapping[str, Any]) -> dict[str, Any]:
+def _external(name: str, run: JsonObject) -> JsonObject:
     parts = urlsplit(run[f"{'redis' if name == 'valkey' else name}_url"])
     address = f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
     healthy = _listens(address) if parts.port else True
@@ -68,7 +67,7 @@ def _external(name: str, run: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _part(part: Mapping[str, Any]) -> dict[str, Any]:
+def _part(part: JsonObject) -> JsonObject:
     pid, address = part["pid"], part["address"]
     return {
         **{name: part[name] for name in ("name", "status")},

@@ -2,8 +2,10 @@
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
+
+from cli.output import JsonObject
 
 _MARKS = {"ready": ("✓", "green"), "failing": ("✗", "red"), "starting": ("…", "yellow")}
 
@@ -11,7 +13,7 @@ _MARKS = {"ready": ("✓", "green"), "failing": ("✗", "red"), "starting": ("�
 class Progress(Protocol):
     """Is told how the parts fare, as often as something changes."""
 
-    def show(self, run: Mapping[str, Any]) -> None:
+    def show(self, run: JsonObject) -> None:
         """How it looks now."""
 
     def close(self) -> None:
@@ -28,7 +30,7 @@ def progress(*, silent: bool) -> Progress:
 class NoProgress:
     """Shows nothing."""
 
-    def show(self, run: Mapping[str, Any]) -> None:
+    def show(self, run: JsonObject) -> None:
         """Nothing."""
 
     def close(self) -> None:
@@ -42,7 +44,7 @@ class PlainProgress:
         self._since = time.monotonic()
         self._shown: dict[str, str] = {}
 
-    def show(self, run: Mapping[str, Any]) -> None:
+    def show(self, run: JsonObject) -> None:
         """Prints what is new."""
         for part in run.get("parts", ()):
             status = str(part["status"])
@@ -68,7 +70,7 @@ class LiveProgress:
         self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
         self._live.start()
 
-    def show(self, run: Mapping[str, Any]) -> None:
+    def show(self, run: JsonObject) -> None:
         """Draws the list anew."""
         from rich.table import Table
         from rich.text import Text
@@ -88,5 +90,5 @@ class LiveProgress:
         self._live.stop()
 
 
-def _ordered(parts: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _ordered(parts: Sequence[JsonObject]) -> list[JsonObject]:
     return sorted(parts, key=lambda part: str(part["name"]).startswith("worker"))

@@ -7,7 +7,7 @@ from __future__ import annotations  # grpc's classes are generic in the stubs on
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -15,6 +15,11 @@ import grpc.aio
 from common import admin_api, names
 from common.errors import Reason, UplionError
 from control.requests.caller import Caller
+
+if TYPE_CHECKING:
+    from control.requests.caller import Context
+
+    Handler = grpc.RpcMethodHandler[Any, Any]
 from rpc.interceptors import abort
 
 _HEALTH = "/grpc.health.v1.Health/"
@@ -36,9 +41,9 @@ class ScopesInterceptor(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+    ) -> Handler | None:
         method: str = handler_call_details.method
         handler = await continuation(handler_call_details)
         if handler is None or method.startswith(_HEALTH):
@@ -47,7 +52,7 @@ class ScopesInterceptor(grpc.aio.ServerInterceptor):
         if behavior is None:
             raise TypeError(f"{method}: no method of the admin API streams its requests")
 
-        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        async def call(request: Any, context: Context) -> Any:
             try:
                 admit(method, ((name, value) for name, value in context.invocation_metadata() or ()))
             except UplionError as problem:

@@ -108,4 +108,5 @@ def _attempt(row: "asyncpg.Record") -> request_pb2.Attempt:
 def _finish(word: str) -> FinishReason.ValueType:
     """A finish reason of a worker newer than this service is left unset."""
     name = f"FINISH_REASON_{word.upper() or 'UNSPECIFIED'}"
-    return FinishReason.Value(name) if name in FinishReason.keys() else FinishReason.FINISH_REASON_UNSPECIFIED  # noqa: SIM118
+    known = name in FinishReason.DESCRIPTOR.values_by_name
+    return FinishReason.Value(name) if known else FinishReason.FINISH_REASON_UNSPECIFIED

@@ -15,7 +15,7 @@ _COLUMNS = (
     *("finish_reason", "error_reason", *TOKEN_COLUMNS, *(each.column for each in DURATIONS), "end_time"),
     *("price_version", "cost", "currency", "policy"),
 )
-_OF_REQUEST = f"SELECT {', '.join(_COLUMNS)} FROM usage_events WHERE request_id = $1 ORDER BY attempt, month"  # noqa: S608  # our own names
+_OF_REQUEST = f"SELECT {', '.join(_COLUMNS)} FROM usage_events WHERE request_id = $1 ORDER BY attempt, month"
 
 
 class AttemptStore(Database):

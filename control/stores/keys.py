@@ -1,7 +1,5 @@
 """Postgres as control uses it for keys: digests and what each key may do."""
 
-# ruff: noqa: S608  # statements are put together from this module's constants; values travel as parameters
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from control.stores.database import Database
 from ledger import hash_chain, merkle
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     Record = asyncpg.Record
 
+Line: TypeAlias = dict[str, object]  # what `uplion ledger verify` reads, by its "type"
+
 _EXPORT_SECONDS = 3600.0
 _ROWS_AT_ONCE = 1_000
 _LINKS = (
@@ -24,7 +26,7 @@ _LINKS = (
     ' ORDER BY account COLLATE "C", link'
 )
 _ROWS = (
-    f"SELECT {', '.join(hash_chain.COLUMNS)}, link FROM usage_events"  # noqa: S608  # our own names
+    f"SELECT {', '.join(hash_chain.COLUMNS)}, link FROM usage_events"
     " WHERE link IS NOT NULL AND ($1::text IS NULL OR account = $1)"
     ' ORDER BY account COLLATE "C", link, request_id COLLATE "C", attempt'
 )
@@ -42,7 +44,7 @@ class LedgerExport(Database):
         async with self._connection() as connection:
             return await connection.fetch("SELECT * FROM ledger_keys ORDER BY create_time DESC, key_id")
 
-    async def lines(self, account: str | None) -> AsyncIterator[list[dict[str, Any]]]:
+    async def lines(self, account: str | None) -> AsyncIterator[list[Line]]:
         """The lines of the file, some at a time; of one account or of all."""
         async with (
             self._connection(_EXPORT_SECONDS) as connection,
@@ -54,7 +56,7 @@ class LedgerExport(Database):
             yield await _roots(connection, account)
 
 
-async def _head(connection: "Connection", account: str | None) -> list[dict[str, Any]]:
+async def _head(connection: "Connection", account: str | None) -> list[Line]:
     first = await connection.fetchval(
         "SELECT min(record_time) FROM ledger_chain WHERE $1::text IS NULL OR account = $1",
         account,
@@ -74,13 +76,13 @@ async def _head(connection: "Connection", account: str | None) -> list[dict[str,
     return [head, *({"type": "key", "id": key["key_id"], "public_key": key["public_key"].hex()} for key in keys)]
 
 
-async def _chain(connection: "Connection", account: str | None) -> AsyncIterator[list[dict[str, Any]]]:
+async def _chain(connection: "Connection", account: str | None) -> AsyncIterator[list[Line]]:
     """Each link, and behind it its rows, as the very texts that were hashed."""
     cursor = await connection.cursor(_ROWS, account, timeout=_EXPORT_SECONDS)
     waiting: list[Record] = []  # rows read, last first
     links = await connection.cursor(_LINKS, account, timeout=_EXPORT_SECONDS)
     while some := await links.fetch(_ROWS_AT_ONCE, timeout=_EXPORT_SECONDS):
-        lines: list[dict[str, Any]] = []
+        lines: list[Line] = []
         for link in some:
             lines.append(
                 {
@@ -105,12 +107,12 @@ async def _chain(connection: "Connection", account: str | None) -> AsyncIterator
         yield lines
 
 
-def _row(row: "Record") -> dict[str, Any]:
+def _row(row: "Record") -> Line:
     text = hash_chain.row(*(row[name] for name in hash_chain.COLUMNS))
     return {"type": "row", "account": row["account"], "link": row["link"], "values": text.split("\0")[:-1]}
 
 
-async def _roots(connection: "Connection", account: str | None) -> list[dict[str, Any]]:
+async def _roots(connection: "Connection", account: str | None) -> list[Line]:
     """Every root; of one account also what leads from its head to the newest root of each month."""
     rows = await connection.fetch("SELECT * FROM ledger_roots ORDER BY day")
     lines = []
@@ -133,7 +135,7 @@ async def _roots(connection: "Connection", account: str | None) -> list[dict[str
     return lines
 
 
-def _proof(heads: Sequence[Head], account: str) -> dict[str, Any] | None:
+def _proof(heads: Sequence[Head], account: str) -> Line | None:
     """None when the account's chain had not begun."""
     index = next((index for index, head in enumerate(heads) if head.account == account), None)
     if index is None:
@@ -146,6 +148,6 @@ def _proof(heads: Sequence[Head], account: str) -> dict[str, Any] | None:
     }
 
 
-def write(lines: Sequence[dict[str, Any]]) -> bytes:
+def write(lines: Sequence[Line]) -> bytes:
     """JSON lines."""
     return "".join(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines).encode()

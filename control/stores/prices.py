@@ -1,7 +1,5 @@
 """Prices in Postgres."""
 
-# ruff: noqa: S608  # statements are put together from this module's constants; values travel as parameters
-
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal

@@ -1,7 +1,5 @@
 """Postgres as control uses it: projects."""
 
-# ruff: noqa: S608  # statements are put together from this module's constants; values travel as parameters
-
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,5 @@
 """What billing wrote of usage, as control reads it: sums of the hourly rollups, cut and grouped in many ways."""
 
-# ruff: noqa: S608  # statements are put together from this module's constants; values travel as parameters
-
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
