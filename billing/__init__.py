@@ -1,1 +1,1 @@
-"""Counts every usage event once, prices it, and settles what authz reserved."""
+"""The billing service: records every usage event in the ledger once, prices it, and settles what authz reserved."""

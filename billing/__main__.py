@@ -1,4 +1,4 @@
-"""`python -m billing`: one process that bills; any number may run beside each other."""
+"""`python -m billing`: one billing process; any number may run side by side."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""The service: connects everything in order, consumes until told to stop."""
+"""The billing process: its connections, the consumer, and the leader's duties."""
 
 import asyncio
 import time
@@ -33,7 +33,7 @@ _BATCH_SECONDS = 30.0  # the longest a transaction may take
 
 
 async def main(settings: BillingSettings, stop: asyncio.Event, ready: Ready) -> None:
-    """Runs billing until `stop`; what it was doing then is finished or left for the next billing process."""
+    """Runs billing until `stop`. Batches under way are then finished, or left unacknowledged for another process."""
     async with (
         connect_bus(settings.nats_url, "billing") as bus,
         connect_settlement(settings.redis_url) as settlement,
@@ -55,18 +55,18 @@ async def main(settings: BillingSettings, stop: asyncio.Event, ready: Ready) -> 
 
 
 def _duties(settings: BillingSettings, bus: Bus, pool: "Pool", settlement: Settlement) -> list[Duty]:
-    """What one billing process does for all."""
+    """The periodic jobs of the leader."""
 
     async def forget() -> None:
         await retention.forget(pool, settings.retention_months, time.time())
 
     orphans = OrphanSweep(bus, settlement, settings.orphan_grace_seconds)
-    watch = Alerts(bus, pool, _thresholds(settings), webhook=settings.alert_webhook_url is not None)
+    alerts = Alerts(bus, pool, _thresholds(settings), webhook=settings.alert_webhook_url is not None)
     duties = [
         Duty("sampling", worker_uptime.EVERY_SECONDS, WorkerUptime(bus, pool).sample),
         Duty("retention", retention.EVERY_SECONDS, forget),
         Duty("orphans", settings.orphan_seconds, orphans.step),
-        Duty("alerts", detection.EVERY_SECONDS, watch.look),
+        Duty("alerts", detection.EVERY_SECONDS, alerts.check),
     ]
     if settings.alert_webhook_url is not None:
         where = webhooks.target(settings.alert_webhook_url, settings.alert_webhook_secret)

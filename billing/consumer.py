@@ -1,11 +1,11 @@
-"""The consumer: usage events from JetStream into the ledger, then settled, then acknowledged, always in this order."""
+"""The consumer: records usage events from JetStream in the ledger, settles them, and acknowledges, in this order."""
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from random import SystemRandom
 from typing import Protocol, TypeVar
 
 import asyncpg
@@ -32,7 +32,8 @@ _FIRST_RETRY_SECONDS = 0.1
 _LONGEST_RETRY_SECONDS = 2.0
 _POLL_SECONDS = 0.5
 _ACK_SECONDS = 5.0
-# Errors that the same rows raise again: the row at fault is found by halving, and goes to DEAD.
+_random = SystemRandom()  # jitter of retries
+# Errors that the same rows would raise again: bisection finds the row at fault, which goes to the stream DEAD.
 _PERMANENT = (
     asyncpg.DataError,
     asyncpg.exceptions.ProgramLimitExceededError,
@@ -55,16 +56,18 @@ class Settler(Protocol):
 
 @dataclass(slots=True)
 class _Dead:
+    """A message that is to be published to DEAD."""
+
     message: Message
     reason: str
 
 
 class _StoppedError(Exception):
-    """The process ends; what was not acknowledged will be delivered again."""
+    """The process stops; what was not acknowledged will be delivered again."""
 
 
 class Consumer:
-    """One consumer; any number of them, in any number of processes, share the work."""
+    """A member of the durable consumer; any number of processes share its messages."""
 
     def __init__(self, bus: Bus, recorder: Recorder, settler: Settler, settings: BillingSettings) -> None:
         self._bus = bus
@@ -77,13 +80,13 @@ class Consumer:
         self._free = asyncio.Semaphore(settings.concurrent_batches)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Consumes until `stop`; batches under way are finished, unless something they need is down."""
+        """Consumes until `stop`; batches under way are finished, unless a server they need is down."""
         self._stop = stop
         reconnects = self._bus.reconnects
         async with Pull(self._bus, names.STREAM_USAGE, await self._bus.ensure_usage_consumer()) as self._pull:
-            await self._pull.want(2 * self._largest)  # one batch to take, and the next on its way
-            async with asyncio.TaskGroup() as keepers:
-                keeper = keepers.create_task(self._keep(), name="billing keeps its messages")
+            await self._pull.want(2 * self._largest)  # one batch to take, and the next in transit
+            async with asyncio.TaskGroup() as extenders:
+                extender = extenders.create_task(self._extend_ack_wait(), name="billing ack wait")
                 async with asyncio.TaskGroup() as batches:
                     while not stop.is_set():
                         messages = await self._collect()
@@ -91,12 +94,12 @@ class Consumer:
                             self._under_way.append(messages)
                             await self._free.acquire()
                             batches.create_task(self._process(messages), name="billing batch")
-                        elif reconnects != self._bus.reconnects:  # perhaps another server, that knows nothing yet
-                            reconnects = await self._ensure_again(reconnects)
-                keeper.cancel()
+                        elif reconnects != self._bus.reconnects:  # perhaps to a server without the stream
+                            reconnects = await self._ensure_consumer(reconnects)
+                extender.cancel()
             await self._give_back(await self._pull.finish())
 
-    async def _ensure_again(self, reconnects: int) -> int:
+    async def _ensure_consumer(self, reconnects: int) -> int:
         now = self._bus.reconnects
         try:
             await self._bus.ensure_streams()
@@ -107,7 +110,7 @@ class Consumer:
         return now
 
     async def _collect(self) -> list[Message]:
-        """A batch: full, or a second old, or after a moment without news; empty when nothing comes at all."""
+        """The next batch: full, `batch_seconds` old, or `idle_seconds` after its last message. Empty when none came."""
         most = self._settings.batch_events
         messages = await self._pull.take(most, _POLL_SECONDS)
         now = asyncio.get_running_loop().time
@@ -117,12 +120,12 @@ class Consumer:
             messages += more
             if not more or self._stop.is_set():
                 break
-        if len(messages) == most:  # what waits already costs less in the same transaction than in one of its own
+        if len(messages) == most:  # what waits already costs less in this transaction than in another one
             messages += self._pull.take_waiting(self._largest - most)
         return messages
 
     async def _process(self, messages: list[Message]) -> None:
-        """Takes a batch all the way. Left half way (stop, crash), it is delivered again and ends the same."""
+        """Bills a batch. If it is abandoned half way (stop, crash), it is delivered again, with the same result."""
         try:
             with span("bill batch", events=len(messages)):
                 await self._bill(messages)
@@ -142,28 +145,28 @@ class Consumer:
             for position, message in part:
                 try:
                     entry = decode(message.data, now_seconds)
-                    if entry.month < oldest:  # its twin may be gone with the month, and could not refuse it
+                    if entry.month < oldest:  # a duplicate could not be recognised: its row may be dropped
                         raise MalformedEventError("the ledger of its month is closed")
                     entries[position] = entry
                 except MalformedEventError as problem:
                     dead.append(_Dead(message, str(problem)))
-                except Exception as problem:  # the message-consumer boundary: a bug of ours must not stop the batch
+                except Exception as problem:  # the message-consumer boundary: a bug must not stop the batch
                     logger.exception("usage event cannot be read")
                     dead.append(_Dead(message, f"cannot be read: {type(problem).__name__}"))
         await self._record(messages, list(entries), entries, dead)
-        for letter in dead:
-            await self._insist("dead", lambda letter=letter: self._bury(letter))  # type: ignore[misc]
+        for dead_message in dead:
+            await self._retry("dead", lambda dead_message=dead_message: self._publish_dead(dead_message))  # type: ignore[misc]
         await self._acknowledge(messages)
 
     async def _record(
         self, messages: list[Message], positions: list[int], entries: dict[int, Entry], dead: list[_Dead]
     ) -> None:
-        """Writes and settles; rows that the database can never take are found by halving, so the others go on."""
+        """Records and settles; bisection finds the rows that the database always refuses, so that the others go on."""
         if not positions:
             return
         part = [entries[position] for position in positions]
         try:
-            recorded = await self._insist("ledger", lambda: self._recorder.record(part))
+            recorded = await self._retry("ledger", lambda: self._recorder.record(part))
         except _PERMANENT as problem:
             if len(positions) == 1:
                 dead.append(_Dead(messages[positions[0]], f"the ledger cannot hold it: {type(problem).__name__}"))
@@ -172,35 +175,35 @@ class Consumer:
             await self._record(messages, positions[:middle], entries, dead)
             await self._record(messages, positions[middle:], entries, dead)
             return
-        await self._insist("settlement", lambda: self._settler.settle(part, recorded.totals))
+        await self._retry("settlement", lambda: self._settler.settle(part, recorded.totals))
         _measure(messages[positions[-1]], part, recorded)
 
-    async def _insist(self, step: str, action: Callable[[], Awaitable[T]]) -> T:
-        """Repeats until it works: nothing here may be given up, and everything here may be repeated."""
+    async def _retry(self, step: str, action: Callable[[], Awaitable[T]]) -> T:
+        """Retries a step until it succeeds or the process stops: every step is idempotent, and none may be skipped."""
         delay = _FIRST_RETRY_SECONDS
         while True:
             try:
                 return await action()
-            except Exception as problem:  # the message-consumer boundary: the batch waits for better times
+            except Exception as problem:  # the message-consumer boundary: the batch is retried
                 if step == "ledger" and isinstance(problem, _PERMANENT):
                     raise
                 self._note(step, problem)
             if self._stop.is_set():
                 raise _StoppedError
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
+            await asyncio.sleep(delay * _random.uniform(0.5, 1.0))
             delay = min(2 * delay, _LONGEST_RETRY_SECONDS)
 
     def _note(self, step: str, problem: Exception) -> None:
         metrics.BILLING_RETRIES.labels(step).inc()
         logger.warning("billing step failed, trying again", extra={"step": step, "problem": repr(problem)})
 
-    async def _bury(self, letter: _Dead) -> None:
-        message = letter.message
-        logger.error("malformed usage event", extra={"reason": letter.reason, "subject": message.subject})
+    async def _publish_dead(self, dead: _Dead) -> None:
+        message = dead.message
+        logger.error("malformed usage event", extra={"reason": dead.reason, "subject": message.subject})
         metadata = message.metadata
         headers = {
             api.Header.MSG_ID: f"{metadata.stream}.{metadata.sequence.stream}",
-            names.HEADER_DEAD_REASON: letter.reason,
+            names.HEADER_DEAD_REASON: dead.reason,
             names.HEADER_DEAD_SUBJECT: message.subject,
             names.HEADER_DEAD_SEQUENCE: str(metadata.sequence.stream),
         }
@@ -210,7 +213,7 @@ class Consumer:
         metrics.BILLING_EVENTS.labels("dead").inc()
 
     async def _acknowledge(self, messages: list[Message]) -> None:
-        """A failure only means that they come again, as duplicates."""
+        """After a failure they are delivered again, as duplicates."""
         try:
             await self._pull.acknowledge(messages, _ACK_SECONDS)
         except (nats.errors.Error, TimeoutError) as problem:
@@ -222,8 +225,8 @@ class Consumer:
         except nats.errors.Error as problem:
             logger.warning("messages cannot be given back", extra={"problem": repr(problem)})
 
-    async def _keep(self) -> None:
-        """Tells the server that all that was taken is still worked on, so that nobody else is given it meanwhile."""
+    async def _extend_ack_wait(self) -> None:
+        """Restarts the ack wait of all messages under way, so that none is redelivered meanwhile."""
         while not_cancelled():
             await asyncio.sleep(USAGE_ACK_WAIT_SECONDS / 3)
             try:

@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from random import SystemRandom
 
 import asyncpg
 
@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 _LOCK = 0x6C656164  # "lead"; any constant that every billing process shares
 _POLL_SECONDS = 2.0  # between two attempts to take the lock, and between two checks that it is still held
 _STATEMENT_SECONDS = 5.0
+_random = SystemRandom()  # jitter
 _DATABASE_PROBLEMS = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
@@ -45,15 +46,21 @@ async def lead(postgres_url: str, duties: Sequence[Duty]) -> None:
                 postgres_url, timeout=_STATEMENT_SECONDS, command_timeout=_STATEMENT_SECONDS
             )
             try:
-                # Polled: a blocking wait for the lock would hold a transaction open.
-                while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):  # noqa: ASYNC110
-                    await asyncio.sleep(_POLL_SECONDS)
+                await _acquire(connection)
                 await _run_duties(connection, duties)
             finally:
                 connection.terminate()  # Postgres releases the lock with the connection
         except _DATABASE_PROBLEMS as problem:
             logger.warning("no longer leading, or not yet", extra={"problem": repr(problem)})
-        await sleep_unless_cancelled(_POLL_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
+        await sleep_unless_cancelled(_POLL_SECONDS * _random.uniform(0.5, 1.0))
+
+
+async def _acquire(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """Takes the lock by polling, since a blocking wait would hold a transaction open."""
+    while True:
+        if await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
+            return
+        await asyncio.sleep(_POLL_SECONDS)
 
 
 async def _run_duties(connection: "asyncpg.Connection[asyncpg.Record]", duties: Sequence[Duty]) -> None:
@@ -78,7 +85,7 @@ async def _repeat(duty: Duty) -> None:
     while not_cancelled():
         try:
             await duty.action()
-        except Exception as problem:  # a task boundary: one duty's failure is not the others'
+        except Exception as problem:  # a task boundary: the failure of a duty does not end the others
             metrics.BILLING_DUTY_FAILURES.labels(duty.name).inc()
             logger.warning("duty failed, trying again later", extra={"duty": duty.name, "problem": repr(problem)})
         await sleep_unless_cancelled(duty.every_seconds)

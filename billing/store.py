@@ -1,15 +1,14 @@
-"""The ledger in Postgres: a batch is one transaction, and whatever happens to it, every event counts exactly once.
+"""The ledger's writer: a batch is one transaction, and every event is counted exactly once.
 
-Many billing processes write side by side. Every one takes its row locks in the same order (the heads of the accounts'
-hash chains, ledger rows by request id, then rollups, balances and spending, each sorted), so none can wait for another
-in a circle.
+Many billing processes write side by side. Each takes its row locks in the same order (the heads of the accounts' hash
+chains, ledger rows by request id, then rollups, balances and spending, each sorted), so that no deadlock can arise.
 """
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import asyncpg
 
@@ -50,13 +49,13 @@ _Heads = dict[str, tuple[int, bytes]]  # by account: its last link and that link
 
 
 class _Row(NamedTuple):
-    """A row that may become one of the ledger's."""
+    """A row that is new to the ledger, unless it turns out to be a duplicate."""
 
     entry: Entry
     charge: Charge | None
     action: Action
-    chained: str  # what the chain covers of its line
-    line: str  # without its link
+    chained: str  # the text that the hash chain covers
+    line: str  # for COPY, without its link
 
     @property
     def key(self) -> _Key:
@@ -69,29 +68,29 @@ class Recorded:
 
     new: int
     duplicates: int
-    unpriced: int  # of the new ones: used something, and nobody knows what it costs
-    totals: Totals  # of everything the batch touched, duplicates included
+    unpriced: int  # of the new ones: with usage, and without a price
+    totals: Totals  # of all balances that the batch touched, duplicates included
     counted: Counted  # of the new ones
 
 
 class LedgerWriter:
-    """Writes batches. One object may serve several batches at once."""
+    """Writes batches; one object may write several at once."""
 
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
-        self._months: set[str] = set()  # whose partitions are known to exist
+        self._months: set[str] = set()  # whose partitions exist
         self._prices = PriceList(())
-        self._prices_seen: tuple[Any, ...] = ()
+        self._prices_seen: tuple[object, ...] = ()
 
     async def record(self, entries: Iterable[Entry]) -> Recorded:
-        """Commits what is new among the entries; when it returns, all of them are in the ledger."""
+        """Commits the entries that are new. When it returns, all of them are in the ledger."""
         batch: dict[_Key, Entry] = {}
         delivered = 0
         for entry in entries:
             delivered += 1
             key = entry[:2]
             known = batch.get(key)
-            # What a worker measured is better than what a router saw.
+            # A worker's measurement is better than a router's count.
             if known is None or (entry.by_worker and not known.by_worker):
                 batch[key] = entry
         await self._ensure_partitions({entry.month for entry in batch.values()})
@@ -101,12 +100,12 @@ class LedgerWriter:
                 sums = await _sum(rows)
                 async with connection.transaction():
                     return await self._record(connection, rows, sums, delivered)
-        except asyncpg.CheckViolationError:  # a month was dropped behind our back: look again at the next try
+        except asyncpg.CheckViolationError:  # a month was dropped meanwhile: its partition is ensured by the retry
             self._months.clear()
             raise
 
     async def _prepare(self, connection: "Connection", batch: dict[_Key, Entry]) -> list[_Row]:
-        """Everything that can be done before locks are taken; rows in the order of the chain."""
+        """Everything that needs no locks; rows in the order of the hash chain."""
         price_list = await self._current_prices(connection)
         actions = await _actions(connection, batch)
         rows: list[_Row] = []
@@ -137,7 +136,7 @@ class LedgerWriter:
             self._months.add(month)
 
     async def _current_prices(self, connection: "Connection") -> PriceList:
-        """Read again only when a version was added: rows are never changed."""
+        """Reads prices again only when a version was added, since versions never change."""
         seen = tuple(await connection.fetchrow("SELECT count(*), max(version) FROM prices") or ())
         if seen != self._prices_seen:
             rows = await connection.fetch(_PRICES)
@@ -149,7 +148,7 @@ class LedgerWriter:
 
 
 async def _actions(connection: "Connection", batch: dict[_Key, Entry]) -> dict[_Key, Action]:
-    """What the policies say of those that ended abnormally."""
+    """What is charged for the entries that ended abnormally."""
     ends = {key: end for key, entry in batch.items() if (end := policy.abnormal_end(entry))}
     if not ends:
         return {}
@@ -170,16 +169,16 @@ async def _sum(rows: list[_Row]) -> Sums:
 
 
 async def _lock_heads(connection: "Connection", accounts: list[str]) -> _Heads:
-    """The last link and digest of each account, locked: batches of one account follow each other."""
+    """The last link and digest of each account, locked, so that batches of one account are serialised."""
     await connection.execute(_ENSURE_HEADS, accounts)
     return {row[0]: (row[1], row[2]) for row in await connection.fetch(_LOCK_HEADS, accounts)}
 
 
 async def _insert(connection: "Connection", rows: list[_Row], heads: _Heads) -> list[_Row]:
-    """Inserts those that are new, and returns them.
+    """Inserts the rows that are new, and returns them.
 
-    Straight into the ledger, because a batch seldom holds what is known already: a temporary table and ON CONFLICT take
-    twice the time. When one is known, the unique key refuses the whole, and the next try leaves out what is known.
+    COPY goes straight into the ledger, because duplicates are rare: a temporary table and ON CONFLICT take twice the
+    time. A duplicate fails the COPY by its unique key, and the next attempt leaves out the rows that are known.
     """
     known: set[_Key] = set()
     while fresh := [row for row in rows if row.key not in known] if known else rows:
@@ -203,7 +202,7 @@ async def _lines(rows: list[_Row], heads: _Heads) -> AsyncIterator[bytes]:
 
 
 async def _known(connection: "Connection", rows: list[_Row]) -> set[_Key]:
-    """Which of them the ledger holds."""
+    """The keys of the rows that the ledger holds."""
     months: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         months[row.entry.month].append(row.entry.request_id)

@@ -1,11 +1,11 @@
-"""A day's root over the heads of all accounts' hash chains: which bytes are hashed, and which are signed.
+"""Merkle roots: a day's root over the heads of all accounts' hash chains, and the bytes that are hashed and signed.
 
 The heads at a day's end (the last link recorded before midnight, UTC) are sorted by account (by code point) and hashed
 as a Merkle tree as in RFC 6962: a leaf is SHA-256(0x00 || account || 0x00 || link in decimal || 0x00 || digest), a node
 SHA-256(0x01 || left || right), and the left half is the largest power of two that leaves something for the right one.
-So one account's head can be proven without showing the others'.
+So one account's head can be proven without revealing the others.
 
-The signature (Ed25519) is over `message`. Each root names the one before it, so none can be left out.
+The signature (Ed25519) is over `message`. Each root holds the previous one, so none can be left out.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ FIRST_PREVIOUS = bytes(32)
 EMPTY = sha256(b"").digest()
 _LEFT, _RIGHT = "left", "right"
 
-# The heads at a moment; the one statement that billing signs by and control proves by.
+# The heads at a moment, as SQL: billing signs by it, and control proves by it.
 HEADS = """
     SELECT heads.account, head.link, head.digest FROM ledger_heads AS heads, LATERAL (
         SELECT link, digest FROM ledger_chain WHERE account = heads.account AND record_time < $1
@@ -27,18 +27,18 @@ HEADS = """
 
 
 class Head(NamedTuple):
-    """Where an account's chain ended."""
+    """The last link of an account's chain."""
 
     account: str
     link: int
     digest: bytes
 
 
-Step = tuple[str, bytes]  # on which side the other half lies, and its hash
+Step = tuple[str, bytes]  # the side of the sibling, and its hash
 
 
 def leaf(head: Head) -> bytes:
-    """The hash of one head."""
+    """The hash of a head."""
     return sha256(b"\0" + head.account.encode() + b"\0" + str(head.link).encode() + b"\0" + head.digest).digest()
 
 
@@ -53,7 +53,7 @@ def root(leaves: Sequence[bytes]) -> bytes:
 
 
 def path(leaves: Sequence[bytes], index: int) -> list[Step]:
-    """What leads from one leaf to the root, from below."""
+    """The audit path from a leaf to the root, lowest step first."""
     if len(leaves) == 1:
         return []
     middle = _middle(len(leaves))
@@ -63,7 +63,7 @@ def path(leaves: Sequence[bytes], index: int) -> list[Step]:
 
 
 def follow(start: bytes, steps: Sequence[Step]) -> bytes:
-    """The root that a path leads to. Raises ValueError for a side that there is not."""
+    """The root that an audit path leads to. Raises ValueError for an unknown side."""
     for side, other in steps:
         if side not in (_LEFT, _RIGHT):
             raise ValueError(f"no side {side!r}")
@@ -72,12 +72,12 @@ def follow(start: bytes, steps: Sequence[Step]) -> bytes:
 
 
 def message(day: date, accounts: int, value: bytes, previous: bytes) -> bytes:
-    """What is signed."""
+    """The bytes that are signed."""
     return f"uplion ledger root 1\n{day}\n{accounts}\n{value.hex()}\n{previous.hex()}\n".encode()
 
 
 def key_id(public_key: bytes) -> str:
-    """What a public key is called: the beginning of its hash."""
+    """The id of a public key: the first 16 hex digits of its hash."""
     return sha256(public_key).hexdigest()[:16]
 
 

@@ -1,7 +1,7 @@
-"""What somebody should know about money: budgets that run out, costs that jump, use without a price, events that wait.
+"""Detection of alerts: budgets that run out, cost anomalies, usage without a price, events that wait or are dead.
 
-Everything is looked at again and again by whoever leads; the database lets each alert through once (kind, account,
-subject, period). docs/alerts.md is the prose.
+The leader checks everything periodically; a unique key (kind, account, subject, period) makes each alert once. See
+docs/alerts.md.
 """
 
 import json
@@ -39,7 +39,7 @@ _HOLDERS: tuple[tuple[Level, str], ...] = (
 _WANTED = "unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS wanted (account, scope, model, period)"
 _TOKENS = f"SELECT * FROM balances JOIN {_WANTED} USING (account, scope, model, period)"
 _COSTS = f"SELECT * FROM spending JOIN {_WANTED} USING (account, scope, model, period)"
-# An hour is out of the ordinary when it cost so many times the median of the hours with any cost in the week before it.
+# An hour is an anomaly when it cost so many times the median of the hours with any cost in the week before it.
 _ANOMALIES = """
     WITH hours AS (
         SELECT account, currency, hour, sum(cost) AS cost FROM usage_hourly
@@ -54,7 +54,7 @@ _ANOMALIES = """
           AND hour >= recent.hour - interval '7 days'
     ) AS past WHERE past.hours >= $4 AND recent.cost > $3 * past.median
 """
-_HOURS_LEAST = 6  # with any cost, in the week before: with fewer, nothing is ordinary yet
+_HOURS_LEAST = 6  # with any cost, in the week before; with fewer there is no median to compare with
 _UNPRICED = f"""
     SELECT model, sum(requests)::bigint AS requests, sum({TOTAL_TOKENS})::bigint AS tokens
     FROM usage_hourly WHERE hour >= $1 AND currency = '' AND policy <> 'waived'
@@ -72,7 +72,7 @@ _WRITE = """
 
 
 class Alert(NamedTuple):
-    """Something to tell."""
+    """A finding, as a row of `alerts`."""
 
     kind: str
     level: str
@@ -85,16 +85,16 @@ class Alert(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """When to tell."""
+    """When a finding becomes an alert."""
 
     budget_percents: Sequence[int]
     anomaly_factor: Decimal
-    anomaly_floor: Decimal  # an hour that cost less is never out of the ordinary; in any currency
+    anomaly_floor: Decimal  # an hour that cost less is never an anomaly; in any currency
     lag_seconds: float
 
 
 class Alerts:
-    """Looks and writes; telling is the webhook's."""
+    """Finds alerts and stores them; the webhook delivers them."""
 
     def __init__(self, bus: Bus, pool: "Pool", thresholds: Thresholds, *, webhook: bool) -> None:
         self._bus = bus
@@ -102,11 +102,11 @@ class Alerts:
         self._thresholds = thresholds
         self._webhook = webhook
 
-    async def look(self, now: datetime | None = None) -> None:
-        """Looks at everything once; alerts that are new are written, counted and put before the webhook."""
+    async def check(self, now: datetime | None = None) -> None:
+        """Checks everything once; new alerts are stored, counted and queued for the webhook."""
         now = now or datetime.now(UTC)
-        for looking in (self._budgets, self._anomalies, self._unpriced, self._waiting):
-            await self._write(await looking(now))
+        for check in (self._budgets, self._anomalies, self._unpriced, self._waiting):
+            await self._write(await check(now))
 
     async def _write(self, alerts: Iterable[Alert]) -> None:
         for alert in alerts:
@@ -181,7 +181,7 @@ class Alerts:
         ]
 
     async def _waiting(self, now: datetime) -> list[Alert]:
-        """Events that billing has not taken for too long, and those that nobody could read."""
+        """Usage events that wait too long, and messages in DEAD."""
         alerts = []
         seconds = await self._lag_seconds(now)
         metrics.BILLING_STREAM_LAG.set(seconds)
@@ -199,7 +199,7 @@ class Alerts:
         return alerts
 
     async def _lag_seconds(self, now: datetime) -> float:
-        """How old the oldest event is that is not billed; 0 when all are."""
+        """The age of the oldest event that is not billed; 0 when all are."""
         info = await self._bus.js.consumer_info(names.STREAM_USAGE, names.CONSUMER_BILLING)
         if not info.num_pending and not info.num_ack_pending:
             return 0.0
@@ -212,7 +212,7 @@ class Alerts:
 
 
 def _rules(level: Level, holders: "Iterable[asyncpg.Record]") -> list[tuple[str, Rule]]:
-    """The budgets among the limits: those that count over a day, a month or a life."""
+    """The budgets among the limits: those of tokens or cost per day, month or life."""
     return [
         (holder["account"], Rule(level, holder["subject"], limit))
         for holder in holders
@@ -222,7 +222,7 @@ def _rules(level: Level, holders: "Iterable[asyncpg.Record]") -> list[tuple[str,
 
 
 def _budget(account: str, rule: Rule, percent: int, used: Decimal, now: datetime) -> Alert:
-    """A changed amount is another budget, with thresholds of its own."""
+    """The amount is part of the subject: a changed one is another budget, with thresholds of its own."""
     limit = rule.limit
     what = "tokens" if limit.measure == "tokens" else f"millionths of {limit.currency}"
     facts: dict[str, str | int] = {

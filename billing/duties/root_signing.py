@@ -1,4 +1,4 @@
-"""Signs each day's root over all accounts' hash chains, once the day is over; days that were missed are made up for."""
+"""Root signing: signs each past day's Merkle root over the heads of all hash chains, missed days included."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EVERY_SECONDS = 60.0
-# A link carries the moment its transaction began, and that may have taken a while to commit.
+# A link has the time at which its transaction began, and the commit may come minutes later.
 _SETTLED = timedelta(minutes=10)
 _QUERY_SECONDS = 600.0
 _DAY = timedelta(days=1)
@@ -28,14 +28,14 @@ _SECRET_CHARACTERS_LEAST = 32
 
 
 def signing_key(secret: str) -> Ed25519PrivateKey:
-    """The key that a setting stands for; raises ValueError for one that could be guessed."""
+    """The signing key derived from the setting. Raises ValueError for a secret that is too short."""
     if len(secret) < _SECRET_CHARACTERS_LEAST:
         raise ValueError(f"a ledger key has at least {_SECRET_CHARACTERS_LEAST} random characters")
     return Ed25519PrivateKey.from_private_bytes(sha256(b"uplion ledger key\0" + secret.encode()).digest())
 
 
 class RootSigner:
-    """Writes roots; any number of processes may, since a day has one."""
+    """Signs and stores roots; safe in several processes at once, since a day has one row."""
 
     def __init__(self, pool: "Pool", key: Ed25519PrivateKey) -> None:
         self._pool = pool
@@ -44,7 +44,7 @@ class RootSigner:
         self._key_id = merkle.key_id(self._public_key)
 
     async def sign(self, now: datetime | None = None) -> list[date]:
-        """Signs every day that is over and has no root yet; the days."""
+        """Signs every past day without a root; returns those days."""
         now = now or datetime.now(UTC)
         await self._pool.execute(
             "INSERT INTO ledger_keys (key_id, public_key) VALUES ($1, $2) ON CONFLICT DO NOTHING",

@@ -1,8 +1,8 @@
-"""Reservations of requests that never told how they ended: their router or the edge died, or nobody got the admission.
+"""Orphaned reservations: released when no usage event will settle them, because a router, the edge or a client died.
 
-A reservation is an orphan when its request must have ended a while ago and its event cannot be on its way any more:
-everything that lay in the usage stream after that time has been settled. (An event that still lies in a spool on some
-disk is settled when it comes, and then has no reservation to give back.)
+A reservation is an orphan when its request's deadline is long past and every event that the usage stream held after
+that time has been settled. (An event that is still in a spool on some disk is settled when it arrives, and then finds
+no reservation to release.)
 """
 
 import logging
@@ -19,14 +19,14 @@ _SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """A place in the usage stream, and the deadlines that were over, with grace, when it was the last one."""
+    """A position in the usage stream, and the deadlines that, with grace, were past when it was the last one."""
 
     sequence: int
     ended_ms: int
 
 
 class OrphanSweep:
-    """Looks for orphans at every step."""
+    """Finds and releases orphans, step by step."""
 
     def __init__(self, bus: Bus, settlement: Settlement, grace_seconds: float) -> None:
         self._bus = bus
@@ -35,9 +35,9 @@ class OrphanSweep:
         self._mark: _Mark | None = None
 
     async def step(self) -> None:
-        """Gives back what was an orphan at the last mark, once billing has passed it, and sets the next one.
+        """Releases the orphans of the last mark once billing has settled everything up to it, and sets the next mark.
 
-        Raises what NATS and Valkey raise.
+        Raises the errors of NATS and Valkey.
         """
         mark, self._mark = self._mark, None
         if mark is not None:
@@ -50,7 +50,7 @@ class OrphanSweep:
         self._mark = _Mark(state.last_seq, now_ms - self._grace_ms)
 
     async def _passed(self, sequence: int) -> bool:
-        """Whether everything up to there was settled: billing acknowledges only after that."""
+        """Whether all events up to there are settled: billing acknowledges only after that."""
         info = await self._bus.js.consumer_info(names.STREAM_USAGE, names.CONSUMER_BILLING)
         if info.num_ack_pending == 0:  # not num_pending: a message is acknowledged before it is counted there
             return info.delivered is not None and info.delivered.stream_seq >= sequence
@@ -61,6 +61,6 @@ class OrphanSweep:
             given = await self._settlement.give_back(account, orphans)
             BILLING_ORPHANS.inc(given)
             logger.warning(
-                "requests never told how they ended: their reservations are given back",
+                "no usage event came for these reservations: they are released",
                 extra={"account": account, "reservations": given, "some": orphans[:_SHOWN]},
             )

@@ -100,17 +100,17 @@ async def test_a_budgets_shares_are_told_once_each_and_again_in_the_next_period(
     await harness.database.execute(
         "INSERT INTO projects (id, account, name, limits) VALUES ('p1', 'acc', 'P', $1)", json.dumps(project)
     )
-    looking = alerts(harness)
+    detection = alerts(harness)
     await spend(harness, "a", 499, "2026-11-21")
     await spend(harness, "a", 10_000_000, "life")  # of other models
-    await looking.look(NOW)
+    await detection.check(NOW)
     assert await stored(harness) == []
     await spend(harness, "a", 800, "2026-11-21")
     await harness.database.execute(
         "INSERT INTO spending VALUES ('acc', 'p:p1', '', '2026-11', 'USD', 2), ('acc', 'p:p1', '', '2026-11', 'EUR', 9)"
     )
     for _ in range(2):
-        await looking.look(NOW)
+        await detection.check(NOW)
     tokens, cost = "a/account/tokens/day/1000", "p:p1/project/cost/month/USD/2000000"
     assert await stored(harness) == [
         ("budget", "warning", "acc", f"{tokens}/50", "2026-11-21"),
@@ -120,7 +120,7 @@ async def test_a_budgets_shares_are_told_once_each_and_again_in_the_next_period(
         ("budget", "critical", "acc", f"{cost}/100", "2026-11"),
     ]
     await spend(harness, "a", 600, "2026-11-22")
-    await looking.look(NOW + timedelta(days=1))
+    await detection.check(NOW + timedelta(days=1))
     assert (await stored(harness))[5:] == [("budget", "warning", "acc", f"{tokens}/50", "2026-11-22")]
     assert await harness.database.fetchval("SELECT count(*) FROM alert_outbox") == 6
 
@@ -147,7 +147,7 @@ async def test_an_hour_out_of_the_ordinary_is_told_and_others_are_not(harness):
         await hour(harness, 0, now, account)
     await hour(harness, 0, "1000", "new")  # nothing to compare it with
     await hour(harness, 1, "11", "jump", "USD")
-    await alerts(harness, webhook=False).look(NOW)
+    await alerts(harness, webhook=False).check(NOW)
     assert await stored(harness) == [("anomaly", "warning", "jump", "EUR", "2026-11-21T14")]
     assert await harness.database.fetchval("SELECT count(*) FROM alert_outbox") == 0
 
@@ -159,10 +159,10 @@ async def test_what_has_no_price_waits_or_is_dead_is_told(harness):
     await harness.publish(b"waits")
     await harness.bus.publish(names.dead_subject(names.STREAM_USAGE), b"dead")
     later = datetime.now(UTC) + timedelta(hours=1)
-    looking = alerts(harness)
-    await looking.look(NOW)
+    detection = alerts(harness)
+    await detection.check(NOW)
     assert next(row[:4] for row in await stored(harness)) == ("unpriced", "critical", "", "free?")
-    await looking.look(later)
+    await detection.check(later)
     found = {(row[0], row[3]) for row in await stored(harness)}
     assert found == {("unpriced", "free?"), ("lag", "USAGE"), ("dead", "DEAD")}
 
@@ -171,7 +171,7 @@ async def test_the_webhook_is_told_signed_once_and_after_failures_again(harness,
     caplog.set_level(logging.DEBUG)
     await hour(harness, 2, 0, currency="", tokens=7)
     await hour(harness, 2, 0, currency="", tokens=7, model="other")
-    await alerts(harness).look(NOW)
+    await alerts(harness).check(NOW)
     later = "UPDATE alert_outbox SET next_time = now()"
     with receiver(500, 302, location="/elsewhere") as (url, got):
         for _ in range(4):  # as four processes, one after the other
@@ -193,7 +193,7 @@ async def test_the_webhook_is_told_signed_once_and_after_failures_again(harness,
 
 async def test_a_webhook_that_is_away_is_tried_less_and_less_often(harness):
     await hour(harness, 2, 0, currency="", tokens=7)
-    await alerts(harness).look(NOW)
+    await alerts(harness).check(NOW)
     with receiver() as (url, _):
         pass
     webhook = Webhook(harness.database, target(url, SECRET))

@@ -22,7 +22,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Reconciliation(_message.Message):
-    """Whether everything that counts says the same: the stream, the ledger, its sums, and Valkey's counters."""
+    """The report of a reconciliation of the usage stream, the ledger, its sums, and the counters in Valkey."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -36,28 +36,28 @@ class Reconciliation(_message.Message):
     COUNTERS_FIELD_NUMBER: _builtins.int
     DIFFERENCES_FIELD_NUMBER: _builtins.int
     whole: _builtins.bool
-    """Everything was compared; unset means the last two days, and the stream since the run before."""
+    """Everything was compared; unset means the last two days, and the stream since the last run."""
     stream_events: _builtins.int
     """Events of the stream that were looked up in the ledger."""
     stream_sequence: _builtins.int
-    """Up to this message of the stream each event is in the ledger."""
+    """Every event up to this sequence of the stream is in the ledger."""
     pending_events: _builtins.int
-    """Events of the stream that billing has not acknowledged yet: they are on their way, and no difference."""
+    """Events of the stream that billing has not acknowledged yet: they are no difference."""
     sums: _builtins.int
     """Sums that were compared: hours of accounts, balances, spending."""
     counters: _builtins.int
     """Counters in Valkey that were compared."""
     @_builtins.property
     def run_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was begun."""
+        """When the run began."""
 
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
-        """How long it took."""
+        """How long the run took."""
 
     @_builtins.property
     def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Difference]:
-        """What does not agree, at most a thousand of them; unset means that everything does."""
+        """The differences, at most a thousand; unset means that there is none."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ Global___Reconciliation: _TypeAlias = Reconciliation  # noqa: Y015
 
 @_typing.final
 class Difference(_message.Message):
-    """Two that should say the same and do not."""
+    """Two values that should be equal and are not."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -93,11 +93,11 @@ class Difference(_message.Message):
     check: _builtins.str
     """What was compared: "lost", "double", "dead", "hourly", "balances", "spending", "counters" or "reservations"."""
     subject: _builtins.str
-    """Whose, or which."""
+    """The account, message or counter."""
     expected: _builtins.str
-    """What should be there."""
+    """The value that was expected."""
     found: _builtins.str
-    """What is there."""
+    """The value that was found."""
     def __init__(
         self,
         *,

@@ -27,43 +27,43 @@ class _AttemptStatus:
 class _AttemptStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AttemptStatus.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ATTEMPT_STATUS_UNSPECIFIED: _AttemptStatus.ValueType  # 0
-    """Not said; billing treats it as malformed."""
+    """Unset; billing treats the event as malformed."""
     ATTEMPT_STATUS_COMPLETED: _AttemptStatus.ValueType  # 1
-    """The client has the whole answer."""
+    """The client has the complete response."""
     ATTEMPT_STATUS_CANCELLED: _AttemptStatus.ValueType  # 2
     """The client left."""
     ATTEMPT_STATUS_REFUSED: _AttemptStatus.ValueType  # 3
     """Refused before an engine saw it: bad input, unknown model."""
     ATTEMPT_STATUS_TIMED_OUT: _AttemptStatus.ValueType  # 4
-    """Its time ran out."""
+    """The request's deadline passed."""
     ATTEMPT_STATUS_FAILED: _AttemptStatus.ValueType  # 5
     """The engine or the upstream failed."""
     ATTEMPT_STATUS_WORKER_LOST: _AttemptStatus.ValueType  # 6
-    """The worker vanished; the router wrote this event."""
+    """The worker was lost; the router published this event."""
 
 class AttemptStatus(_AttemptStatus, metaclass=_AttemptStatusEnumTypeWrapper):
     """How an attempt ended."""
 
 ATTEMPT_STATUS_UNSPECIFIED: AttemptStatus.ValueType  # 0
-"""Not said; billing treats it as malformed."""
+"""Unset; billing treats the event as malformed."""
 ATTEMPT_STATUS_COMPLETED: AttemptStatus.ValueType  # 1
-"""The client has the whole answer."""
+"""The client has the complete response."""
 ATTEMPT_STATUS_CANCELLED: AttemptStatus.ValueType  # 2
 """The client left."""
 ATTEMPT_STATUS_REFUSED: AttemptStatus.ValueType  # 3
 """Refused before an engine saw it: bad input, unknown model."""
 ATTEMPT_STATUS_TIMED_OUT: AttemptStatus.ValueType  # 4
-"""Its time ran out."""
+"""The request's deadline passed."""
 ATTEMPT_STATUS_FAILED: AttemptStatus.ValueType  # 5
 """The engine or the upstream failed."""
 ATTEMPT_STATUS_WORKER_LOST: AttemptStatus.ValueType  # 6
-"""The worker vanished; the router wrote this event."""
+"""The worker was lost; the router published this event."""
 Global___AttemptStatus: _TypeAlias = AttemptStatus  # noqa: Y015
 
 @_typing.final
 class UsageEvent(_message.Message):
-    """The meter: one for each attempt of an admitted request, on `usage.<model>`. Key: (request_id, attempt). Counts and
-    ids only, never text. Published by the worker when an attempt ends, by the router for an attempt no worker can.
+    """The usage of one attempt of an admitted request, published on `usage.<model>`. Key: (request_id, attempt). It holds
+    counts and ids, never text. The worker publishes it when the attempt ends, the router for an attempt without one.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -101,13 +101,13 @@ class UsageEvent(_message.Message):
     key: _builtins.str
     """The key's public id."""
     model: _builtins.str
-    """The model as the client called it; unset when it named none that exists: what clients invent must not fill the
+    """The model as the client named it; unset when no such model exists, so that arbitrary names do not fill the
     ledger's sums.
     """
     model_served: _builtins.str
-    """The model that answered; unset when none did."""
+    """The model that served the attempt; unset when none did."""
     model_revision: _builtins.int
-    """The revision of the model's manifest; unset when none answered."""
+    """The revision of the model's manifest; unset when none served it."""
     provider: _builtins.str
     """The engine, or the upstream provider."""
     lane: _builtins.str
@@ -115,13 +115,13 @@ class UsageEvent(_message.Message):
     tier: _builtins.str
     """The service tier."""
     finish_reason: _sampling_pb2.FinishReason.ValueType
-    """Why the first choice ended; unset when it did not."""
+    """Why the first choice ended; unset when it did not end."""
     status: Global___AttemptStatus.ValueType
     """How the attempt ended."""
     reservation: _builtins.str
-    """What authz reserved; settled by the event whose `last` is set."""
+    """The id of authz's reservation, which the event with `last` settles."""
     last: _builtins.bool
-    """No later attempt follows: the reservation can be settled."""
+    """No attempt follows this one, so the reservation can be settled."""
     error_reason: _builtins.str
     """The stable reason from the error table; unset when the attempt completed."""
     operation: _builtins.str
@@ -130,15 +130,15 @@ class UsageEvent(_message.Message):
     """The key's project; unset means it has none."""
     @_builtins.property
     def usage(self) -> _sampling_pb2.TokenUsage:
-        """What was counted; unset means nothing was generated."""
+        """The tokens that were counted; unset means that nothing was generated."""
 
     @_builtins.property
     def queue_duration(self) -> _duration_pb2.Duration:
-        """From publishing the ticket until the engine took it; unset when none did."""
+        """From the ticket's publishing until an engine started it; unset when none did."""
 
     @_builtins.property
     def first_token_duration(self) -> _duration_pb2.Duration:
-        """From the engine taking it until the first token; unset when there was none."""
+        """From the engine's start until the first token; unset when there was none."""
 
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
@@ -150,14 +150,15 @@ class UsageEvent(_message.Message):
 
     @_builtins.property
     def ticket_time(self) -> _timestamp_pb2.Timestamp:
-        """Ticket.publish_time, so the same in every event of the attempt, whoever wrote it: the ledger files the event under
-        this month, where a duplicate meets its twin. Unset means no ticket was published; then end_time decides.
+        """Ticket.publish_time, which is the same in every event of the attempt, whoever published it. The ledger stores the
+        event in the partition of this month, where it finds duplicates. Unset means that no ticket was published; then
+        end_time decides.
         """
 
     @_builtins.property
     def compute_duration(self) -> _duration_pb2.Duration:
-        """What the attempt took of its engine: every step's time, shared among the requests in it. On a GPU worker these are
-        the GPU seconds that prices speak of. Unset means not known.
+        """The attempt's share of its engine's time: each step's time, divided among the requests in the step. On a GPU worker
+        these are the GPU seconds of prices. Unset means not known.
         """
 
     def __init__(
