@@ -5,10 +5,9 @@ import logging
 from functools import partial
 
 import grpc.aio
-import nats.errors
 
-from common.lifecycle import Ready, forever, not_cancelled
-from messaging.bus import Bus, connect_bus
+from common.lifecycle import Ready, forever
+from messaging.bus import connect_bus
 from messaging.inbox import Inbox
 from messaging.outbox import Outbox
 from router.dispatch.attempt_registry import AttemptRegistry
@@ -27,7 +26,6 @@ from rpc.server import grpc_server
 
 logger = logging.getLogger(__name__)
 
-_MEND_SECONDS = 0.25
 _USAGE_DRAIN_SECONDS = 5.0
 _REQUEST_MARGIN_BYTES = 1 << 20  # above it gRPC itself refuses, without the form clients expect
 
@@ -53,8 +51,8 @@ async def main(settings: RouterSettings, stop: asyncio.Event, ready: Ready) -> N
                 {
                     "send usage": outbox.run,
                     "watch models": models.run,
-                    "mend the queue": partial(_mend, bus, tickets),
-                    "close idle channels": partial(_sweep, models, workers),
+                    "restore the queue": partial(tickets.restore_queue, bus),
+                    "close idle channels": partial(workers.close_idle, models),
                 }
             ),
         ):
@@ -81,25 +79,3 @@ async def main(settings: RouterSettings, stop: asyncio.Event, ready: Ready) -> N
                 ready(address)
                 await stop.wait()
             await outbox.drain(_USAGE_DRAIN_SECONDS)
-
-
-async def _mend(bus: Bus, tickets: Tickets) -> None:
-    """After every reconnect, makes sure that the queue exists and holds what waits in it."""
-    seen = bus.reconnects
-    while not_cancelled():
-        await asyncio.sleep(_MEND_SECONDS)
-        if seen == (now := bus.reconnects):
-            continue
-        try:
-            await bus.ensure_streams()
-            await tickets.publish_again()
-            seen = now
-        except (nats.errors.Error, TimeoutError) as problem:
-            logger.warning("queue cannot be mended yet", extra={"problem": repr(problem)})
-
-
-async def _sweep(models: RoutingTable, workers: WorkerChannels) -> None:
-    while True:
-        await models.changed.wait()
-        models.changed.clear()
-        await workers.forget_all_but(models.snapshot.addresses)

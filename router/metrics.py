@@ -18,7 +18,7 @@ ROUTER_FIRST_TOKEN = Histogram(
     buckets=DURATIONS,
 )
 ROUTER_QUEUE = Histogram(
-    "uplion_router_queue_seconds", "From a ticket to the offer that was taken", ["model"], buckets=DURATIONS
+    "uplion_router_queue_seconds", "From a ticket to the offer that was accepted", ["model"], buckets=DURATIONS
 )
 ROUTER_IN_FLIGHT = Gauge("uplion_router_requests_in_flight", "Requests that have not ended")
 ROUTER_ATTEMPTS_LOST = Counter("uplion_router_attempts_lost", "Attempts whose worker vanished or gave up", ["model"])

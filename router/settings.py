@@ -49,7 +49,7 @@ class RouterSettings:
         100_000, doc="usage events held in memory while they can be neither sent nor spooled; then the oldest are lost"
     )
     usage_remembered: int = setting(
-        20_000, doc="attempts whose usage can be told again when their worker dies before it did; about 1 kB each"
+        20_000, doc="ended attempts kept to publish their usage when their worker dies before it did; about 1 kB each"
     )
     drain_seconds: float = setting(0.5, doc="seconds between NOT_SERVING and refusing new calls")
     grace_seconds: float = setting(30.0, doc="seconds running calls get to finish when the router stops")

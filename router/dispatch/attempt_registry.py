@@ -57,7 +57,7 @@ class _Ended(NamedTuple):
 
 
 class AttemptRegistry:
-    """Accounts for attempts as `attempts.ACCOUNTING` says. Observes offers (tickets) and workers (routing table)."""
+    """Accounts for attempts by `attempts.ACCOUNTING`; observes offers and workers."""
 
     def __init__(
         self, outbox: UsageOutbox, models: ModelCatalog, capacity: int, clock: Callable[[], float] = time.monotonic
@@ -85,7 +85,7 @@ class AttemptRegistry:
             self._remember(record, attempt, partial(usage_event, record, attempt, error, last=False))
         elif record.delivery is Delivery.STREAM:
             self._publish(usage_event(record, attempt, error, last=False))
-        # else the client gets all of the answer or nothing: the request's end says whether the lost part counts
+        # else the client gets all of the answer or nothing: whether the lost part counts is known at the request's end
 
     def request_ended(self, record: Record, error: UplionError | None) -> None:
         """The request is over, and with it the current attempt."""

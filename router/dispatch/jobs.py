@@ -61,7 +61,7 @@ class Job:
 
     @property
     def short(self) -> bool:
-        """Little is lost when all of it has to be made again."""
+        """The answer has so few tokens that a lost attempt may begin anew."""
         most = self.run.sampling.max_output_tokens
         return self.operation is Operation.EMBEDDING or 0 < most * self.choices <= _SHORT_TOKENS
 
@@ -75,10 +75,10 @@ class Job:
 
 
 def check_model(model: str, identity: Identity) -> str:
-    """The model both the edge and we read from the request.
+    """The model, if the router reads the same one from the request as the edge did; raises INVALID_REQUEST otherwise.
 
-    They differ where a body names `model` twice, or a native client's metadata says something else than its message:
-    limits and permissions were judged on the edge's reading, so anything else is refused.
+    They differ where a body names `model` twice, or where a native client's metadata and message differ. Limits and
+    permissions were checked for what the edge read.
     """
     if not model:
         raise UplionError(Reason.INVALID_REQUEST, "You must provide a model.", param="model")
@@ -92,7 +92,7 @@ def check_model(model: str, identity: Identity) -> str:
 
 
 def capped_output(asked: int | None, identity: Identity) -> int | None:
-    """Most output tokens: what was asked, within the caller's limit; None leaves it to context and model."""
+    """Most output tokens: what was asked for, within the caller's limit; None: context and model decide."""
     cap = identity.max_output_tokens
     if asked is None or cap is None:
         return cap if asked is None else asked

@@ -1,4 +1,4 @@
-"""Ends of requests that were counted as one of so many at once: authz hears of each, so that its slot is free."""
+"""Releases: messages to authz that a request is over, so that its slot in a limit of concurrency is free."""
 
 import logging
 
@@ -13,13 +13,13 @@ logger = logging.getLogger(__name__)
 
 
 class Releases:
-    """Announces ends."""
+    """Publishes them."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
 
     def ended(self, identity: Identity) -> None:
-        """The request is over, however it ended. Not told, its slot is freed by its reservation's settlement."""
+        """The request is over, however it ended. Without the message, settling the reservation frees the slot."""
         if not identity.holds_slot:
             return
         try:

@@ -16,7 +16,7 @@ class _Timings:
 
 
 class RequestMetrics:
-    """What Prometheus is told of a request at its end."""
+    """Updates the metrics at a request's end."""
 
     def __init__(self) -> None:
         self._counters: dict[tuple[str, str, str, str], Counter] = {}

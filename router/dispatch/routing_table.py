@@ -22,13 +22,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One model as requests see it."""
+    """One model, and what its workers can do together."""
 
     name: str
     created: int  # unix seconds
     revision: int
     workers: int = 0  # that take work now
-    context_tokens: int = 0  # 0: no worker has said so
+    context_tokens: int = 0  # 0: not known
     capabilities: frozenset[int] = frozenset()  # that some worker has
     unmetered: bool = False  # no worker can have its usage stored
     can_resume: bool = False  # all workers can go on after another one's tokens
@@ -36,7 +36,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything at one moment; never changed, only replaced."""
+    """All models and workers at one moment."""
 
     routes: MappingProxyType[str, Route] = field(default_factory=lambda: MappingProxyType({}))
     addresses: frozenset[str] = frozenset()  # of all workers, draining ones included
@@ -77,7 +77,7 @@ class RoutingTable:
         self._synced: set[str] = set()
         self.snapshot = Snapshot()
         self.ready = asyncio.Event()
-        self.changed = asyncio.Event()  # set at every swap; who waits on it clears it
+        self.changed = asyncio.Event()  # set at every new snapshot; the one waiter clears it
 
     def observe(self, observer: WorkerObserver) -> None:
         """Informs `observer` from now on."""
@@ -88,7 +88,7 @@ class RoutingTable:
         return model in self.snapshot.routes
 
     async def run(self) -> None:
-        """Watches for ever."""
+        """Watches both buckets; never returns."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch_models(), name="watch models")
             tasks.create_task(self._watch_workers(), name="watch workers")
@@ -160,7 +160,7 @@ class RoutingTable:
         self.changed.set()
 
     def route(self, model: str, operation: Operation) -> Route:
-        """The route of a model that can do the operation, as far as its workers say; raises otherwise."""
+        """The route of a model; raises MODEL_NOT_FOUND, or INVALID_REQUEST where no worker can do the operation."""
         route = self.snapshot.route(model)
         if route.capabilities and operation.capability not in route.capabilities:
             raise UplionError(
@@ -170,8 +170,8 @@ class RoutingTable:
 
 
 def _routing(state: WorkerState) -> tuple[object, ...]:
-    said = (state.address, state.model, state.draining, state.unmetered, state.context_tokens)
-    return (*said, tuple(state.capabilities))
+    fields = (state.address, state.model, state.draining, state.unmetered, state.context_tokens)
+    return (*fields, tuple(state.capabilities))
 
 
 def _route(name: str, created: int, revision: int, workers: list[WorkerState]) -> Route:

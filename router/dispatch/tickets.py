@@ -22,7 +22,9 @@ from uplion.dispatch.v1.ticket_pb2 import Caller, Offer, Ticket
 
 from common import names, telemetry
 from common.errors import Reason, UplionError
+from common.lifecycle import not_cancelled
 from messaging import nats_protocol
+from messaging.bus import Bus
 from router.dispatch.attempts import Attempt
 from router.dispatch.jobs import Job
 from router.dispatch.routing_table import RoutingTable
@@ -34,11 +36,12 @@ _BROKER_RETRY_SECONDS = 1.0
 _LOADING_RETRY_SECONDS = 5.0
 _OVERLOAD_RETRY_SECONDS = 2.0
 _ACK = "ack"
+_RECONNECT_POLL_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The offer a router took; the worker expects a Run on `address` within two seconds."""
+    """An accepted offer; the worker expects a Run on `address` within two seconds."""
 
     ticket: Ticket
     worker_id: str
@@ -85,7 +88,7 @@ class _Waiting:
 
 
 class Tickets:
-    """Publishes tickets and hands out the first offer for each. Made by `open`."""
+    """Publishes tickets and accepts the first offer for each. Made by `open`."""
 
     def __init__(self, client: Client, models: RoutingTable, settings: RouterSettings, observer: OfferObserver) -> None:
         self._client = client
@@ -141,7 +144,7 @@ class Tickets:
         return accepted
 
     def _publish(self, ticket: Ticket, number: str) -> None:
-        if not self._client.is_connected:  # nats-py would buffer it, and the caller would wait for nothing
+        if not self._client.is_connected:  # nats-py would buffer it, and the caller would wait in vain
             raise _broker_away()
         headers = telemetry.outgoing()
         headers[api.Header.MSG_ID] = names.attempt_id(ticket.request_id, ticket.attempt)
@@ -157,14 +160,28 @@ class Tickets:
         except (nats.errors.Error, ConnectionError) as problem:
             raise _broker_away() from problem
 
-    async def publish_again(self) -> None:
-        """After a reconnect: a queue in memory may have died with its server. The id keeps it from holding two."""
+    async def _publish_again(self) -> None:
+        """Publishes every waiting ticket once more: a stream in memory dies with its server. Ids prevent duplicates."""
         for number, waiting in list(self._waiting.items()):
             if waiting.acknowledged and not waiting.accepted.done():
                 try:
                     self._publish(waiting.ticket, number)
                 except UplionError as error:
                     waiting.fail(error)
+
+    async def restore_queue(self, bus: Bus) -> None:
+        """After each reconnect, ensures that the streams exist and hold the waiting tickets; never returns."""
+        seen = bus.reconnects
+        while not_cancelled():
+            await asyncio.sleep(_RECONNECT_POLL_SECONDS)
+            if seen == (now := bus.reconnects):
+                continue
+            try:
+                await bus.ensure_streams()
+                await self._publish_again()
+                seen = now
+            except (nats.errors.Error, TimeoutError) as problem:
+                logger.warning("the queue cannot be restored yet", extra={"problem": repr(problem)})
 
     async def _take_back(self, waiting: _Waiting) -> None:
         """Refuses the offer if one was accepted; else deletes the ticket, so that it does not count as backlog."""
@@ -180,7 +197,7 @@ class Tickets:
                 await self._client.publish(f"$JS.API.STREAM.MSG.DELETE.{names.STREAM_TASKS}", request)
 
     def _look(self, waiting: _Waiting) -> None:
-        """The timer: fails what waited too long, or sets itself to the next moment that matters."""
+        """The timer's callback: fails a ticket that has waited too long, or sets the timer to its next limit."""
         now = self._loop.time()
         served = self._serving(waiting.ticket.model)
         if not waiting.acknowledged and now >= waiting.publish_until:

@@ -8,6 +8,8 @@ from typing import TypeAlias, Union
 import grpc.aio
 from uplion.dispatch.v1.run_pb2 import RunEvent
 
+from router.dispatch.routing_table import RoutingTable
+
 # Generic in the stubs only. A stream's events are read one by one, a unary call is awaited.
 RunCall: TypeAlias = Union["grpc.aio.UnaryStreamCall[bytes, RunEvent]", "grpc.aio.UnaryUnaryCall[bytes, RunEvent]"]
 _RUN = "/uplion.dispatch.v1.WorkerService/Run"
@@ -75,8 +77,14 @@ class WorkerChannels:
         call.add_done_callback(line.calls.discard)
         return call
 
-    async def forget_all_but(self, addresses: frozenset[str]) -> None:
-        """Closes idle channels to workers that are gone; a later call takes those that are busy now."""
+    async def close_idle(self, models: RoutingTable) -> None:
+        """Closes idle channels to workers that are gone, after each change of the routing table; never returns."""
+        while True:
+            await models.changed.wait()
+            models.changed.clear()
+            await self._forget_all_but(models.snapshot.addresses)
+
+    async def _forget_all_but(self, addresses: frozenset[str]) -> None:
         idle = [address for address, line in self._lines.items() if address not in addresses and not line.calls]
         for address in idle:
             await self._lines.pop(address).channel.close()

@@ -135,7 +135,7 @@ class RunRequest(_message.Message):
     WHOLE_FIELD_NUMBER: _builtins.int
     ONCE_FIELD_NUMBER: _builtins.int
     whole: _builtins.bool
-    """Nobody reads the pieces as they come: an event a second will do. Unset means an event for each engine step."""
+    """The answer is not streamed: one event a second is enough. Unset means an event for each engine step."""
     once: _builtins.bool
     """One event and no more, the last one: the answer is short, and the router makes a unary call of this. Unset means as
     `whole` says.

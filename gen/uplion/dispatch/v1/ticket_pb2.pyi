@@ -88,7 +88,7 @@ class Ticket(_message.Message):
 
     @_builtins.property
     def deadline(self) -> _timestamp_pb2.Timestamp:
-        """After this moment nobody waits for it any more."""
+        """After this moment the router does not wait for it any more."""
 
     @_builtins.property
     def publish_time(self) -> _timestamp_pb2.Timestamp:

@@ -27,7 +27,7 @@ class _Capability:
 class _CapabilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Capability.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CAPABILITY_UNSPECIFIED: _Capability.ValueType  # 0
-    """Not said."""
+    """Not set."""
     CAPABILITY_CHAT: _Capability.ValueType  # 1
     """Answer a conversation."""
     CAPABILITY_COMPLETION: _Capability.ValueType  # 2
@@ -41,7 +41,7 @@ class Capability(_Capability, metaclass=_CapabilityEnumTypeWrapper):
     """Something an engine can do."""
 
 CAPABILITY_UNSPECIFIED: Capability.ValueType  # 0
-"""Not said."""
+"""Not set."""
 CAPABILITY_CHAT: Capability.ValueType  # 1
 """Answer a conversation."""
 CAPABILITY_COMPLETION: Capability.ValueType  # 2
@@ -54,7 +54,7 @@ Global___Capability: _TypeAlias = Capability  # noqa: Y015
 
 @_typing.final
 class WorkerState(_message.Message):
-    """What a worker says of itself, in KV `workers` under its id, renewed every few seconds; gone when it stops saying so."""
+    """A worker's own state, in KV `workers` under its id; renewed every few seconds, and expired when it is not."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

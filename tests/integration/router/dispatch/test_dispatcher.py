@@ -213,6 +213,9 @@ async def test_a_stream_goes_on_where_the_lost_worker_stopped(start_world: Any) 
         assert data.count(b'"role"') == 1
         assert data.endswith(b"data: [DONE]\n\n")
         assert [list(array.ids) for array in worker.runs[1].resume] == [[11, 12]]
+        first, second = worker.runs
+        assert (first.chat, first.sampling) == (second.chat, second.sampling)
+        assert not first.resume
         usage = json.loads(data.decode().split("\n\n")[-3][6:])["usage"]
         assert (usage["prompt_tokens"], usage["completion_tokens"]) == (7, 3)
         await world.until(lambda: len(world.usage) == 2)
