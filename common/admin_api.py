@@ -21,6 +21,8 @@ _SCOPES = {
     AdminScope.ADMIN_SCOPE_WRITE: names.SCOPE_ADMIN_WRITE,
     AdminScope.ADMIN_SCOPE_OPERATE: names.SCOPE_ADMIN,
 }
+ADMIN_SCOPES = tuple(_SCOPES[scope] for scope in sorted(_SCOPES, reverse=True))
+"""Every scope that a method of the admin API may need, the widest first."""
 
 
 @cache

@@ -7,10 +7,10 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from authz.credentials.key_record import KeyRecord
 from authz.request_facts import RequestFacts
 from common import names
+from common.admin_api import ADMIN_SCOPES
 from common.errors import Reason, UplionError
 from common.operations import Kind
 
-_ADMIN_SCOPES = (names.SCOPE_ADMIN, names.SCOPE_ADMIN_READ, names.SCOPE_ADMIN_WRITE)
 _REMEMBERED = 10_000
 
 
@@ -21,7 +21,7 @@ def check_listener(record: KeyRecord, listener: str) -> tuple[str, ...]:
             return ()
         raise _scope_missing(names.SCOPE_INFERENCE)
     if listener == names.LISTENER_ADMIN:
-        found = tuple(scope for scope in _ADMIN_SCOPES if scope in record.scopes)
+        found = tuple(scope for scope in ADMIN_SCOPES if scope in record.scopes)
         if found:
             return found
         raise _scope_missing(names.SCOPE_ADMIN)

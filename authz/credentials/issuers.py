@@ -10,11 +10,12 @@ import msgspec
 import yaml
 
 from common import names
+from common.admin_api import ADMIN_SCOPES
 from common.settings import SettingsError
 
 # Asymmetric ones only: with HS*, whoever can check a token can also make one.
 ALGORITHMS = frozenset({"RS256", "PS256", "ES256", "EdDSA", "Ed25519"})
-_SCOPES = frozenset({names.SCOPE_INFERENCE, names.SCOPE_ADMIN, names.SCOPE_ADMIN_READ, names.SCOPE_ADMIN_WRITE})
+_SCOPES = frozenset({names.SCOPE_INFERENCE, *ADMIN_SCOPES})
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
