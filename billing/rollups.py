@@ -1,7 +1,7 @@
 """Rollups: what a batch adds to hourly sums, balances and spending, and the totals that result."""
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
@@ -13,6 +13,7 @@ import asyncpg
 from billing.entry import EPOCH, Entry
 from billing.policy import WAIVE, Action
 from billing.pricing import Charge
+from ledger.limits import COST_BUDGET, TOKEN_BUDGET
 from ledger.periods import LIFE, day_name, month_name
 from ledger.prices import amount
 from ledger.usage_columns import ROLLUP_COLUMNS, TOKEN_CLASSES, TOKEN_COLUMNS, TOTAL_TOKENS, disjoint, total
@@ -114,6 +115,13 @@ class Totals:
 
     tokens: dict[Balance, int] = field(default_factory=dict)
     cost_millionths: dict[tuple[Balance, str], int] = field(default_factory=dict)  # by currency; half to even
+
+    def used(self) -> Iterator[tuple[Balance, str, int]]:
+        """Each total, with its field in a used hash of Valkey."""
+        for balance, tokens in self.tokens.items():
+            yield balance, TOKEN_BUDGET.field(balance.scope, balance.model), tokens
+        for (balance, currency), millionths in self.cost_millionths.items():
+            yield balance, COST_BUDGET.field(balance.scope, balance.model, currency), millionths
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,7 +187,7 @@ class Limiter:
         self._local_fallback.remember(plan, remaining)
         if not plan.rules:
             return Grant(reservation, deadline_seconds=deadline)
-        units = plan.units(request.input_tokens, output * request.choices)
+        units = plan.units(request, output)
         self._in_flight.add(
             reservation,
             Reservation(plan, request.request_id, now_ms, now_ms + self._deadline_ms, units),
@@ -219,7 +219,7 @@ class Limiter:
         if since is None or self._clock() - since > self._settings.outage:
             raise _unavailable()
         output = self._wanted(request)
-        units = plan.units(request.input_tokens, output * request.choices)
+        units = plan.units(request, output)
         left = self._local_fallback.take(plan, units)
         if left is None:
             raise _unavailable()

@@ -8,6 +8,7 @@ import msgspec
 
 from authz.credentials.key_record import KeyRecord
 from authz.limits.prices import FREE, PriceTable, Rates
+from authz.request_facts import RequestFacts
 from common import names
 from ledger.limits import Amount, Counting, Limit, Rule
 from ledger.periods import Today, counter_seconds, today
@@ -90,9 +91,10 @@ class Plan:
         blob = _encode([lua_rates, lua_reserved, lua_used, lua_rules, price[1:]])
         self.arguments: tuple[str | bytes | int, ...] = (len(self.keys), *self.keys, blob)
 
-    def units(self, input_tokens: int, output_tokens: int) -> tuple[int, ...]:
-        """What a request of so many tokens takes, by `Amount`, as check.lua counts it."""
-        return input_tokens + output_tokens, self.price.millionths(input_tokens, output_tokens), 1
+    def units(self, request: RequestFacts, choice_tokens: int) -> tuple[int, ...]:
+        """What a request takes whose choices may have so many tokens each, by `Amount`, as check.lua counts it."""
+        output_tokens = choice_tokens * request.choices
+        return request.input_tokens + output_tokens, self.price.millionths(request.input_tokens, output_tokens), 1
 
     def amounts(self, second: int, units: tuple[int, ...]) -> list[object]:
         """What is reserved for a request, as check.lua stores it (there in msgpack)."""

@@ -4,16 +4,16 @@ import asyncio
 import re
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from billing.reconciliation.difference import Difference
-from billing.rollups import MILLIONTHS, Balance
+from billing.rollups import MILLIONTHS
 from common import names
-from ledger.limits import COST_BUDGET, TOKEN_BUDGET
+from ledger.limits import BALANCES, COST_BUDGET
 from storage.valkey import Valkey, connect_valkey
 
 if TYPE_CHECKING:
@@ -27,30 +27,27 @@ _POLL_SECONDS = 0.25
 _OVERDUE_SECONDS = 300.0  # after its request's deadline a reservation should be gone
 _USED_KEY = re.compile(r"\{(?P<account>.*)\}:used:(?P<period>[^:]+)")
 _RESERVED_KEY = re.compile(r"\{(?P<account>.*)\}:reserved")
-_BALANCES = """
-    SELECT account, scope, model, period, tokens FROM balances
+_COLUMNS = tuple((kind.balance, kind) for kind in BALANCES.values() if not kind.is_money)
+_BALANCES = f"""
+    SELECT account, scope, model, period, {", ".join(column for column, _ in _COLUMNS)} FROM balances
     WHERE account = ANY($1::text[]) AND period = ANY($2::text[])
 """
 _SPENDING = f"""
-    SELECT account, scope, model, period, currency, {MILLIONTHS} FROM spending
+    SELECT account, scope, model, period, currency, {MILLIONTHS} AS millionths FROM spending
     WHERE account = ANY($1::text[]) AND period = ANY($2::text[])
 """
 
 
 class UsedCounter(NamedTuple):
-    """A field of a used hash: tokens where `currency` is '', else millionths of the currency."""
+    """A field of a used hash."""
 
-    balance: Balance
-    currency: str
+    account: str
+    period: str
+    field: str
 
     @property
     def key(self) -> str:
-        return names.used_key(self.balance.account, self.balance.period)
-
-    @property
-    def field(self) -> str:
-        _, scope, model, _ = self.balance
-        return (COST_BUDGET if self.currency else TOKEN_BUDGET).field(scope, model, self.currency)
+        return names.used_key(self.account, self.period)
 
 
 class CounterReader:
@@ -65,9 +62,9 @@ class CounterReader:
         async for key in self._valkey.scan("*:used:*"):
             if match := _USED_KEY.fullmatch(key.decode()):
                 for field, value in _hash(await self._valkey.call("HGETALL", key)).items():
-                    counter = _counter(match["account"], match["period"], field.decode())
-                    if counter is not None and int(value) >= 0:
-                        found[counter] = int(value)
+                    name = field.decode()
+                    if name.partition("|")[0] in BALANCES and int(value) >= 0:
+                        found[UsedCounter(match["account"], match["period"], name)] = int(value)
         return found
 
     async def behind(self, totals: Mapping[UsedCounter, int]) -> list[Difference]:
@@ -128,14 +125,7 @@ async def compare_counters(counters: CounterReader, connection: "Connection") ->
     again for some seconds.
     """
     used = await counters.used()
-    accounts = sorted({counter.balance.account for counter in used})
-    periods = sorted({counter.balance.period for counter in used})
-    ledger = {
-        UsedCounter(Balance(*row[:4]), ""): row["tokens"]
-        for row in await connection.fetch(_BALANCES, accounts, periods)
-    }
-    for row in await connection.fetch(_SPENDING, accounts, periods):
-        ledger[UsedCounter(Balance(*row[:4]), row["currency"])] = row[5]
+    ledger = await _ledger(connection, {counter.account for counter in used}, {counter.period for counter in used})
     found = [
         _difference(counter, ledger.get(counter, 0), value)
         for counter, value in used.items()
@@ -146,16 +136,18 @@ async def compare_counters(counters: CounterReader, connection: "Connection") ->
     return len(used), found + await counters.reservations()
 
 
-def _counter(account: str, period: str, field: str) -> UsedCounter | None:
-    kind, _, rest = field.partition("|")
-    if kind == "t":
-        scope, _, model = rest.partition("|")
-        return UsedCounter(Balance(account, scope, model, period), "")
-    if kind == "c":
-        scope, _, rest = rest.partition("|")
-        model, _, currency = rest.rpartition("|")
-        return UsedCounter(Balance(account, scope, model, period), currency)
-    return None
+async def _ledger(
+    connection: "Connection", accounts: Collection[str], periods: Collection[str]
+) -> dict[UsedCounter, int]:
+    """What each counter of these accounts and periods should be."""
+    ledger: dict[UsedCounter, int] = {}
+    for row in await connection.fetch(_BALANCES, list(accounts), list(periods)):
+        for column, kind in _COLUMNS:
+            ledger[UsedCounter(row["account"], row["period"], kind.field(row["scope"], row["model"]))] = row[column]
+    for row in await connection.fetch(_SPENDING, list(accounts), list(periods)):
+        field = COST_BUDGET.field(row["scope"], row["model"], row["currency"])
+        ledger[UsedCounter(row["account"], row["period"], field)] = row["millionths"]
+    return ledger
 
 
 def _difference(counter: UsedCounter, expected: int, found: int) -> Difference:

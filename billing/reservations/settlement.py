@@ -19,7 +19,6 @@ import msgspec
 from billing.entry import Entry
 from billing.rollups import Totals
 from common import names
-from ledger.limits import COST_BUDGET, TOKEN_BUDGET
 from ledger.usage_columns import total
 from storage.valkey import Command, Script, Valkey, connect_valkey
 
@@ -91,10 +90,8 @@ def _arguments(account: str, used: dict[str, list[str]], reservations: list[str 
 def _calls(entries: Iterable[Entry], totals: Totals) -> Iterator[_Call]:
     """Totals go first: no moment may show a reservation back and its use missing."""
     used: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for (account, scope, model, period), tokens in totals.tokens.items():
-        used[account][names.used_key(account, period)] += (TOKEN_BUDGET.field(scope, model), str(tokens))
-    for ((account, scope, model, period), currency), millionths in totals.cost_millionths.items():
-        used[account][names.used_key(account, period)] += (COST_BUDGET.field(scope, model, currency), str(millionths))
+    for balance, field, amount in totals.used():
+        used[balance.account][names.used_key(balance.account, balance.period)] += (field, str(amount))
     reservations: dict[str, dict[str, int]] = defaultdict(dict)
     for entry in entries:
         if entry.last and entry.reservation:
