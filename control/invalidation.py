@@ -34,7 +34,7 @@ class Invalidations:
         """Returns once the server has it. The change itself stands, so a broker that is away is no failure: the client
         keeps the message and sends it when it is back."""
         try:
-            await self._bus.nc.publish(names.SUBJECT_INVALIDATE, payload.encode())
-            await self._bus.nc.flush(timeout=_FLUSH_SECONDS)
+            await self._bus.publish_core(names.SUBJECT_INVALIDATE, payload.encode())
+            await self._bus.flush(_FLUSH_SECONDS)
         except (nats.errors.Error, TimeoutError) as problem:
             logger.warning("invalidation is late", extra={"problem": repr(problem)})

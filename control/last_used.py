@@ -21,7 +21,7 @@ _MOST = 10_000
 
 async def note_used(bus: Bus, store: KeyStore) -> None:
     """Runs until cancelled. Core NATS: what is lost is said again the next time the key is used."""
-    subscription = await bus.nc.subscribe(names.SUBJECT_USED, queue=_QUEUE)
+    subscription = await bus.subscribe(names.SUBJECT_USED, queue=_QUEUE)
     while not_cancelled():
         used = await _gathered(subscription)
         if not used:

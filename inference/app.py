@@ -82,9 +82,9 @@ async def _serve(
     worker_id = uuid.uuid4().hex
     usage = UsageRecorder(model=model.name, revision=settings.revision, provider=engine.provider)
     async with (
-        Inbox.open(bus.nc) as inbox,
+        Inbox.open(bus) as inbox,
         Outbox.open(
-            bus.nc, inbox, settings.spool_dir, spool_bytes=settings.spool_bytes, capacity=_EVENTS_IN_MEMORY
+            bus, inbox, settings.spool_dir, spool_bytes=settings.spool_bytes, capacity=_EVENTS_IN_MEMORY
         ) as outbox,
         JetStreamSource.open(bus, inbox, model.name, settings.lane) as source,
         forever({"usage outbox": outbox.run}),
@@ -98,7 +98,7 @@ async def _serve(
             grace_seconds=_HARD_STOP_SECONDS,
         ) as bound:
             address = settings.advertise or bound
-            intake = TicketIntake(source, slots, Offers(bus.nc, inbox, worker_id=worker_id, address=address), usage)
+            intake = TicketIntake(source, slots, Offers(bus.send, inbox, worker_id=worker_id, address=address), usage)
             state = worker_state(model, engine, worker_id=worker_id, address=address, revision=settings.revision)
             heartbeat = Heartbeat(bus, state, engine, slots)
             await heartbeat.publish()

@@ -19,6 +19,7 @@ from nats.js.kv import KeyValue
 from common import names, telemetry
 from common.lifecycle import not_cancelled
 from messaging import decisions
+from messaging.connection import Connection
 from messaging.nats_protocol import Wire, new_client
 
 logger = logging.getLogger(__name__)
@@ -35,14 +36,12 @@ _STREAM_NAME_IN_USE = 10058
 _DELETED = ("DEL", "PURGE")
 
 
-class Bus:
-    """One connection to NATS. Made by `connect_bus`."""
+class Bus(Connection):
+    """A connection to NATS with JetStream. Made by `connect_bus`."""
 
-    def __init__(self, nc: Client, wire: Wire) -> None:
-        self.nc = nc
-        self.wire = wire
-        self.js: JetStreamContext = nc.jetstream(timeout=_API_SECONDS)
-        self.reconnects = 0  # what depended on the old connection compares this with what it saw
+    def __init__(self, client: Client, wire: Wire) -> None:
+        super().__init__(client, wire)
+        self.js: JetStreamContext = client.jetstream(timeout=_API_SECONDS)
 
     async def ensure_streams(self) -> None:
         """Creates the streams and buckets that are missing. Idempotent; any number of processes may do it at once."""

@@ -9,9 +9,7 @@ from contextlib import asynccontextmanager
 from itertools import count
 from typing import Self
 
-from nats.aio.client import Client
-
-from messaging import nats_protocol
+from messaging.connection import Connection
 from messaging.pull import Message
 
 logger = logging.getLogger(__name__)
@@ -22,25 +20,19 @@ OnReply = Callable[[Message], None]
 class Inbox:
     """Hands out reply subjects and calls back with what arrives on them."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._prefix = client.new_inbox()
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._prefix = connection.new_inbox()
         self._numbers = count(1)
         self._waiting: dict[bytes, OnReply] = {}
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, client: Client) -> AsyncIterator[Self]:
+    async def open(cls, connection: Connection) -> AsyncIterator[Self]:
         """Subscribed while the block runs."""
-        inbox = cls(client)
-        subscription = await client.subscribe(f"{inbox._prefix}.*")
-        nats_protocol.of(client).divert(subscription, inbox._arrived)
-        try:
+        inbox = cls(connection)
+        async with connection.diverted(f"{inbox._prefix}.*", inbox._arrived):
             yield inbox
-        finally:
-            nats_protocol.of(client).restore(subscription)
-            if client.is_connected:
-                await subscription.unsubscribe()
 
     def expect(self, on_reply: OnReply) -> str:
         """A fresh reply subject; `on_reply` is called at most once, with the first message on it. It must be quick."""
@@ -56,6 +48,6 @@ class Inbox:
         on_reply = self._waiting.pop(subject.rpartition(b".")[2], None)
         if on_reply is not None:
             try:
-                on_reply(Message(self._client, subject, reply, header, payload))
+                on_reply(Message(self._connection, subject, reply, header, payload))
             except Exception:  # a message-consumer boundary: one bad answer must not end the connection
                 logger.exception("an answer could not be handled")

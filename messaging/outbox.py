@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-from nats.aio.client import Client
 from uplion.billing.v1.usage_event_pb2 import UsageEvent
 
 from common import names
 from messaging import metrics
+from messaging.connection import Connection
 from messaging.inbox import Inbox
 from messaging.spool import Record, Spool
 from messaging.stream_publisher import OnAnswer, Parcel, StreamPublisher
@@ -47,8 +47,10 @@ class _Item(NamedTuple):
 class Outbox:
     """Takes events at any time, and never waits. Made by `open`; `run` must run for as long as events come."""
 
-    def __init__(self, client: Client, inbox: Inbox, spool: Spool | None, high_water_bytes: int, capacity: int) -> None:
-        self._stream = StreamPublisher(client, inbox, self._judge)
+    def __init__(
+        self, connection: Connection, inbox: Inbox, spool: Spool | None, high_water_bytes: int, capacity: int
+    ) -> None:
+        self._stream = StreamPublisher(connection, inbox, self._judge)
         self._spool = spool
         self._high_water_bytes = high_water_bytes
         self._capacity = capacity
@@ -65,14 +67,14 @@ class Outbox:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, client: Client, inbox: Inbox, folder: Path | None, *, spool_bytes: int, capacity: int
+        cls, connection: Connection, inbox: Inbox, folder: Path | None, *, spool_bytes: int, capacity: int
     ) -> AsyncIterator["Outbox"]:
         """What is not safe at the end of the block goes into the spool.
 
         Without a folder there is no spool: then events wait in memory. At most `capacity` do so in any case.
         """
         spool = None if folder is None else await asyncio.to_thread(Spool, folder, spool_bytes)
-        outbox = cls(client, inbox, spool, int(spool_bytes * _HIGH_WATER), capacity)
+        outbox = cls(connection, inbox, spool, int(spool_bytes * _HIGH_WATER), capacity)
         try:
             yield outbox
         finally:

@@ -4,14 +4,13 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
 import nats.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from messaging import nats_protocol
+from messaging.connection import Connection
 
 if TYPE_CHECKING:
     from messaging.bus import Bus
@@ -20,10 +19,10 @@ if TYPE_CHECKING:
 class Message:
     """A message of a stream, as it came; what is seldom needed is read when it is asked for."""
 
-    __slots__ = ("_client", "_header", "_reply", "_subject", "data")
+    __slots__ = ("_connection", "_header", "_reply", "_subject", "data")
 
-    def __init__(self, client: Client, subject: bytes, reply: bytes, header: bytes, data: bytes) -> None:
-        self._client = client
+    def __init__(self, connection: Connection, subject: bytes, reply: bytes, header: bytes, data: bytes) -> None:
+        self._connection = connection
         self._subject = subject
         self._reply = reply
         self._header = header
@@ -62,7 +61,7 @@ class Message:
 
     async def ack_sync(self, timeout: float = 1.0) -> None:
         """Acknowledges, and waits until the server has heard. Raises nats.errors.Error."""
-        await self._client.request(self.reply, timeout=timeout)
+        await self._connection.request(self.reply, seconds=timeout)
 
 
 class Pull:
@@ -79,21 +78,21 @@ class Pull:
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._waiting: deque[Message] = deque()
         self._news = asyncio.Event()
-        self._inbox = bus.nc.new_inbox()
+        self._inbox = bus.new_inbox()
         self._wanted = 0
         self._outstanding = 0
         self._reconnects = bus.reconnects
         self._asked_at = 0.0
+        self._until_left = AsyncExitStack()
 
     async def __aenter__(self) -> "Pull":
-        self._subscription = await self._bus.nc.subscribe(self._inbox)
-        self._bus.wire.divert(self._subscription, self._on_message)
+        self._subscription = await self._until_left.enter_async_context(
+            self._bus.diverted(self._inbox, self._on_message)
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._bus.wire.restore(self._subscription)
-        with suppress(nats.errors.Error):
-            await self._subscription.unsubscribe()
+        await self._until_left.aclose()
 
     def __aiter__(self) -> AsyncIterator[Message]:
         return self
@@ -166,12 +165,12 @@ class Pull:
         await self._say(messages, b"+WPI")
 
     async def _say(self, messages: Sequence[Message], word: bytes) -> None:
-        if self._bus.nc.is_closed:
+        if self._bus.closed:
             raise nats.errors.ConnectionClosedError
         if not messages:
             return
         tail = b" %d\r\n%b\r\n" % (len(word), word)
-        await nats_protocol.write(self._bus.nc, b"".join([b"PUB " + message._reply + tail for message in messages]))
+        await self._bus.write(b"".join([b"PUB " + message._reply + tail for message in messages]))
 
     async def _renew(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -179,20 +178,20 @@ class Pull:
             self._reconnects = self._bus.reconnects
             self._outstanding = 0  # a pull request ends with its connection, or with its time
         missing = self._wanted - self.outstanding
-        if missing <= 0 or self.outstanding > self._wanted // 2 or not self._bus.nc.is_connected:
+        if missing <= 0 or self.outstanding > self._wanted // 2 or not self._bus.connected:
             return
         self._outstanding += missing
         self._asked_at = now
         request = {"batch": missing, "expires": int(self._EXPIRES_SECONDS * 1e9)}
         try:
-            await self._bus.nc.publish(self._subject, json.dumps(request).encode(), reply=self._inbox)
+            await self._bus.publish_core(self._subject, json.dumps(request).encode(), reply=self._inbox)
         except nats.errors.Error:
             self._outstanding = 0
 
     def _on_message(self, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
         if reply:
             self._outstanding = max(0, self._outstanding - 1)
-            self._waiting.append(Message(self._bus.nc, subject, reply, header, payload))
+            self._waiting.append(Message(self._bus, subject, reply, header, payload))
             self._news.set()
         else:
             self._on_status(header)

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import msgspec
 import nats.errors
-from nats.aio.client import Client
 from nats.js.api import Header
 
 from common import telemetry
-from messaging import metrics, nats_protocol
+from messaging import metrics
+from messaging.connection import Connection
 from messaging.inbox import Inbox
 from messaging.pull import Message
 
@@ -44,10 +44,10 @@ class _Pending(NamedTuple):
 class StreamPublisher:
     """`trusted` is False from the first event that the stream did not acknowledge until it acknowledges one again."""
 
-    def __init__(self, client: Client, inbox: Inbox, on_change: Callable[[], None]) -> None:
+    def __init__(self, connection: Connection, inbox: Inbox, on_change: Callable[[], None]) -> None:
         """`on_change` is called after each answer of the stream."""
         self._loop = asyncio.get_running_loop()
-        self._client = client
+        self._connection = connection
         self._inbox = inbox
         self._on_change = on_change
         self._pending: dict[str, _Pending] = {}  # by reply subject, oldest first
@@ -60,7 +60,7 @@ class StreamPublisher:
     @property
     def connected(self) -> bool:
         """Whether there is a connection to NATS."""
-        return self._client.is_connected
+        return self._connection.connected
 
     @property
     def blocked(self) -> bool:
@@ -80,9 +80,9 @@ class StreamPublisher:
         if parcel.traceparent:
             headers[telemetry.TRACEPARENT] = parcel.traceparent
         try:
-            if not self._client.is_connected:  # nats-py would keep it, and send it when no one waits any more
+            if not self._connection.connected:  # nats-py would keep it, and send it when no one waits any more
                 raise nats.errors.ConnectionClosedError
-            nats_protocol.send(self._client, parcel.subject, parcel.event, subject, headers, now=False)
+            self._connection.send(parcel.subject, parcel.event, subject, headers, now=False)
         except (nats.errors.Error, OSError):
             self._end(subject, acknowledged=False)
 

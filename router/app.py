@@ -35,18 +35,18 @@ async def main(settings: RouterSettings, stop: asyncio.Event, ready: Ready) -> N
     async with (
         connect_bus(settings.nats_url, "router") as bus,
         WorkerChannels.open(settings.worker_keepalive_seconds) as workers,
-        Inbox.open(bus.nc) as inbox,
+        Inbox.open(bus) as inbox,
         Outbox.open(
-            bus.nc, inbox, settings.spool_dir, spool_bytes=settings.spool_bytes, capacity=settings.usage_pending
+            bus, inbox, settings.spool_dir, spool_bytes=settings.spool_bytes, capacity=settings.usage_pending
         ) as outbox,
     ):
         await bus.ensure_streams()
-        releases = Releases(bus.nc)
+        releases = Releases(bus.send)
         models = RoutingTable(bus)
         attempts = AttemptRegistry(outbox, models, settings.usage_remembered)
         models.observe(attempts)
         async with (
-            Tickets.open(bus.nc, models, settings, attempts) as tickets,
+            Tickets.open(bus, models, settings, attempts) as tickets,
             forever(
                 {
                     "send usage": outbox.run,

@@ -52,7 +52,7 @@ class DecisionLog:
                     break
                 decision = self._waiting.popleft()
                 try:
-                    await self._bus.nc.publish(names.decision_subject(decision.request_id), encode(decision))
+                    await self._bus.publish_core(names.decision_subject(decision.request_id), encode(decision))
                 except (nats.errors.Error, ConnectionError) as problem:
                     AUTHZ_DECISIONS_DROPPED.inc()
                     logger.debug("a decision was not told", extra={"problem": repr(problem)})

@@ -18,8 +18,7 @@ async def follow_invalidations(bus: Bus, keys: KeyRing, prices: asyncio.Event, r
 
     Announcements are not stored: after a gap in the connection everything is asked again.
     """
-    subscription = await bus.nc.subscribe(names.SUBJECT_INVALIDATE)
-    await bus.nc.flush(timeout=5)
+    subscription = await bus.subscribe(names.SUBJECT_INVALIDATE)
     ready.set()
     seen = bus.reconnects
     while not_cancelled():

@@ -22,7 +22,6 @@ async def follow_releases(bus: Bus, counter_writes: CounterWrites, ready: asynci
         if account and reservation:
             counter_writes.free_slot(account, reservation)
 
-    await bus.nc.subscribe(names.SUBJECT_RELEASE, queue=_QUEUE, cb=on_message)
-    await bus.nc.flush(timeout=5)
+    await bus.subscribe(names.SUBJECT_RELEASE, queue=_QUEUE, cb=on_message)
     ready.set()
     await asyncio.Event().wait()

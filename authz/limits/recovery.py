@@ -101,7 +101,7 @@ class StoreEpoch:
             self._wake.set()
             if self._bus is not None:
                 with suppress(nats.errors.Error):
-                    await self._bus.nc.publish(names.SUBJECT_SINCE)
+                    await self._bus.publish_core(names.SUBJECT_SINCE)
         self.value = value
 
     async def run(self, ready: asyncio.Event) -> None:
@@ -109,8 +109,7 @@ class StoreEpoch:
         with suppress(ValkeyError):
             await self.refresh()  # before the subscription below: see _is_alone
         if self._bus is not None:
-            subscription = await self._bus.nc.subscribe(names.SUBJECT_SINCE, cb=self._on_message)
-            await self._bus.nc.flush(timeout=5)
+            subscription = await self._bus.subscribe(names.SUBJECT_SINCE, cb=self._on_message)
         ready.set()
         try:
             while not_cancelled():
@@ -183,7 +182,7 @@ class StoreEpoch:
         if self._bus is None:
             return True
         try:
-            await self._bus.nc.request(names.SUBJECT_SINCE, timeout=_PEERS_SECONDS)
+            await self._bus.request(names.SUBJECT_SINCE, seconds=_PEERS_SECONDS)
         except nats.errors.NoRespondersError:
             return True
         except (nats.errors.Error, TimeoutError):

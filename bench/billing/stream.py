@@ -51,7 +51,7 @@ async def fill(bus: Bus, count: int, shape: Shape, seed: int) -> Filled:
         if number % _ACKNOWLEDGED_EVERY == 0 or number == count - 1:
             await bus.js.publish(subject, payload, headers=headers, timeout=60)
         else:
-            await bus.nc.publish(subject, payload, headers=headers)
+            await bus.publish_core(subject, payload, headers=headers)
     stored = (await bus.js.stream_info(names.STREAM_USAGE)).state.messages
     if stored != count:
         raise RuntimeError(f"the stream took {stored} of {count} events")

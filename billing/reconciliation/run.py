@@ -114,4 +114,4 @@ class Reconciler:
 
 async def answer_requests(bus: Bus, reconciler: Reconciler) -> None:
     """Subscribes as a queue group, so that one of all billing processes serves each request for a run."""
-    await bus.nc.subscribe(names.SUBJECT_RECONCILE, queue="billing", cb=reconciler.answer)
+    await bus.subscribe(names.SUBJECT_RECONCILE, queue="billing", cb=reconciler.answer)

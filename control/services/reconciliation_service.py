@@ -42,12 +42,12 @@ class ReconciliationService(ReconciliationServiceServicer):
         left = context.time_remaining()
         seconds = _RUN_SECONDS if left is None else min(_RUN_SECONDS, left)
         try:
-            answer = await self._bus.nc.request(names.SUBJECT_RECONCILE, timeout=seconds)
+            answer = await self._bus.request(names.SUBJECT_RECONCILE, seconds=seconds)
         except (nats.errors.Error, TimeoutError) as problem:
             raise _unavailable("Billing does not answer.") from problem
-        if not answer.data:
+        if not answer:
             raise _unavailable("Billing could not compare everything now; its log says why.")
-        return messages.RunReconciliationResponse(reconciliation=Reconciliation.FromString(answer.data))
+        return messages.RunReconciliationResponse(reconciliation=Reconciliation.FromString(answer))
 
 
 def _unavailable(message: str) -> UplionError:

@@ -116,7 +116,7 @@ class ModelStore:
     async def _translated(self) -> AsyncIterator[None]:
         """A broker that is away becomes UNAVAILABLE, which clients retry; at once where we know, without a timeout."""
         try:
-            if not self._bus.nc.is_connected:
+            if not self._bus.connected:
                 raise nats.errors.ConnectionClosedError
             yield
         except (nats.errors.Error, TimeoutError) as problem:

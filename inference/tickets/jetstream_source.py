@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import nats.errors
-from nats.aio.client import Client
 
 from common import names, telemetry
 from inference.tickets.source import SourceUnavailableError
-from messaging import nats_protocol
 from messaging.bus import Bus
+from messaging.connection import Send
 from messaging.inbox import Inbox
 from messaging.pull import Message, Pull
 
@@ -41,9 +40,9 @@ class _Acknowledgement:
 class JetStreamSource:
     """A TicketSource. Made by `open`; acknowledgements are still repeated and confirmed after `finish`."""
 
-    def __init__(self, client: Client, inbox: Inbox, pull: Pull) -> None:
+    def __init__(self, send: Send, inbox: Inbox, pull: Pull) -> None:
         self._loop = asyncio.get_running_loop()
-        self._client = client
+        self._send = send
         self._inbox = inbox
         self._pull = pull
         self._unconfirmed: dict[str, _Acknowledgement] = {}  # by inbox subject, oldest first
@@ -55,7 +54,7 @@ class JetStreamSource:
         """Creates the consumer if it does not exist; raises what NATS raises."""
         consumer = await bus.ensure_task_consumer(model, lane)
         async with Pull(bus, names.STREAM_TASKS, consumer) as pull:
-            source = cls(bus.nc, inbox, pull)
+            source = cls(bus.send, inbox, pull)
             try:
                 yield source
             finally:
@@ -75,7 +74,7 @@ class JetStreamSource:
     def publish(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
         """Sends with whatever is sent next, within 2 ms. Raises SourceUnavailableError."""
         try:
-            nats_protocol.send(self._client, subject, payload, headers=headers, now=False)
+            self._send(subject, payload, headers=headers, now=False)
         except (nats.errors.Error, OSError) as problem:
             raise SourceUnavailableError(repr(problem)) from problem
 
@@ -87,7 +86,7 @@ class JetStreamSource:
         if self._timer is None:
             self._timer = self._loop.call_at(due_seconds, self._repeat)
         try:
-            nats_protocol.send(self._client, subject, _ACK, reply, now=False)
+            self._send(subject, _ACK, reply, now=False)
         except (nats.errors.Error, OSError) as problem:  # disconnected, or the buffer is full: repeated later
             logger.warning("acknowledgement not sent", extra={"problem": repr(problem)})
 

@@ -6,12 +6,11 @@ from enum import Enum
 from functools import partial
 
 import nats.errors
-from nats.aio.client import Client
 from uplion.dispatch.v1.ticket_pb2 import Offer
 
 from common import telemetry
 from inference.tickets.held import HeldTicket
-from messaging import nats_protocol
+from messaging.connection import Send
 from messaging.inbox import Inbox
 from messaging.pull import Message
 
@@ -28,8 +27,8 @@ class Refusal(Enum):
 class Offers:
     """Publishes the offers of one worker, whose WorkerService is at `address`."""
 
-    def __init__(self, client: Client, inbox: Inbox, *, worker_id: str, address: str) -> None:
-        self._client = client
+    def __init__(self, send: Send, inbox: Inbox, *, worker_id: str, address: str) -> None:
+        self._send = send
         self._inbox = inbox
         self._worker_id = worker_id
         self._address = address
@@ -50,7 +49,7 @@ class Offers:
         headers = {telemetry.TRACEPARENT: held.traceparent} if held.traceparent else None
         payload = offer.SerializeToString()
         try:
-            nats_protocol.send(self._client, held.ticket.reply_subject, payload, subject, headers=headers)
+            self._send(held.ticket.reply_subject, payload, subject, headers=headers)
         except (nats.errors.Error, OSError) as problem:
             logger.warning("offer not sent", extra={"problem": repr(problem)})
 

@@ -16,15 +16,14 @@ from typing import Protocol
 
 import nats.errors
 from google.protobuf.message import DecodeError
-from nats.aio.client import Client
 from nats.js import api
 from uplion.dispatch.v1.ticket_pb2 import Caller, Offer, Ticket
 
 from common import names, telemetry
 from common.errors import Reason, UplionError
 from common.lifecycle import not_cancelled
-from messaging import nats_protocol
 from messaging.bus import Bus
+from messaging.connection import Connection
 from router.dispatch.attempts import Attempt
 from router.dispatch.jobs import Job
 from router.dispatch.routing_table import RoutingTable
@@ -90,31 +89,27 @@ class _Waiting:
 class Tickets:
     """Publishes tickets and accepts the first offer for each. Made by `open`."""
 
-    def __init__(self, client: Client, models: RoutingTable, settings: RouterSettings, observer: OfferObserver) -> None:
-        self._client = client
+    def __init__(
+        self, connection: Connection, models: RoutingTable, settings: RouterSettings, observer: OfferObserver
+    ) -> None:
+        self._connection = connection
         self._models = models
         self._settings = settings
         self._observer = observer
         self._loop = asyncio.get_running_loop()
-        self._prefix = f"offers.{client.new_inbox().rpartition('.')[2]}"
+        self._prefix = f"offers.{connection.new_inbox().rpartition('.')[2]}"
         self._numbers = count(1)
         self._waiting: dict[str, _Waiting] = {}
 
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, client: Client, models: RoutingTable, settings: RouterSettings, observer: OfferObserver
+        cls, connection: Connection, models: RoutingTable, settings: RouterSettings, observer: OfferObserver
     ) -> AsyncIterator["Tickets"]:
         """Takes offers while the block runs."""
-        tickets = cls(client, models, settings, observer)
-        subscription = await client.subscribe(f"{tickets._prefix}.>", pending_msgs_limit=-1, pending_bytes_limit=-1)
-        nats_protocol.of(client).divert(subscription, tickets._arrived)
-        try:
+        tickets = cls(connection, models, settings, observer)
+        async with connection.diverted(f"{tickets._prefix}.>", tickets._arrived):
             yield tickets
-        finally:
-            nats_protocol.of(client).restore(subscription)
-            with suppress(nats.errors.Error):
-                await subscription.unsubscribe()
 
     async def offer(self, job: Job, attempt: Attempt, deadline: float) -> Accepted:
         """Publishes the attempt's ticket and waits for its first offer.
@@ -144,14 +139,13 @@ class Tickets:
         return accepted
 
     def _publish(self, ticket: Ticket, number: str) -> None:
-        if not self._client.is_connected:  # nats-py would buffer it, and the caller would wait in vain
+        if not self._connection.connected:  # nats-py would buffer it, and the caller would wait in vain
             raise _broker_away()
         headers = telemetry.outgoing()
         headers[api.Header.MSG_ID] = names.attempt_id(ticket.request_id, ticket.attempt)
         headers[api.Header.EXPECTED_STREAM] = names.STREAM_TASKS
         try:
-            nats_protocol.send(
-                self._client,
+            self._connection.send(
                 names.task_subject(ticket.model, ticket.lane),
                 ticket.SerializeToString(),
                 f"{self._prefix}.{number}.{_ACK}",
@@ -185,16 +179,16 @@ class Tickets:
 
     async def _take_back(self, waiting: _Waiting) -> None:
         """Refuses the offer if one was accepted; else deletes the ticket, so that it does not count as backlog."""
-        if not self._client.is_connected:
+        if not self._connection.connected:
             return
         accepted = waiting.accepted
         with suppress(nats.errors.Error, ConnectionError):
             if accepted.done() and not accepted.cancelled() and accepted.exception() is None:
                 if subject := accepted.result().refusal_subject:
-                    await self._client.publish(subject, b"")
+                    await self._connection.publish_core(subject, b"")
             elif waiting.sequence:
                 request = json.dumps({"seq": waiting.sequence, "no_erase": True}).encode()
-                await self._client.publish(f"$JS.API.STREAM.MSG.DELETE.{names.STREAM_TASKS}", request)
+                await self._connection.publish_core(f"$JS.API.STREAM.MSG.DELETE.{names.STREAM_TASKS}", request)
 
     def _look(self, waiting: _Waiting) -> None:
         """The timer's callback: fails a ticket that has waited too long, or sets the timer to its next limit."""
@@ -226,7 +220,7 @@ class Tickets:
                 if waiting is not None:
                     self._acknowledge(waiting, payload)
             elif not self._accept(waiting, payload, reply.decode()) and reply:
-                nats_protocol.send(self._client, reply.decode(), b"")
+                self._connection.send(reply.decode(), b"")
         except (nats.errors.Error, ConnectionError) as problem:
             logger.warning("an offer could not be refused", extra={"problem": repr(problem)})
         except Exception:  # a message-consumer boundary: one bad message must not end the subscription

@@ -174,8 +174,8 @@ def manifest_file(folder: Path, model: str, **spec: Any) -> Path:
 async def fake_router(nats_url: str, model: str) -> AsyncIterator[FakeRouter]:
     async with connect_bus(nats_url, "test") as bus:
         await bus.ensure_streams()
-        router = FakeRouter(bus, model, bus.nc.new_inbox())
-        await bus.nc.subscribe(router.subject, cb=router.on_offer)
+        router = FakeRouter(bus, model, bus.new_inbox())
+        await bus.subscribe(router.subject, cb=router.on_offer)
         yield router
         for channel in router.channels.values():
             await channel.close()

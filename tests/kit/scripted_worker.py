@@ -86,13 +86,13 @@ class ScriptedWorker(worker_service_pb2_grpc.WorkerServiceServicer):
             last=True,
             provider="worker",
         )
-        await self.bus.nc.publish(f"usage.{token(self.model)}", event.SerializeToString())
+        await self.bus.publish_core(f"usage.{token(self.model)}", event.SerializeToString())
 
     async def kill(self) -> None:
         """Ends it as kill -9 does: no more pulls, every stream broken."""
         self.task.cancel()
         await asyncio.wait([self.task])
-        await self.bus.nc.close()
+        await self.bus._client.close()
         await self.server.stop(None)
 
     async def announce(self, *, draining: bool = False, unmetered: bool = False) -> None:
@@ -129,10 +129,10 @@ class ScriptedWorker(worker_service_pb2_grpc.WorkerServiceServicer):
         offer = ticket_pb2.Offer(
             request_id=ticket.request_id, attempt=ticket.attempt, worker_id=self.worker_id, address=self.address
         )
-        inbox = self.bus.nc.new_inbox()
+        inbox = self.bus.new_inbox()
 
         async def refused(message: Any) -> None:
             self.refused.append(f"{ticket.request_id}.{ticket.attempt}")
 
-        await self.bus.nc.subscribe(inbox, cb=refused)
-        await self.bus.nc.publish(ticket.reply_subject, offer.SerializeToString(), reply=inbox)
+        await self.bus.subscribe(inbox, cb=refused)
+        await self.bus.publish_core(ticket.reply_subject, offer.SerializeToString(), reply=inbox)

@@ -192,14 +192,14 @@ async def test_the_end_of_a_request_frees_its_place(authz: Any, bus: Bus) -> Non
     first = await authz.check(key.text)
     assert first.limits == {"holds_slot": "1"}
     assert (await authz.check(key.text)).headers["retry-after-ms"] == "1000"
-    await bus.nc.publish(names.SUBJECT_RELEASE, f"{authz.account} {first.headers['x-uplion-reservation']}".encode())
+    await bus.publish_core(names.SUBJECT_RELEASE, f"{authz.account} {first.headers['x-uplion-reservation']}".encode())
     async with asyncio.timeout(60):
         while (await authz.check(key.text)).status != 200:
             await asyncio.sleep(0.01)
 
 
 async def test_used_keys_are_told_in_batches(bus: Bus) -> None:
-    heard = await bus.nc.subscribe(names.SUBJECT_USED)
+    heard = await bus.subscribe(names.SUBJECT_USED)
     last_used = LastUsed(bus, every_seconds=0.05)
     for number in range(2_500):
         last_used.add(f"key{number % 2_300}")

@@ -173,6 +173,6 @@ async def test_nats_dies_in_the_middle_and_comes_back(with_servers, start_server
         await server.kill()
         await asyncio.sleep(0.3)
         await server.start()
-        await until(lambda: harness.bus.nc.is_connected)
+        await until(lambda: harness.bus.connected)
         await outage.publish(100)
         await outage.finish()

@@ -158,14 +158,14 @@ async def test_a_run_is_made_when_asked_for_and_says_when_it_cannot(harness: Any
     async def answered() -> bool:
         nonlocal answer
         with suppress(nats.errors.NoRespondersError):
-            answer = await harness.bus.nc.request(names.SUBJECT_RECONCILE, timeout=60)
+            answer = await harness.bus.request(names.SUBJECT_RECONCILE, seconds=60)
         return answer is not None
 
     async with harness.billing():
         await until(answered)
         assert answer is not None
-        assert Reconciliation.FromString(answer.data).stream_events == 30
+        assert Reconciliation.FromString(answer).stream_events == 30
         await harness.database.execute("ALTER TABLE usage_hourly RENAME TO gone")
-        answer = await harness.bus.nc.request(names.SUBJECT_RECONCILE, timeout=60)
-        assert answer.data == b""
+        answer = await harness.bus.request(names.SUBJECT_RECONCILE, seconds=60)
+        assert answer == b""
         await harness.database.execute("ALTER TABLE gone RENAME TO usage_hourly")

@@ -54,7 +54,7 @@ async def test_usage_spooled_by_a_killed_worker_is_sent_by_the_next_one(start_se
             first.kill()
         await server.start()
         async with process(manifest, server.url, spool):
-            await until(lambda: router.bus.nc.is_connected)
+            await until(lambda: router.bus.connected)
             await router.bus.ensure_streams()
             usage = await router.usage(request.ticket.request_id)
             assert (usage.status, usage.usage.output_tokens) == (AttemptStatus.ATTEMPT_STATUS_COMPLETED, 300)

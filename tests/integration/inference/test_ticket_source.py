@@ -84,9 +84,9 @@ class TwoLanes:
 
 @asynccontextmanager
 async def intake_of(source, slots, router):
-    async with Inbox.open(router.bus.nc) as inbox, asyncio.TaskGroup() as tasks:
+    async with Inbox.open(router.bus) as inbox, asyncio.TaskGroup() as tasks:
         usage = UsageRecorder(model=router.model, revision=1, provider="synthetic")
-        offers = Offers(router.bus.nc, inbox, worker_id="w", address="127.0.0.1:1")
+        offers = Offers(router.bus.send, inbox, worker_id="w", address="127.0.0.1:1")
         intake = TicketIntake(source, slots, offers, usage)
         running = tasks.create_task(intake.run())
         yield intake
@@ -124,11 +124,11 @@ async def test_another_queue_serves_its_tickets_in_its_own_order(nats_url):
 
 async def test_an_acknowledgement_is_repeated_until_it_is_confirmed_or_given_up(nats_url, monkeypatch):
     monkeypatch.setattr("inference.tickets.jetstream_source._CONFIRM_SECONDS", 0.1)
-    async with fake_router(nats_url, "acks") as router, Inbox.open(router.bus.nc) as inbox:
+    async with fake_router(nats_url, "acks") as router, Inbox.open(router.bus) as inbox:
         source = JetStreamSource.open(router.bus, inbox, router.model, names.LANE_DEFAULT)
         async with source as source, asyncio.timeout(WAIT_SECONDS):
-            subject = router.bus.nc.new_inbox()
-            subscription = await router.bus.nc.subscribe(subject)
+            subject = router.bus.new_inbox()
+            subscription = await router.bus.subscribe(subject)
             ended = asyncio.Event()
             source.acknowledge(subject, ended.set)
             await subscription.next_msg(WAIT_SECONDS)

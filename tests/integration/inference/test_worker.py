@@ -390,7 +390,7 @@ async def test_usage_survives_a_broker_that_dies_and_comes_back(start_server, tm
             last = event
         assert last.usage.output_tokens == 100, "the answer does not need the broker"
         await server.start()
-        await until(lambda: router.bus.nc.is_connected)
+        await until(lambda: router.bus.connected)
         usage = await router.usage(request.ticket.request_id)
         assert usage.status == AttemptStatus.ATTEMPT_STATUS_COMPLETED
         stop.set()

@@ -38,7 +38,7 @@ def event(number: int, model: str) -> UsageEvent:
 
 
 async def connected(bus: Bus) -> None:
-    await until(lambda: bus.nc.is_connected)
+    await until(lambda: bus.connected)
     await bus.ensure_streams()
 
 
@@ -63,8 +63,8 @@ async def opened(
 ) -> AsyncIterator[tuple[Bus, Outbox]]:
     async with (
         connect_bus(url, "test", connect_seconds=SECONDS) as bus,
-        Inbox.open(bus.nc) as inbox,
-        Outbox.open(bus.nc, inbox, folder, spool_bytes=size, capacity=capacity) as outbox,
+        Inbox.open(bus) as inbox,
+        Outbox.open(bus, inbox, folder, spool_bytes=size, capacity=capacity) as outbox,
     ):
         await bus.ensure_streams()
         sending = asyncio.create_task(outbox.run())
@@ -153,12 +153,12 @@ async def test_what_a_killed_process_spooled_is_sent_by_a_living_one(server: Any
         from messaging.inbox import Inbox
 
         async def main():
-            async with connect_bus(sys.argv[1], "test", connect_seconds=30) as bus, Inbox.open(bus.nc) as inbox:
-                async with Outbox.open(bus.nc, inbox, Path(sys.argv[2]), spool_bytes=1 << 20, capacity=9) as outbox:
+            async with connect_bus(sys.argv[1], "test", connect_seconds=30) as bus, Inbox.open(bus) as inbox:
+                async with Outbox.open(bus, inbox, Path(sys.argv[2]), spool_bytes=1 << 20, capacity=9) as outbox:
                     sending = asyncio.create_task(outbox.run())
                     print("connected", flush=True)
                     await asyncio.to_thread(sys.stdin.readline)
-                    while bus.nc.is_connected:
+                    while bus.connected:
                         await asyncio.sleep(0.01)
                     outbox.put(UsageEvent(request_id="r", attempt=1, model=sys.argv[3]))
                     await outbox.drain(30)
@@ -205,7 +205,7 @@ async def test_a_stream_that_says_nothing_blocks_too(server: Any, tmp_path: Path
         await bus.js.update_stream(config)
         outbox.put(event(1, model))
         await until(lambda: outbox.blocked)
-        assert bus.nc.is_connected
+        assert bus.connected
         config.no_ack = False
         await bus.js.update_stream(config)
         await until(lambda: not outbox.blocked and not spooled(tmp_path))
@@ -235,7 +235,7 @@ async def test_without_a_folder_events_wait_in_memory(server: Any) -> None:
     model = uuid.uuid4().hex
     async with opened(server.url, None, capacity=3) as (bus, outbox):
         await server.kill()
-        await until(lambda: not bus.nc.is_connected)
+        await until(lambda: not bus.connected)
         for number in range(5):
             outbox.put(event(number, model))
         await outbox.drain(0.2)

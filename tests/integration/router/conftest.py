@@ -117,8 +117,8 @@ def start_world(nats_url: str) -> Callable[..., Any]:
             async def on_usage(message: Any) -> None:
                 usage.append(billing.UsageEvent.FromString(message.data))
 
-            await bus.nc.subscribe(f"usage.{token(model)}", cb=on_usage)
-            await bus.nc.flush()
+            await bus.subscribe(f"usage.{token(model)}", cb=on_usage)
+            await bus.flush()
             tasks = await stack.enter_async_context(_Background())
 
             async def start_worker(*, proxied: bool = False, **options: Any) -> ScriptedWorker:

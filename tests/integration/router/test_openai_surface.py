@@ -159,8 +159,8 @@ async def test_a_refusal_is_an_openai_error_and_one_usage_event(
         found.append(billing.UsageEvent.FromString(message.data))
 
     if changes:
-        await world.bus.nc.subscribe("usage.none", cb=on_usage)  # no name that clients invent
-        await world.bus.nc.flush()
+        await world.bus.subscribe("usage.none", cb=on_usage)  # no name that clients invent
+        await world.bus.flush()
     body = body.replace(b"MODEL", world.model.encode())
     answered, headers, data, kind = await world.client.post("CreateChatCompletion", body, **changes)
     assert (answered, kind) == (status, "application/json")
@@ -245,9 +245,9 @@ async def test_the_prompt_is_in_no_ticket_log_or_usage_event(
         async def on_message(message: Any) -> None:
             seen.append(message.data)
 
-        await world.bus.nc.subscribe("tasks.>", cb=on_message)
-        await world.bus.nc.subscribe("usage.>", cb=on_message)
-        await world.bus.nc.flush()
+        await world.bus.subscribe("tasks.>", cb=on_message)
+        await world.bus.subscribe("usage.>", cb=on_message)
+        await world.bus.flush()
         messages = [{"role": "user", "content": CANARY}]
         await world.client.post("CreateChatCompletion", chat(world.model, messages=messages))
         await world.client.post("CreateChatCompletion", chat(world.model, messages=messages, n=99))

@@ -50,8 +50,8 @@ async def test_pages_hold_every_account_once_oldest_first(control):
 
 async def test_an_update_changes_what_it_names_and_is_announced(control, bus):
     made = await control.call(control.accounts.CreateAccount, CreateAccountRequest(name="Team", limits=[PER_MINUTE]))
-    heard = await bus.nc.subscribe(names.SUBJECT_INVALIDATE)
-    await bus.nc.flush()
+    heard = await bus.subscribe(names.SUBJECT_INVALIDATE)
+    await bus.flush()
     suspended = await control.call(
         control.accounts.UpdateAccount,
         UpdateAccountRequest(id=made.account.id, state=ResourceState.RESOURCE_STATE_SUSPENDED),

@@ -58,8 +58,8 @@ async def test_nothing_says_who_it_was_and_what_was_counted_stays(control, datab
     )
     before = await everything(database)
     assert CANARY in str(before)
-    heard = await bus.nc.subscribe(names.SUBJECT_INVALIDATE)
-    await bus.nc.flush()
+    heard = await bus.subscribe(names.SUBJECT_INVALIDATE)
+    await bus.flush()
 
     erased = (await control.call(control.accounts.EraseAccount, EraseAccountRequest(id=account))).account
 

@@ -57,8 +57,8 @@ async def test_the_secret_is_in_no_table_and_in_no_later_answer(control, databas
 async def test_a_revoked_key_is_announced_and_stays_revoked(control, bus):
     account = await new_account(control)
     made = await new_key(control, account)
-    heard = await bus.nc.subscribe(names.SUBJECT_INVALIDATE)
-    await bus.nc.flush()
+    heard = await bus.subscribe(names.SUBJECT_INVALIDATE)
+    await bus.flush()
     first = await control.call(control.keys.RevokeKey, RevokeKeyRequest(id=made.key.id))
     second = await control.call(control.keys.RevokeKey, RevokeKeyRequest(id=made.key.id))
     assert (await heard.next_msg(2)).data == f"key:{made.key.id}".encode()

@@ -42,8 +42,8 @@ def moment(when):
 
 
 async def test_a_price_holds_from_now_on_and_every_digit_stays(prices, bus):
-    heard = await bus.nc.subscribe(names.SUBJECT_INVALIDATE)
-    await bus.nc.flush()
+    heard = await bus.subscribe(names.SUBJECT_INVALIDATE)
+    await bus.flush()
     rates = Rates(
         input_per_million_tokens="123456789012.000000000001",
         cached_per_million_tokens="0",

@@ -42,8 +42,8 @@ async def test_an_update_changes_what_it_names_and_is_announced_for_the_account(
         control.projects.CreateProject,
         CreateProjectRequest(account=account, name="P", labels={"a": "b"}, limits=[AT_ONCE]),
     )
-    heard = await bus.nc.subscribe(names.SUBJECT_INVALIDATE)
-    await bus.nc.flush()
+    heard = await bus.subscribe(names.SUBJECT_INVALIDATE)
+    await bus.flush()
     suspended = await control.call(
         control.projects.UpdateProject,
         UpdateProjectRequest(id=made.project.id, state=ResourceState.RESOURCE_STATE_SUSPENDED),

@@ -38,8 +38,8 @@ async def test_billing_is_asked_for_a_run(control, stub, bus):
     async def bill(message):
         await message.respond(answers.pop(0))
 
-    subscription = await bus.nc.subscribe(names.SUBJECT_RECONCILE, cb=bill)
-    await bus.nc.flush()
+    subscription = await bus.subscribe(names.SUBJECT_RECONCILE, cb=bill)
+    await bus.flush()
     refused = await control.refusal(stub.RunReconciliation, RunReconciliationRequest())
     assert refused.reason is Reason.UNAVAILABLE
     answer = await control.call(stub.RunReconciliation, RunReconciliationRequest())

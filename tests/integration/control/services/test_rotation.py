@@ -55,8 +55,8 @@ async def test_what_a_key_may_do_comes_back_as_given(control, key):
 
 
 async def test_an_update_changes_what_it_names_empties_what_its_mask_names_and_is_announced(control, key, bus):
-    heard = await bus.nc.subscribe(names.SUBJECT_INVALIDATE)
-    await bus.nc.flush()
+    heard = await bus.subscribe(names.SUBJECT_INVALIDATE)
+    await bus.flush()
     changed = await control.call(control.keys.UpdateKey, UpdateKeyRequest(id=key.id, networks=["::1"], state=SUSPENDED))
     assert (await heard.next_msg(30)).data == f"key:{key.id}".encode()
     await heard.unsubscribe()
@@ -72,8 +72,8 @@ async def test_an_update_changes_what_it_names_empties_what_its_mask_names_and_i
 
 async def test_a_rotated_key_overlaps_with_one_that_may_do_the_same(control, key, bus):
     """K3: the old key goes on until the overlap is over."""
-    heard = await bus.nc.subscribe(names.SUBJECT_INVALIDATE)
-    await bus.nc.flush()
+    heard = await bus.subscribe(names.SUBJECT_INVALIDATE)
+    await bus.flush()
     made = await control.call(control.keys.RotateKey, RotateKeyRequest(id=key.id, overlap=Duration(seconds=3600)))
     assert (await heard.next_msg(30)).data == f"key:{key.id}".encode()
     await heard.unsubscribe()
@@ -137,7 +137,7 @@ async def test_last_use_is_noted_from_what_authz_says(control, key, bus):
     async with asyncio.timeout(60):
         while not (await show(control, key.id)).HasField("last_used_time"):
             # Again and again: nobody says when control has subscribed.
-            await bus.nc.publish(names.SUBJECT_USED, f"stranger0000 {key.id} nonsense\xff".encode("latin-1"))
+            await bus.publish_core(names.SUBJECT_USED, f"stranger0000 {key.id} nonsense\xff".encode("latin-1"))
             await asyncio.sleep(0.1)
     assert before < (await show(control, key.id)).last_used_time.ToDatetime(tzinfo=UTC) <= datetime.now(UTC)
 

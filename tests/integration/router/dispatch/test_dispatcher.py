@@ -371,7 +371,7 @@ async def test_a_worker_whose_process_is_stopped_is_lost_although_its_connection
         while b"Hello" not in data:
             data += HttpBody.FromString(await anext(messages)).data
         worker.task.cancel()
-        await worker.bus.nc.close()
+        await worker.bus._client.close()
         worker.proxy.stall()
 
         async def goes_on(request: run_pb2.RunRequest, context: Any) -> AsyncIterator[run_pb2.RunEvent]:

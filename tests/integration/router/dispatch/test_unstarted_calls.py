@@ -108,9 +108,9 @@ class Ledger:
             assert account == "acme"
             self.released.append(reservation)
 
-        await self._world.bus.nc.subscribe("usage.>", cb=on_usage)
-        await self._world.bus.nc.subscribe(SUBJECT_RELEASE, cb=on_release)
-        await self._world.bus.nc.flush()
+        await self._world.bus.subscribe("usage.>", cb=on_usage)
+        await self._world.bus.subscribe(SUBJECT_RELEASE, cb=on_release)
+        await self._world.bus.flush()
         return self
 
     def metadata(self, name: str, model: str) -> Any:
@@ -222,7 +222,7 @@ async def test_a_request_that_holds_no_slot_announces_nothing(world: Any) -> Non
     ledger = await Ledger(world).open()
     await world.client.post("CreateChatCompletion", b"{", request_id=f"{world.model}-none", holds_slot=False)
     await world.until(lambda: any(event.request_id == f"{world.model}-none" for event in ledger.events))
-    await world.bus.nc.flush()
+    await world.bus.flush()
     assert ledger.released == []
 
 

@@ -146,7 +146,7 @@ async def test_a_router_that_cannot_store_usage_refuses_quickly(
     server = await asyncio.to_thread(start_server, "nats")
     async with start_world(url=server.url, spool_dir=tmp_path, spool_bytes=1000) as world:
         await server.kill()
-        await world.until(lambda: not world.bus.nc.is_connected, SECONDS)
+        await world.until(lambda: not world.bus.connected, SECONDS)
         spent = []
         for number in range(10):
             began = time.monotonic()
@@ -176,7 +176,7 @@ async def test_what_a_router_owes_is_told_after_its_restart(start_world: Any, st
     server = await asyncio.to_thread(start_server, "nats")
     async with start_world(url=server.url, spool_dir=tmp_path) as world:
         await server.kill()
-        await world.until(lambda: not world.bus.nc.is_connected, SECONDS)
+        await world.until(lambda: not world.bus.connected, SECONDS)
         status, *_ = await world.client.post("CreateChatCompletion", chat(world.model))
         assert status == 503
         model = world.model
