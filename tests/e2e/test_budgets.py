@@ -16,7 +16,7 @@ from uplion.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from tests.kit.platform import REPOSITORY, SYNTHETIC, Platform
 from tests.kit.until import until_sync
 
-HELLO = [{"role": "user", "content": "Hello!"}]
+HELLO: Any = [{"role": "user", "content": "Hello!"}]
 RULE = "key/tokens/life"
 SMALL = "tokens/life=120"  # more than a prompt is reserved at, less than any answer of the synthetic model
 

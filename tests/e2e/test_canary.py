@@ -33,7 +33,7 @@ async def tables(url: str) -> str:
 async def valkey(url: str) -> str:
     """Every key with its value."""
     async with Redis.from_url(url) as redis:
-        read: dict[bytes, Any] = {
+        read: dict[Any, Any] = {
             b"string": redis.get,
             b"hash": redis.hgetall,
             b"set": redis.smembers,

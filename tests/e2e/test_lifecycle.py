@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -15,7 +16,7 @@ from tests.kit.processes import alive, mentioning
 from tests.kit.until import until_sync
 
 MODEL = str(REPOSITORY / "tests/e2e/synthetic.yaml")
-HELLO = [{"role": "user", "content": "Hello!"}]
+HELLO: Any = [{"role": "user", "content": "Hello!"}]
 
 
 def test_sigterm_under_load_finishes_what_is_running(start_platform: Up) -> None:

@@ -34,7 +34,7 @@ def _reason(error: grpc.aio.AioRpcError) -> str | None:
     return None
 
 
-async def test_chat_and_its_stream_agree(platform: Platform, stub) -> None:  # type: ignore[no-untyped-def]
+async def test_chat_and_its_stream_agree(platform: Platform, stub) -> None:
     sampling = Sampling(temperature=0, max_output_tokens=60)
     answer = await stub.Chat(
         chat_pb2.ChatRequest(model=DEMO, messages=HELLO, sampling=sampling), metadata=_as(platform, DEMO), timeout=60
@@ -55,7 +55,7 @@ async def test_chat_and_its_stream_agree(platform: Platform, stub) -> None:  # t
     assert not pieces[-1].deltas
 
 
-async def test_completion_embedding_and_models(platform: Platform, stub) -> None:  # type: ignore[no-untyped-def]
+async def test_completion_embedding_and_models(platform: Platform, stub) -> None:
     done = await stub.Completion(
         completion_pb2.CompletionRequest(model=SYNTHETIC, prompt="x", sampling=Sampling(max_output_tokens=5)),
         metadata=_as(platform, SYNTHETIC),
@@ -72,7 +72,7 @@ async def test_completion_embedding_and_models(platform: Platform, stub) -> None
     assert {DEMO, SYNTHETIC} <= {model.name for model in models.models}
 
 
-async def test_errors_are_statuses_with_a_reason(platform: Platform, stub) -> None:  # type: ignore[no-untyped-def]
+async def test_errors_are_statuses_with_a_reason(platform: Platform, stub) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as unknown_model:
         await stub.Chat(chat_pb2.ChatRequest(model="none", messages=HELLO), metadata=_as(platform, "none"), timeout=60)
     assert unknown_model.value.code() is grpc.StatusCode.NOT_FOUND

@@ -4,13 +4,14 @@ import base64
 import json
 import math
 import struct
+from typing import Any
 
 import openai
 import pytest
 
 from tests.kit.platform import DEMO, SYNTHETIC, Platform
 
-HELLO = [{"role": "user", "content": "Hello!"}]
+HELLO: Any = [{"role": "user", "content": "Hello!"}]
 
 
 def test_chat(platform: Platform) -> None:
@@ -69,7 +70,7 @@ def test_several_choices_stops_and_limits(platform: Platform) -> None:
     several = client.chat.completions.create(model=DEMO, messages=HELLO, n=3, max_tokens=5)
     assert [choice.index for choice in several.choices] == [0, 1, 2]
     assert all(choice.finish_reason in ("length", "stop") for choice in several.choices)
-    counted = [{"role": "user", "content": "Count from 1 to 10."}]
+    counted: Any = [{"role": "user", "content": "Count from 1 to 10."}]
     whole = client.chat.completions.create(model=DEMO, messages=counted, temperature=0, max_tokens=80)
     text = whole.choices[0].message.content or ""
     assert "7" in text

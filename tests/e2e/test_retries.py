@@ -15,7 +15,7 @@ from tests.kit.platform import Platform
 from tests.kit.until import until_sync
 
 MODEL = "flaky"
-HELLO = [{"role": "user", "content": "Hello!"}]
+HELLO: Any = [{"role": "user", "content": "Hello!"}]
 WORDS = ("Hel", "lo", " there")
 USAGE = {"prompt_tokens": 11, "completion_tokens": 3}
 MANIFEST = """\

@@ -86,7 +86,7 @@ def metric(platform: Platform) -> Counter[str]:
     address = next(part["metrics_address"] for part in parts if part["name"] == "services")
     text = urllib.request.urlopen(f"http://{address}/metrics", timeout=10).read().decode()
     lines = [line.rpartition(" ") for line in text.splitlines() if line.startswith("uplion_billing_")]
-    return Counter({name: Decimal(value) for name, _, value in lines})  # type: ignore[arg-type]
+    return Counter({name: Decimal(value) for name, _, value in lines})
 
 
 def by_currency(rows: list[Any]) -> dict[str, tuple[int, Decimal]]:

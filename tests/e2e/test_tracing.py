@@ -20,7 +20,7 @@ class _Collector(trace_service_pb2_grpc.TraceServiceServicer):
         self.spans: list[tuple[str, str, str]] = []
         self.sent = b""
 
-    def Export(self, request, context):  # type: ignore[no-untyped-def]  # noqa: N802
+    def Export(self, request, context):  # noqa: N802
         self.sent += request.SerializeToString()
         for resource in request.resource_spans:
             service = next(a.value.string_value for a in resource.resource.attributes if a.key == "service.name")

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from common.lifecycle import Ready
 from tests.kit.until import until_sync
@@ -40,7 +40,8 @@ async def running(
 
     task = asyncio.create_task(service())
     try:
-        await asyncio.wait({task, ready}, timeout=_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        begun: set[asyncio.Future[Any]] = {task, ready}
+        await asyncio.wait(begun, timeout=_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             await task
         assert ready.done(), f"{main.__module__} was not ready within {_SECONDS:g} s"

@@ -30,7 +30,7 @@ class Ledger:
     ended_tokens: dict[str, int] = field(default_factory=dict)  # by reservation
 
     async def used(self, account: str, wanted: Sequence[LedgerBalance]) -> list[int]:
-        return [self.used_totals.get(tuple(each[:4]), 0) for each in wanted]
+        return [self.used_totals.get((each[0], each[1], each[2], each[3]), 0) for each in wanted]
 
     async def ended(self, request_ids: Sequence[str]) -> dict[str, int]:
         return dict(self.ended_tokens)

@@ -17,12 +17,12 @@ def requests(amount: int, **more: Any) -> Limit:
     return Limit("requests", "minute", amount, **more)
 
 
-def tokens(amount: int, period: str = "life", **more: Any) -> Limit:
+def tokens(amount: int, period: Any = "life", **more: Any) -> Limit:
     """A budget of tokens, or with "minute" a limit."""
     return Limit("tokens", period, amount, **more)
 
 
-def cost(amount: float, period: str = "life", currency: str = "USD", **more: Any) -> Limit:
+def cost(amount: float, period: Any = "life", currency: str = "USD", **more: Any) -> Limit:
     """A budget of money."""
     return Limit("cost", period, round(amount * 1_000_000), currency=currency, **more)
 

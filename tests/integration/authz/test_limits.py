@@ -40,7 +40,7 @@ async def test_of_many_at_once_exactly_what_fits_passes_each_measure_at_each_lev
     world.price("m", 2.0, 8.0, request=0.001)  # a request of 100 + 10 tokens: 200 + 80 + 1000 millionths
     for limit in (requests(100), tokens(11_000), tokens(11_000, "minute"), cost(0.128), at_once(100)):
         for level in ("account", "project", "key"):
-            limits = {"project_limits": [limit]} if level == "project" else {"key_limits": [limit]}
+            limits: dict[str, Any] = {"project_limits": [limit]} if level == "project" else {"key_limits": [limit]}
             world.account += "x"
             record = world.record(limit) if level == "account" else world.record(project="p", **limits)
             assert len(await passed(world, record, 120)) == 100, (limit, level)

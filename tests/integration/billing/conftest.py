@@ -94,6 +94,7 @@ class Harness:
             reserved = await fresh.hgetall(names.reserved_key(self.account))
         found = {}
         for field, value in used.items():
+            assert isinstance(field, bytes)
             key = field.decode().split("|")[1][1:]
             found[f"used{key}"] = int(value)
             found[f"reserved{key}"] = int(reserved.get(field, 0))
@@ -170,8 +171,9 @@ async def open_harness(settings: BillingSettings) -> AsyncIterator[Harness]:
         await bus.js.purge_stream(names.STREAM_DEAD)
         pool = await asyncpg.create_pool(settings.postgres_url, min_size=0, max_size=2)
         redis = Redis.from_url(settings.redis_url)
-        async with pool.acquire() as connection:
-            await migrate(connection)
+        connection = await asyncpg.connect(settings.postgres_url)
+        await migrate(connection)
+        await connection.close()
         try:
             yield Harness(settings, bus, pool, redis, f"acc-{uuid.uuid4().hex[:12]}")
         finally:

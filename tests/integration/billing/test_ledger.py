@@ -5,6 +5,7 @@ import random
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 import asyncpg
 import pytest
@@ -38,7 +39,7 @@ def at(text):
 async def dead(harness, count):
     """The dead letters: (payload, reason)."""
     subscription = await harness.bus.js.pull_subscribe(names.dead_subject(names.STREAM_USAGE), stream=names.STREAM_DEAD)
-    found = []
+    found: list[Any] = []
     try:
         while len(found) < count:
             found += await subscription.fetch(count - len(found), timeout=60)

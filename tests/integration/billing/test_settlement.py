@@ -14,7 +14,7 @@ from ledger.periods import LIFE
 
 def totals(tokens):
     """Lifetime totals from tokens by (account, scope)."""
-    return Totals({Balance(*holder, ALL_MODELS, LIFE): count for holder, count in tokens.items()})
+    return Totals({Balance(account, scope, ALL_MODELS, LIFE): count for (account, scope), count in tokens.items()})
 
 
 def entries(*events):

@@ -1,6 +1,7 @@
 """control and the real authz together: what control says of a key is what happens to its requests."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -71,7 +72,7 @@ async def test_every_change_of_a_key_its_project_and_its_account_reaches_authz(c
         await control.call(control.projects.CreateProject, CreateProjectRequest(account=account, name="P"))
     ).project.id
     made = await control.call(control.keys.CreateKey, CreateKeyRequest(project=project))
-    changes = [
+    changes: list[Any] = [
         (control.keys.UpdateKey, UpdateKeyRequest(id=made.key.id)),
         (control.projects.UpdateProject, UpdateProjectRequest(id=project)),
         (control.accounts.UpdateAccount, UpdateAccountRequest(id=account)),

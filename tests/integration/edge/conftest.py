@@ -90,7 +90,7 @@ class Authz:
 
     def check(self, request: auth.CheckRequest, context: grpc.ServicerContext) -> auth.CheckResponse:
         self.checks.append(request)
-        self.listeners.append(dict(context.invocation_metadata()).get("x-uplion-listener", ""))
+        self.listeners.append(str(dict(context.invocation_metadata()).get("x-uplion-listener", "")))
         if self.answer is not None:
             return self.answer(request, context)
         response = auth.CheckResponse()
@@ -103,7 +103,7 @@ class Authz:
         return response
 
 
-class _ShowsKey(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):  # type: ignore[misc]
+class _ShowsKey(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
     """A native caller with a well-formed key, unless it shows one itself."""
 
     def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
@@ -112,7 +112,7 @@ class _ShowsKey(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientIntercep
             metadata.append(("authorization", f"Bearer {TEST_KEY}"))
         return continuation(details._replace(metadata=metadata), request)
 
-    intercept_unary_stream = intercept_unary_unary
+    intercept_unary_stream: Any = intercept_unary_unary
 
 
 @dataclass
@@ -163,7 +163,7 @@ def _serve(handler: Callable[[grpc.HandlerCallDetails], Any]) -> tuple[grpc.Serv
         def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
             return handler(handler_call_details)
 
-    server = grpc.server(ThreadPoolExecutor(8), handlers=(Generic(),), options=[("grpc.so_reuseport", 0)])
+    server = grpc.server(ThreadPoolExecutor(8), handlers=[Generic()], options=[("grpc.so_reuseport", 0)])
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     return server, port

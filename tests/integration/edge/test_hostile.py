@@ -146,7 +146,7 @@ def over_http2(edge: Any, headers: list[tuple[str, str]], data: bytes) -> str:
                 return "cut"
             for event in connection.receive_data(received):
                 if isinstance(event, h2.events.ResponseReceived):
-                    return str(dict(event.headers)[":status"])
+                    return str({str(name): value for name, value in event.headers}[":status"])
                 if isinstance(event, h2.events.StreamReset | h2.events.ConnectionTerminated):
                     return "cut"
 

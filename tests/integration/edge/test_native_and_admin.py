@@ -12,7 +12,7 @@ from credentials.api_keys import TEST_KEY
 NATIVE = "/uplion.inference.v1.InferenceService/"
 
 
-def refusal(channel: grpc.Channel, method: str, **options: Any) -> grpc.RpcError:
+def refusal(channel: Any, method: str, **options: Any) -> grpc.RpcError:
     with pytest.raises(grpc.RpcError) as found:
         channel.unary_unary(method)(b"", timeout=60, **options)
     return found.value
@@ -68,7 +68,7 @@ def test_nothing_else_is_reachable_by_grpc(edge: Any, method: str) -> None:
     with edge.channel() as channel:
         error = refusal(channel, method)
     assert error.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert not error.details().startswith("{")
+    assert not (error.details() or "").startswith("{")
     assert edge.authz.checks == []
     assert edge.backend.calls == []
 
@@ -88,7 +88,11 @@ def test_an_authz_outage_is_unavailable_to_grpc(edge: Any) -> None:
 def test_a_native_deadline_is_honoured(edge: Any, deadline: float) -> None:
     import time
 
-    edge.backend.frames = lambda: iter([time.sleep(2) or b""])
+    def late() -> Any:
+        time.sleep(2)
+        yield b""
+
+    edge.backend.frames = late
     with edge.channel() as channel, pytest.raises(grpc.RpcError) as error:
         channel.unary_unary(f"{NATIVE}Chat")(b"", timeout=deadline)
     assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED

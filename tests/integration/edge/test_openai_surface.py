@@ -145,9 +145,9 @@ def _http2_chat(port: int) -> tuple[dict[str, str], dict[str, str], bytes]:
             wire.sendall(connection.data_to_send())
             for event in connection.receive_data(wire.recv(65536)):
                 if isinstance(event, h2.events.ResponseReceived):
-                    headers = dict(event.headers)
+                    headers = {str(name): str(value) for name, value in event.headers}
                 elif isinstance(event, h2.events.TrailersReceived):
-                    trailers = dict(event.headers)
+                    trailers = {str(name): str(value) for name, value in event.headers}
                 elif isinstance(event, h2.events.DataReceived):
                     body += event.data
                 elif isinstance(event, h2.events.StreamEnded):

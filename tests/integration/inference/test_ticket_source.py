@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from typing import Any
 
 from common import names
 from inference.tickets.intake import TicketIntake
@@ -53,7 +54,7 @@ class TwoLanes:
 
     def __init__(self):
         self.first, self.second = [], []
-        self.answers = asyncio.Queue()
+        self.answers: asyncio.Queue[Any] = asyncio.Queue()
         self._changed = asyncio.Condition()
         self._credit = 0
         self.largest_credit = 0
@@ -104,6 +105,7 @@ async def test_another_queue_serves_its_tickets_in_its_own_order(nats_url):
         async with intake_of(source, slots, router) as intake:
             await offers[0]
             held = slots.claim(tickets[0].request_id, 1)
+            assert held is not None
             await source.put(source.first, tickets[2].SerializeToString())
             assert not offers[2].done(), "the one slot is taken"
             slots.settle(held, None)
@@ -125,8 +127,8 @@ async def test_another_queue_serves_its_tickets_in_its_own_order(nats_url):
 async def test_an_acknowledgement_is_repeated_until_it_is_confirmed_or_given_up(nats_url, monkeypatch):
     monkeypatch.setattr("inference.tickets.jetstream_source._CONFIRM_SECONDS", 0.1)
     async with fake_router(nats_url, "acks") as router, Inbox.open(router.bus) as inbox:
-        source = JetStreamSource.open(router.bus, inbox, router.model, names.LANE_DEFAULT)
-        async with source as source, asyncio.timeout(WAIT_SECONDS):
+        opening = JetStreamSource.open(router.bus, inbox, router.model, names.LANE_DEFAULT)
+        async with opening as source, asyncio.timeout(WAIT_SECONDS):
             subject = router.bus.new_inbox()
             subscription = await router.bus.subscribe(subject)
             ended = asyncio.Event()

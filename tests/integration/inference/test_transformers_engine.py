@@ -6,6 +6,7 @@ import time
 import uuid
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -57,7 +58,7 @@ async def collect(engine, prompt, sampling=GREEDY, resume=()):
     """Texts, token ids and finish of each choice, and the output."""
     output = Output()
     await engine.generate(Generation(uuid.uuid4().hex, prompt, sampling, resume), output)
-    pieces = {}
+    pieces: dict[int, Any] = {}
     async with asyncio.timeout(WAIT_SECONDS):
         while not output.drained:
             for delta in await output.take():
@@ -236,7 +237,7 @@ async def test_prompts_it_cannot_read_are_refused(engine, prompt, reason):
 
 
 async def test_chat_goes_through_the_template(engine):
-    parts = [
+    parts: list[Any] = [
         {"role": "developer", "content": "Be kind."},
         {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
     ]
@@ -261,6 +262,7 @@ async def test_embeddings_are_means_of_unit_length_and_do_not_depend_on_neighbou
 
 
 async def test_embeddings_and_answers_share_the_model(engine):
+    answers: list[Any]
     answers, _ = await asyncio.gather(
         asyncio.gather(*(collect(engine, Tokens([9, 8, i + 10])) for i in range(8))),
         asyncio.gather(*(engine.embed(f"e{i}", [Text("Hello there")] * 20) for i in range(3))),

@@ -4,6 +4,7 @@ import asyncio
 import json
 import struct
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from uplion.inference.v1.sampling_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP
@@ -76,7 +77,8 @@ async def served(**options):
 async def collect(engine, prompt=HELLO, sampling=None):
     output = Output()
     await engine.generate(Generation("g", prompt, sampling or Sampling()), output)
-    texts, finishes = {}, {}
+    texts: dict[int, str] = {}
+    finishes: dict[int, Any] = {}
     async with asyncio.timeout(WAIT_SECONDS):
         while not output.drained:
             for delta in await output.take():

@@ -3,11 +3,11 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+import nats.errors
 import pytest
 from nats.js.kv import KeyValue
 
 from common import names
-from messaging import bus as bus_module
 from messaging.bus import Bus, Change, connect_bus
 from messaging.pull import Pull
 from tests.kit.until import until
@@ -234,6 +234,6 @@ async def _until_deleted(changes: Any, key: str) -> Any:
 
 
 async def test_nobody_at_the_address_is_an_error_within_the_deadline() -> None:
-    with pytest.raises((TimeoutError, bus_module.nats.errors.Error, OSError)):
+    with pytest.raises((TimeoutError, nats.errors.Error, OSError)):
         async with connect_bus("nats://127.0.0.1:1", "test", connect_seconds=1.0):
             pass

@@ -40,7 +40,7 @@ class Client:
         return (*headers, (HEADER_REQUEST_ID, identity.request_id))
 
     def open(self, method: str, body: bytes, **changes: Any) -> Any:
-        call = self.channel.unary_stream(f"/uplion.openai.v1.OpenAIService/{method}")
+        call: Any = self.channel.unary_stream(f"/uplion.openai.v1.OpenAIService/{method}")
         data = (
             body if method == "GetModel" else HttpBody(content_type="application/json", data=body).SerializeToString()
         )
@@ -125,7 +125,7 @@ def start_world(nats_url: str) -> Callable[..., Any]:
                 own = await stack.enter_async_context(connect_bus(url, "worker"))
                 scripted = ScriptedWorker(own, model, **options)
                 scripted.server = grpc.aio.server(options=[("grpc.http2.min_ping_interval_without_data_ms", 100)])
-                worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(scripted, scripted.server)  # type: ignore[no-untyped-call]
+                worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(scripted, scripted.server)
                 port = scripted.server.add_insecure_port("127.0.0.1:0")
                 scripted.address = f"127.0.0.1:{port}"
                 await scripted.server.start()

@@ -25,7 +25,7 @@ def stub(world: Any) -> Any:
 
 def details(error: grpc.aio.AioRpcError, kind: Any) -> Any:
     raw = next(value for name, value in tuple(error.trailing_metadata() or ()) if name == "grpc-status-details-bin")
-    for detail in Status.FromString(raw).details:  # type: ignore[arg-type]
+    for detail in Status.FromString(raw).details:
         found = kind()
         if detail.Unpack(found):
             return found

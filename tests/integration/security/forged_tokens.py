@@ -40,6 +40,7 @@ def _signatures(issuer: Issuer) -> dict[str, str]:
         warnings.simplefilter("ignore")  # joserfc's, about `none`
         none = issuer.token(header={"alg": "none"})
     modulus = issuer.published[0]["n"]
+    public: Any = issuer.key
     return {
         "none": none,
         "none, in capitals": f"{_b64({**header, 'alg': 'NONE'})}.{body}.",
@@ -48,7 +49,7 @@ def _signatures(issuer: Issuer) -> dict[str, str]:
         "a signature of other claims": f"{head}.{_b64(issuer.claims(org={'id': 'victim'}))}.{signature}",
         "a signature in another alphabet": f"{head}.{body}.{signature[:-3]}+/=",
         "an algorithm not listed": f"{_b64({**header, 'alg': 'RS512'})}.{body}.{signature}",
-        "HS256 with the public key": _hmac(header, body, issuer.key.as_pem(private=False)),
+        "HS256 with the public key": _hmac(header, body, public.as_pem(private=False)),
         "HS256 with the modulus": _hmac(header, body, modulus.encode()),
         "HS256 with an empty key": _hmac(header, body, b""),
     }

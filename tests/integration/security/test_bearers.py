@@ -41,7 +41,7 @@ def test_a_token_of_an_account_opens_both_surfaces(platform: Gateway) -> None:
     text = token(platform, owner, project=project(platform, owner))
     assert ask(platform, text).status == 200
     with platform.channel() as channel:
-        call = channel.unary_unary("/uplion.inference.v1.InferenceService/ListModels")
+        call: Any = channel.unary_unary("/uplion.inference.v1.InferenceService/ListModels")
         assert call(b"", metadata=(("authorization", f"Bearer {text}"),), timeout=60) is not None
         with pytest.raises(grpc.RpcError) as refusal:
             call(b"", metadata=(("authorization", f"Bearer {text}x"),), timeout=60)

@@ -77,8 +77,10 @@ def test_f9_a_dead_authz_is_503_and_a_new_one_is_found(door: Door) -> None:
     assert (reply.status, reply.error["code"]) == (503, "unavailable")
     metadata = (("authorization", f"Bearer {door.platform.keys['api_key']}"),)
     address = f"127.0.0.1:{door.envoy.ports['public']}"
-    with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError) as refusal:
-        channel.unary_unary("/uplion.inference.v1.InferenceService/ListModels")(b"", metadata=metadata, timeout=60)
+    with grpc.insecure_channel(address) as channel:
+        call: Any = channel.unary_unary("/uplion.inference.v1.InferenceService/ListModels")
+        with pytest.raises(grpc.RpcError) as refusal:
+            call(b"", metadata=metadata, timeout=60)
     assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
     door.start()
     door.until_it_answers()

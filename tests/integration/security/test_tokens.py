@@ -67,7 +67,11 @@ async def refusal(tokens: Tokens, text: str) -> UplionError:
 
 async def test_a_token_says_who_what_and_until_when(shared: Issuer, tokens: Tokens) -> None:
     found = await tokens.verify(shared.token(project="p1", exp=4_000_000_000))
-    assert (found.account, found.project, found.scopes) == ("acme", "p1", {"inference"})  # `admin` is not allowed
+    assert (found.account, found.project, found.scopes) == (
+        "acme",
+        "p1",
+        frozenset({"inference"}),
+    )  # `admin` is not allowed
     assert found.expire_seconds == 4_000_000_000
     assert found.subject_id.startswith("tok_")
     assert len(found.subject_id) == 16
@@ -130,7 +134,7 @@ async def test_scopes_and_constant_accounts(shared: Issuer) -> None:
         scopes=issuers.Source(claim="roles", allowed=("admin:read",)),
     ) as tokens:
         found = await tokens.verify(shared.token(roles=["admin:read", "admin", 7]))
-        assert (found.account, found.project, found.scopes) == ("fixed", "", {"admin:read"})
+        assert (found.account, found.project, found.scopes) == ("fixed", "", frozenset({"admin:read"}))
         assert (await tokens.verify(shared.token())).scopes == frozenset()
     async with verifying(shared.url, account=issuers.Source(claim=("org", "id"), allowed=("other",))) as tokens:
         await refusal(tokens, shared.token())

@@ -54,7 +54,8 @@ async def test_random_messages_get_a_typed_status(platform: Gateway) -> None:
 
         async def ask(method: str, message: bytes) -> tuple[grpc.StatusCode, str]:
             async with waiting:
-                call = channel.unary_unary(_NATIVE + method)(message, metadata=metadata, timeout=60)
+                opened: Any = channel.unary_unary(_NATIVE + method)
+                call = opened(message, metadata=metadata, timeout=60)
                 return await call.code(), await call.details()
 
         cases = hostile_messages()
@@ -91,7 +92,7 @@ def spoken(platform: Gateway, headers: list[tuple[str, str]], data: bytes, *, en
                 return found
             for event in connection.receive_data(received):
                 if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
-                    found |= dict(event.headers)
+                    found |= {str(name): str(value) for name, value in event.headers}
                 elif isinstance(event, h2.events.StreamEnded | h2.events.StreamReset | h2.events.ConnectionTerminated):
                     return found
 

@@ -49,7 +49,7 @@ async def test_a_transaction_that_fails_says_why(valkey: Valkey, name: str) -> N
 async def test_a_script_runs_once_for_each_call_on_a_server_that_does_not_have_it(valkey: Valkey, name: str) -> None:
     script = Script(valkey, "billing.reservations", "settle.lua")
     keys = [f"{{{name}}}:{part}" for part in ("reserved", "reservations", "amounts")]
-    call = (3, *keys, b"\x90", b"\x90")  # two empty lists
+    call: tuple[str | bytes | int, ...] = (3, *keys, b"\x90", b"\x90")  # two empty lists
     for _ in range(2):
         await valkey.call("SCRIPT", "FLUSH")
         assert await script.run(*call) == 0

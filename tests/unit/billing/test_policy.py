@@ -1,5 +1,7 @@
 """What abnormal ends are, and what they cost."""
 
+from typing import Any
+
 import pytest
 
 from billing.entry import Entry
@@ -7,7 +9,7 @@ from billing.policy import BILL, DEFAULTS, INPUT_ONLY, WAIVE, abnormal_end, acti
 
 
 def ended(status="completed", output_tokens=5, finish_reason="", operation="chat", measured=True):
-    fields = dict.fromkeys(Entry._fields)
+    fields: dict[str, Any] = dict.fromkeys(Entry._fields)
     fields |= {"status": status, "tokens": (7, 0, 0, output_tokens, 0), "finish_reason": finish_reason}
     return Entry(**(fields | {"operation": operation, "measured": measured}))
 

@@ -22,7 +22,9 @@ from ledger.limits import Limit
 def test_a_limit_is_read_and_written_alike(text, limit):
     assert limit_text.parse(text) == limit
     assert limit_text.write(limit) == text
-    assert limit_text.texts(limit_text.messages([text])) == [text]
+    read = limit_text.messages([text])
+    assert read is not None
+    assert limit_text.texts(read) == [text]
 
 
 def test_money_may_have_zeros_at_its_end():

@@ -1,5 +1,7 @@
 """Sampling fields: what the contract has is declared, and what a message says comes out as engines read it."""
 
+from typing import Any
+
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,7 +35,7 @@ def test_what_a_message_leaves_unset_is_the_declared_default() -> None:
         },
     )
 )
-def test_what_a_message_says_comes_out_as_it_was_put_in(values: dict[str, object]) -> None:
+def test_what_a_message_says_comes_out_as_it_was_put_in(values: dict[str, Any]) -> None:
     found = sampling.from_message(sampling_pb2.Sampling(**values))
     assert found == Sampling(**values)
     assert found == msgspec.convert(values, Sampling)

@@ -5,6 +5,7 @@ import io
 import json
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -72,7 +73,9 @@ def test_the_classes_costs_are_what_billing_charged(data):
         event.usage.MergeFrom(TokenUsage(**counts))
         event.compute_duration.FromMicroseconds(microseconds)
         event.end_time.FromDatetime(HOUR)
-        row["cost"] += amount(prices.charge(decode(event.SerializeToString(), HOUR.timestamp()), action).units)
+        charge = prices.charge(decode(event.SerializeToString(), HOUR.timestamp()), action)
+        assert charge is not None
+        row["cost"] += amount(charge.units)
         row["compute_seconds"] += Decimal(microseconds).scaleb(-6)
         row["requests"] += 1
         completed += status == COMPLETED
@@ -139,12 +142,12 @@ def test_a_focus_line_says_when_what_and_how_much():
 
 
 def test_margin_is_revenue_without_the_hours_and_idle_is_what_nobody_used():
-    revenue = [
+    revenue: list[Any] = [
         {"model": "m", "currency": "EUR", "cost": Decimal(10), "compute_seconds": Decimal(1800)},
         {"model": "m", "currency": "", "cost": Decimal(0), "compute_seconds": Decimal(1800)},
         {"model": "gone", "currency": "EUR", "cost": Decimal(1), "compute_seconds": Decimal(1)},
     ]
-    seconds = [{"model": "idle", "seconds": Decimal(3600)}, {"model": "m", "seconds": Decimal(2 * 3600)}]
+    seconds: list[Any] = [{"model": "idle", "seconds": Decimal(3600)}, {"model": "m", "seconds": Decimal(2 * 3600)}]
     rows = {row.model: row for row in margin_rows(revenue, seconds, Decimal("2.5"))}
     assert (rows["m"].revenue, rows["m"].idle_share, rows["m"].revenue_per_available_hour, rows["m"].margin) == (
         "10",

@@ -47,8 +47,9 @@ async def test_a_failure_shows_the_condition_and_what_it_last_gave() -> None:
         await until(lambda: rows, 0.05)
     with pytest.raises(AssertionError, match=r"last \[\](.|\n)*lambda: rows"):
         until_sync(lambda: rows, 0.05)
+    nothing: dict[str, int] = {}
     with pytest.raises(AssertionError, match="early"):
-        until_sync(lambda: {}["early"], 0.05, ignoring=(KeyError,))
+        until_sync(lambda: nothing["early"], 0.05, ignoring=(KeyError,))
 
 
 async def test_a_condition_that_hangs_is_bounded_and_its_own_timeout_is_not_ours() -> None:

@@ -4,7 +4,8 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import pytest
-from uplion.billing.v1.usage_event_pb2 import UsageEvent
+from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
+from uplion.inference.v1.sampling_pb2 import FinishReason
 
 from billing.copy_rows import copy_row
 from billing.entry import decode
@@ -38,9 +39,10 @@ def test_unknown_values_are_empty():
 
 
 def test_the_writer_makes_the_same_bytes():
-    event = UsageEvent(request_id="0190-id", attempt=2, account="acc", project="prj", key="key", model="x", status=2)
+    event = UsageEvent(request_id="0190-id", attempt=2, account="acc", project="prj", key="key", model="x")
+    event.status, event.finish_reason = AttemptStatus.ATTEMPT_STATUS_CANCELLED, FinishReason.FINISH_REASON_STOP
     event.model_served, event.model_revision, event.provider, event.tier = "llama", 7, "vllm", "batch"
-    event.operation, event.finish_reason, event.last = "chat", 1, True
+    event.operation, event.last = "chat", True
     counts = zip(TOKEN_COLUMNS, VALUES[13:], strict=False)
     for column, count in counts:
         setattr(event.usage, column, count)

@@ -2,6 +2,7 @@
 
 import asyncio
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -84,8 +85,10 @@ def test_what_no_server_sends_is_an_error(noise):
 
 def test_a_diverted_subscription_is_handed_over_unread_and_others_are_not():
     client, wire = new_client()
-    assert client._ps is wire
-    heard, taken = Heard(), []
+    parser: Any = client._ps
+    assert parser is wire
+    heard: Any = Heard()
+    taken: list[Any] = []
     wire._client = heard
 
     class Subscription:
@@ -93,9 +96,10 @@ def test_a_diverted_subscription_is_handed_over_unread_and_others_are_not():
 
     async def feed():
         lines = b"HMSG in 7 $JS.ACK.a.b.1.2.3.4.5 12 15\r\nNATS/1.0\r\n\r\nabc\r\nMSG in 70 0\r\n\r\n"
-        wire.divert(Subscription(), lambda *message: taken.append(message))
+        subscription: Any = Subscription()
+        wire.divert(subscription, lambda *message: taken.append(message))
         await wire.parse(lines)
-        wire.restore(Subscription())
+        wire.restore(subscription)
         await wire.parse(lines)
 
     asyncio.run(feed())
@@ -110,6 +114,7 @@ def test_a_message_reads_its_headers_and_numbers_when_asked():
         (b"$JS.ACK.USAGE.billing.12.7.8.1700000000000000000.5", False),
         (b"$JS.ACK.domain.hash.USAGE.billing.1.7.8.1700000000000000000.5.random", True),
     ):
-        made = Message(None, b"usage.m", reply, header, b"data")
+        client: Any = None
+        made = Message(client, b"usage.m", reply, header, b"data")
         assert made.headers == {"traceparent": "00-a-b-01", "Nats-Msg-Id": "r.1"}
         assert (made.metadata.sequence.stream, made.metadata.num_pending, made.first_delivery) == (7, 5, first)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,10 +93,10 @@ def test_what_a_killed_process_had_taken_is_had_again_after_its_lease(
     killed, other = Spool(tmp_path, MANY), Spool(tmp_path, MANY)
     killed.append([b"x"])
     late = killed.take(1)
-    now = spool.time.time()
-    monkeypatch.setattr(spool.time, "time", lambda: now + spool.LEASE_SECONDS - 1)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + spool.LEASE_SECONDS - 1)
     assert other.take(1) == []
-    monkeypatch.setattr(spool.time, "time", lambda: now + spool.LEASE_SECONDS + 1)
+    monkeypatch.setattr(time, "time", lambda: now + spool.LEASE_SECONDS + 1)
     assert [record.data for record in other.take(1)] == [b"x"]
     killed.remove(late)  # it was only slow: what it sent need not be sent again
     assert other.size() == 0
@@ -105,8 +106,8 @@ def test_a_clock_that_is_set_back_holds_nothing_up(tmp_path: Path, monkeypatch: 
     killed, other = Spool(tmp_path, MANY), Spool(tmp_path, MANY)
     killed.append([b"x"])
     killed.take(1)
-    now = spool.time.time()
-    monkeypatch.setattr(spool.time, "time", lambda: now - 3600)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 3600)
     assert [record.data for record in other.take(1)] == [b"x"]
 
 

@@ -4,7 +4,7 @@ import grpc
 import grpc.aio
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
-from uplion.control.v1.account_pb2 import CreateAccountRequest, ListAccountsRequest, UpdateAccountRequest
+from uplion.control.v1.account_pb2 import CreateAccountRequest, ListAccountsRequest, ResourceState, UpdateAccountRequest
 from uplion.control.v1.key_pb2 import CreateKeyRequest, ListKeysRequest, RevokeKeyRequest, RotateKeyRequest
 from uplion.control.v1.project_pb2 import CreateProjectRequest
 
@@ -144,7 +144,9 @@ async def test_what_an_account_may_spend_is_the_operators_to_say(control, tenant
     renamed = await control.call(control.accounts.UpdateAccount, UpdateAccountRequest(id=own, name="Mine"), caller)
     assert renamed.account.name == "Mine"
     for field in ("limits", "state"):
-        request = UpdateAccountRequest(id=own, state=1, update_mask=FieldMask(paths=[field]))
+        request = UpdateAccountRequest(
+            id=own, state=ResourceState.RESOURCE_STATE_ACTIVE, update_mask=FieldMask(paths=[field])
+        )
         refused = await control.refusal(control.accounts.UpdateAccount, request, caller)
         assert (refused.reason, refused.param) == (Reason.PERMISSION_DENIED, field)
 

@@ -1,5 +1,7 @@
 """ReconciliationService: the last run, a new one from whoever bills, and a clear word when nobody does."""
 
+from typing import Any
+
 import pytest
 from google.protobuf import json_format
 from uplion.billing.v1.reconciliation_pb2 import Difference, Reconciliation
@@ -20,7 +22,8 @@ def stub(control):
 async def test_the_last_run_is_shown(control, stub, database):
     refused = await control.refusal(stub.GetReconciliation, GetReconciliationRequest())
     assert refused.reason is Reason.NOT_FOUND
-    for differences in ([], FOUND.differences):
+    none: list[Any] = []
+    for differences in (none, FOUND.differences):
         report = Reconciliation(whole=True, stream_events=7, differences=differences)
         await database.execute(
             "INSERT INTO reconciliations (run_time, stream_sequence, differences, report) VALUES (now(), 7, 0, $1)",

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -22,7 +23,7 @@ from common.errors import Reason
 from credentials import api_keys
 
 SUSPENDED = ResourceState.RESOURCE_STATE_SUSPENDED
-MAY = {
+MAY: dict[str, Any] = {
     "scopes": ["inference"],
     "limits": [Limit(measure=LimitMeasure.LIMIT_MEASURE_CONCURRENCY, amount=4)],
     "labels": {"a": "b"},

@@ -36,13 +36,13 @@ async def filled(control, database):
     ):
         await database.execute(ROLLUP, datetime(2026, 10, day, tzinfo=UTC), project, currency, price, policy, amount)
     await database.execute(ROLLUP, datetime(2026, 9, 30, 23, tzinfo=UTC), "p", "EUR", version, "", cost)
-    for link, day in ((1, "2026-09-30"), (2, "2026-10-01"), (3, "2026-10-31 23:59"), (4, "2026-11-01")):
+    for link, moment in ((1, "2026-09-30"), (2, "2026-10-01"), (3, "2026-10-31 23:59"), (4, "2026-11-01")):
         await database.execute(
             "INSERT INTO ledger_chain (account, link, previous, digest, rows, record_time)"
             " VALUES ('acc', $1, $2, $2, 1, $3::text::timestamptz)",
             link,
             bytes([link]) * 32,
-            f"{day}+00",
+            f"{moment}+00",
         )
     return control
 

@@ -69,7 +69,7 @@ async def read_to_the_end(call: Any) -> None:
 
 async def end_in(world: Any, state: State) -> Any:
     """Sends a request whose attempt ends in the state; returns its worker, if it had one."""
-    worker = None
+    worker: Any = None
     if state is not State.QUEUED:
         worker = await world.start_worker(script=script_of(state), mute=True)
     call = world.client.open(CHAT, body(world.model), request_id=world.model)

@@ -1,5 +1,7 @@
 """What `uplion explain` says."""
 
+from typing import Any
+
 from cli.commands.explanation import sentences
 
 REFUSED = {
@@ -12,7 +14,7 @@ REFUSED = {
     "tier": "",
     "attempts": [],
 }
-DECISION = {
+DECISION: dict[str, Any] = {
     "time": "2026-11-21T03:00:00Z",
     "reason": "INSUFFICIENT_QUOTA",
     "rule": "key/cost/day/USD",
@@ -54,7 +56,7 @@ def test_a_refusal_says_rule_window_balance_and_when_it_clears() -> None:
 
 
 def test_a_shadow_rule_did_not_stop_what_was_billed() -> None:
-    found = {
+    found: dict[str, Any] = {
         **REFUSED,
         "project": "",
         "operation": "chat",

@@ -1,5 +1,7 @@
 """Manifests as the admin API reads them."""
 
+from typing import Any
+
 import msgspec
 import pytest
 from google.protobuf.struct_pb2 import Struct
@@ -22,6 +24,7 @@ def test_a_manifests_whole_numbers_are_integers_again():
     assert (model.spec.replicas, model.spec.synthetic.tokensPerSecond) == (3, 2.5)
     assert msgspec.json.decode(model.to_json())["spec"]["replicas"] == 3
     for broken in (float("nan"), float("inf")):
-        value["spec"]["replicas"] = broken
+        spec: Any = value["spec"]
+        spec["replicas"] = broken
         with pytest.raises(UplionError):
             read_manifest(value)

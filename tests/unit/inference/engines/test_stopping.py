@@ -9,7 +9,8 @@ from inference.engines.stopping import StopScanner
 
 def scan(stops, tokens):
     scanner = StopScanner(tuple(stops))
-    text, ids = "", []
+    text = ""
+    ids: list[int] = []
     for number, token in enumerate(tokens):
         ready, done = scanner.push(token, [number])
         assert len("".join(tokens[: number + 1])) >= len(text + ready)

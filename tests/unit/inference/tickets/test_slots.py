@@ -1,6 +1,7 @@
 """Slots: what occupies one, and how a ticket is settled."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from uplion.billing.v1.usage_event_pb2 import UsageEvent
@@ -51,8 +52,9 @@ class FakeOffer:
         self.closed = True
 
 
-def held_in(slots, request_id="r", attempt=1):
-    held = HeldTicket(Ticket(request_id=request_id, attempt=attempt), FakeDelivery(), offer=FakeOffer())
+def held_in(slots: SlotManager, request_id: str = "r", attempt: int = 1) -> Any:
+    delivery: Any = FakeDelivery()
+    held = HeldTicket(Ticket(request_id=request_id, attempt=attempt), delivery, offer=FakeOffer())
     slots.hold(held)
     return held
 
@@ -63,7 +65,8 @@ async def test_a_ticket_is_acknowledged_once_its_event_is_stored():
     held = held_in(slots)
     offer = held.offer
     assert (slots.free, slots.busy, held.state) == (1, 1, TicketState.OFFERED)
-    assert slots.claim("r", 1) is held
+    claimed: Any = slots.claim("r", 1)
+    assert claimed is held
     assert (slots.free, held.state, offer.closed) == (1, TicketState.RUNNING, True)
     assert slots.claim("r", 1) is None, "a run is opened once"
     slots.settle(held, UsageEvent())
@@ -144,7 +147,8 @@ async def test_idle_waits_for_the_last_run(caplog):
 
 
 def test_a_state_is_never_entered_twice():
-    held = HeldTicket(Ticket(request_id="r", attempt=1), FakeDelivery())
+    delivery: Any = FakeDelivery()
+    held = HeldTicket(Ticket(request_id="r", attempt=1), delivery)
     held.enter(TicketState.SETTLING)
     with pytest.raises(AssertionError, match="settling cannot become running"):
         held.enter(TicketState.RUNNING)

@@ -47,4 +47,5 @@ def test_a_step_is_divided_by_tokens_and_a_silent_one_ends_where_the_next_begins
     steps.end()
     assert other.compute_seconds is not None
     assert other.compute_seconds >= first_seconds + 0.01
+    assert prompt.compute_seconds is not None
     assert prompt.compute_seconds + other.compute_seconds <= time.perf_counter() - started_seconds

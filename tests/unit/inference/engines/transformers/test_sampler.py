@@ -1,6 +1,7 @@
 """How tokens are drawn, row by row."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ def drawn(samplings, logits=None, repeat=1, resumed=()):
         )
         for number in range(len(samplings))
     ]
-    steps = []
+    steps: list[Any] = []
     for _ in range(repeat):
         torch.manual_seed(len(steps))
         scores = torch.linspace(0, 5, VOCABULARY).repeat(len(samplings), 1) if logits is None else logits.clone()
