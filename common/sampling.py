@@ -11,9 +11,9 @@ from msgspec import Meta, Struct
 from msgspec.structs import asdict
 from uplion.inference.v1 import sampling_pb2
 
-MOST_CHOICES = 8
-MOST_STOPS = 4
-MOST_STOP_CHARACTERS = 1024
+MAX_CHOICES = 8
+MAX_STOPS = 4
+MAX_STOP_CHARACTERS = 1024
 
 _INT64 = 1 << 63
 _UINT32 = (1 << 32) - 1
@@ -38,9 +38,9 @@ class Sampling(SharedSampling, frozen=True, kw_only=True):
 
     max_output_tokens: Annotated[int, Meta(ge=1)] | None = None  # of one choice; None: what context and model allow
     stop: Annotated[
-        tuple[Annotated[str, Meta(min_length=1, max_length=MOST_STOP_CHARACTERS)], ...], Meta(max_length=MOST_STOPS)
+        tuple[Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARACTERS)], ...], Meta(max_length=MAX_STOPS)
     ] = ()
-    choices: Annotated[int, Meta(ge=1, le=MOST_CHOICES)] = 1
+    choices: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] = 1
 
     @property
     def greedy(self) -> bool:

@@ -1,4 +1,4 @@
-"""`python -m edge`: settings from stdin (one JSON object) or the environment, the bootstrap to stdout."""
+"""`python -m edge`: reads settings from stdin (one JSON object) or the environment, prints the bootstrap."""
 
 import argparse
 import functools
@@ -40,12 +40,12 @@ def main() -> int:
 
 
 def _render(settings: EdgeSettings) -> str:
-    """Two seconds of imports and building, which a kept template saves."""
+    """Imports and renders, which takes two seconds: `fill` does without where it has a template."""
     import betterproto2
 
     from edge.bootstrap import render
 
-    # betterproto2 resolves a class's annotations anew for every field: kept, rendering takes half the time.
+    # betterproto2 resolves a class's annotations again for every field; cached, rendering takes half the time.
     hints = betterproto2.Message._type_hints.__func__  # type: ignore[attr-defined]
     betterproto2.Message._type_hints = classmethod(functools.cache(hints))  # type: ignore[assignment,arg-type]
     return render(settings)

@@ -1,4 +1,4 @@
-"""The static form of the edge: one JSON file for `envoy -c`."""
+"""The static bootstrap: one JSON file for `envoy -c`."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Small pieces every part of the configuration is built from."""
+"""Addresses, durations and other small values in the types of envoy-data-plane."""
 
 from datetime import timedelta
 from ipaddress import ip_address

@@ -1,4 +1,4 @@
-"""Where requests go: the services behind the edge, each a cluster of HTTP/2 endpoints."""
+"""The clusters: each service behind the edge, as HTTP/2 endpoints."""
 
 from envoy_data_plane.envoy.config.cluster.v3 import (
     CircuitBreakers,
@@ -23,7 +23,7 @@ ROUTER = "router"
 CONTROL = "control"
 OTLP = "otlp"
 
-# An endpoint's HTTP/2 window bounds what a slow client makes Envoy hold for it.
+# The HTTP/2 windows bound what Envoy buffers of an answer whose client reads slowly.
 _STREAM_WINDOW_BYTES = 256 << 10
 _CONNECTION_WINDOW_BYTES = 16 << 20
 _BUFFER_BYTES = 1 << 20
@@ -49,7 +49,7 @@ def _cluster(name: str, endpoints: tuple[str, ...], settings: EdgeSettings) -> C
         max_retries=128,
     )
     http2 = Http2ProtocolOptions(
-        max_concurrent_streams=1000,  # then another connection is opened, so that one server core is never a wall
+        max_concurrent_streams=1000,  # then another connection is opened: one connection is served by one core
         initial_stream_window_size=_STREAM_WINDOW_BYTES,
         initial_connection_window_size=_CONNECTION_WINDOW_BYTES,
     )

@@ -48,7 +48,7 @@ FILTER_HEADERS = "envoy.filters.http.header_mutation"
 FILTER_FRAMES = "uplion.frames"
 FILTER_JSON = "envoy.filters.http.json_to_metadata"
 
-# What authz needs to decide. A short list halves a check's parse and keeps a client's cookies away from it.
+# The headers that authz decides by. A short list halves a check's parse, and cookies never leave the edge.
 _AUTHZ_HEADERS = (*headers.HEADERS, "content-type", "content-length", names.HEADER_REQUEST_ID, names.HEADER_CLIENT)
 _PROTOBUF_OVERHEAD_BYTES = 4096
 
@@ -99,12 +99,12 @@ def _filter(name: str, message: Message) -> HttpFilter:
 
 
 def whole_message() -> LuaPerRoute:
-    """A native call's body must be one gRPC message, all of it."""
+    """The script that refuses a native call whose body is not one whole gRPC message."""
     return LuaPerRoute(source_code=DataSource(inline_string=scripts.frames()))
 
 
 def body_facts(facts: BodyFacts) -> JsonToMetadata:
-    """Reads the body whatever its content type says: many a curl forgets it."""
+    """Reads the fields from the body whatever its content type: curl sends a wrong one unless told otherwise."""
     rules = [
         JsonToMetadataRule(
             selectors=[JsonToMetadataSelector(key=name)],
@@ -120,7 +120,7 @@ def body_facts(facts: BodyFacts) -> JsonToMetadata:
 
 
 def _authz(settings: EdgeSettings, listener: str) -> ExtAuthz:
-    """One policy for every route. An outage is 503, which clients retry; the default 403 they never do."""
+    """One policy for every route. An outage is 503, which clients retry; the default, 403, is never retried."""
     headers = [StringMatcher(exact=name, ignore_case=True) for name in (*_AUTHZ_HEADERS, names.HEADER_MODEL)]
     return ExtAuthz(
         grpc_service=GrpcService(
@@ -138,7 +138,7 @@ def _authz(settings: EdgeSettings, listener: str) -> ExtAuthz:
 
 
 def _transcoder(settings: EdgeSettings, descriptor_set: bytes, services: Iterable[str]) -> GrpcJsonTranscoder:
-    """Routes match the path the client sent, so no client reaches a transcoded method by its gRPC path."""
+    """Routes match the path that the client sent, so a transcoded method cannot be called by its gRPC path."""
     return GrpcJsonTranscoder(
         proto_descriptor_bin=descriptor_set,
         services=list(services),

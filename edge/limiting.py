@@ -1,4 +1,4 @@
-"""How many requests a second Envoy takes at all: a bucket for each client address, and one for the listener."""
+"""Local rate limits: a token bucket for each client address, and one for the listener."""
 
 from envoy_data_plane.envoy.config.core.v3 import RuntimeFractionalPercent
 from envoy_data_plane.envoy.config.route.v3 import RateLimit, RateLimitAction, RateLimitActionMaskedRemoteAddress
@@ -9,11 +9,11 @@ from envoy_data_plane.envoy.type.v3 import FractionalPercent, TokenBucket
 from edge.building import seconds
 from edge.settings import EdgeSettings
 
-_V6_PREFIX_BITS = 64  # what one subscriber has: its addresses are one client
+_V6_PREFIX_BITS = 64  # the prefix of one subscriber, whose addresses count as one client
 
 
 def request_rates(settings: EdgeSettings, listener: str) -> LocalRateLimit:
-    """A request takes a token of its client's bucket and one of the listener's; without either it is 429."""
+    """A request takes a token from its client's bucket and one from the listener's; without either it is 429."""
     always = RuntimeFractionalPercent(default_value=FractionalPercent(numerator=100))
     client = RateLimitAction(
         masked_remote_address=RateLimitActionMaskedRemoteAddress(v6_prefix_mask_len=_V6_PREFIX_BITS)

@@ -1,4 +1,4 @@
-"""The two doors: the public listener and the admin listener. Neither routes what belongs to the other."""
+"""The public listener and the admin listener. Neither has a route of the other."""
 
 from collections.abc import Sequence
 
@@ -39,7 +39,7 @@ from edge import clusters, filters, replies, routes
 from edge.building import address, extension, seconds
 from edge.settings import EdgeSettings
 
-# A client connection's write buffer: what a slow reader can make Envoy hold, twice over.
+# A client connection's write buffer; a slow reader can make Envoy hold twice as much.
 _BUFFER_BYTES = 256 << 10
 _STREAMS_PER_CONNECTION = 1024
 _HEADERS_KB = 32
@@ -109,14 +109,14 @@ def _listener(
 
 
 def _connection_manager(name: str, settings: EdgeSettings) -> HttpConnectionManager:
-    """The client's side of the connection: what is repaired, refused, cut and generated before any filter runs."""
+    """What happens before any filter: normalised paths, refused headers, timeouts, request ids."""
     return HttpConnectionManager(
         stat_prefix=name,
         codec_type=HttpConnectionManagerCodecType.AUTO,
         server_name="uplion",
         use_remote_address=True,
         xff_num_trusted_hops=settings.trusted_hops,
-        # Nobody is internal: loopback clients get no more trust than the internet (x-envoy-*, x-request-id).
+        # No address is internal: a loopback client is trusted as little as the internet (x-envoy-*, x-request-id).
         internal_address_config=HttpConnectionManagerInternalAddressConfig(
             cidr_ranges=[CidrRange(address_prefix="255.255.255.255", prefix_len=32)]
         ),
@@ -149,7 +149,7 @@ def _connection_manager(name: str, settings: EdgeSettings) -> HttpConnectionMana
 
 
 def _stripped() -> list[HeaderMutation]:
-    """Headers no client may bring. `x-uplion-model` stays for native calls; authz writes it anew."""
+    """Removes headers that no client may send. `x-uplion-model` stays for native calls; authz overwrites it."""
     patterns = (
         StringMatcher(
             safe_regex=RegexMatcher(regex=_all_but(names.HEADER_PREFIX, names.HEADER_MODEL)), ignore_case=False
@@ -168,7 +168,7 @@ def _all_but(prefix: str, kept: str) -> str:
 
 
 def _access_log(settings: EdgeSettings) -> list[AccessLog]:
-    """Facts about a request, never its content: no authorization, no query, no user's header."""
+    """The access log holds facts about a request and never its content: no credential, no query, no client's header."""
     if settings.access_log_path is None:
         return []
     line = SubstitutionFormatString(json_format=Struct.from_dict(_ACCESS_LOG), omit_empty_values=True)

@@ -1,4 +1,4 @@
-"""Envoy's own answers: the error objects that the services give, in the dialect of the route, from the same table."""
+"""Envoy's local replies: the same error objects that services answer with, in the dialect of the route."""
 
 import re
 from base64 import b64encode
@@ -31,7 +31,7 @@ from edge.building import overwrite
 
 _JSON = "application/json"
 _REQUEST_ID = "%REQ(X-REQUEST-ID)%"
-_ORIGINAL_PATH = "x-envoy-original-path"  # of a transcoded request, whose path is its gRPC method's by then
+_ORIGINAL_PATH = "x-envoy-original-path"  # the transcoder moves the path there and puts the gRPC method in its place
 
 
 def status_details(error: UplionError) -> str:
@@ -40,7 +40,7 @@ def status_details(error: UplionError) -> str:
 
 
 def http_dialects(operations: Iterable[Operation]) -> list[Dialect]:
-    """The dialects of all operations that HTTP clients call; OpenAI's, which unknown paths get too, is the last."""
+    """The dialects of all operations with an HTTP path; OpenAI's is the last, since unknown paths have it too."""
     found = dict.fromkeys(operation.dialect for operation in operations if operation.path)
     return [*(dialect for dialect in found if dialect is not Dialect.OPENAI), Dialect.OPENAI]
 
@@ -51,7 +51,7 @@ class _Reply:
     retry: bool
     retry_after_seconds: int | None = None
     flags: tuple[str, ...] = ()  # Envoy response flags; empty: any
-    details: str = ""  # google.rpc.Status for a native caller, as its header holds it
+    details: str = ""  # google.rpc.Status in base64, for `grpc-status-details-bin`
 
 
 def _reply(
@@ -104,7 +104,7 @@ _OTHER = _client_error(0, "request_refused", "The request was refused.")
 
 
 def message(code: str) -> str:
-    """The message of an error that a service ended with and gave none."""
+    """The message for an error whose service gave none."""
     return next((reply.error.message for reply in _REPLIES if reply.error.code == code), "The request failed.")
 
 
@@ -114,7 +114,7 @@ def local_replies(operations: Sequence[Operation], *, admin: bool) -> LocalReply
     denied = AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=["UAEX"]))
     unchanged = "%LOCAL_REPLY_BODY%"
     grpc_denied = AccessLogFilter(and_filter=AndFilter(filters=[_is_grpc(), denied]))
-    refused = AccessLogFilter(status_code_filter=_status(401))  # by front.lua, in authz's words
+    refused = AccessLogFilter(status_code_filter=_status(401))  # by front.lua, with the same body as authz's
     dialects = http_dialects(operations)
     routes = {each: None if each is Dialect.OPENAI else _routes(each, operations) for each in dialects}
     bad_request = _BAD_ADMIN_REQUEST if admin else _BAD_REQUEST
@@ -182,7 +182,7 @@ def _routes(dialect: Dialect, operations: Iterable[Operation]) -> AccessLogFilte
 
 
 def _is_grpc() -> AccessLogFilter:
-    """A native call. A transcoded one looks the same by then, but for the header that tells its first path."""
+    """A native call. A transcoded request has the same content type by then, but also the original path."""
     grpc = HeaderMatcher(name="content-type", string_match=StringMatcher(prefix="application/grpc", ignore_case=True))
     transcoded = HeaderMatcher(name=_ORIGINAL_PATH, present_match=True, invert_match=True)
     return _all(*(AccessLogFilter(header_filter=HeaderFilter(header=matcher)) for matcher in (grpc, transcoded)))

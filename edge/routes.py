@@ -1,4 +1,4 @@
-"""Which requests exist: everything not listed here is refused by name before it costs anything."""
+"""The routes of both listeners. A request without one is refused in Envoy, with 404, 405 or 415."""
 
 from collections.abc import Sequence
 
@@ -29,7 +29,7 @@ from edge.descriptors import CONTROL_SERVICES
 from edge.filters import FILTER_FRAMES, FILTER_HEADERS, FILTER_JSON, body_facts, whole_message
 from edge.settings import EdgeSettings
 
-REFUSE = "refuse/"  # a route of this name is answered by lua/front.lua with the status behind the slash
+REFUSE = "refuse/"  # lua/front.lua answers a route of this name with the status after the slash
 
 _ADMIN_METHODS = "GET|POST|PATCH|DELETE"
 
@@ -84,7 +84,7 @@ def _transcoded(operation: Operation, settings: EdgeSettings) -> Route:
         model = HeaderValue(key=names.HEADER_MODEL, value=f"%DYNAMIC_METADATA({FACTS_NAMESPACE}:{facts.model})%")
         overwrite = AppendAction.OVERWRITE_IF_EXISTS_OR_ADD
         requests.append(HeaderMutation(append=HeaderValueOption(header=model, append_action=overwrite)))
-        filters[FILTER_JSON] = Any.pack(body_facts(facts))  # the filter is off but for such routes
+        filters[FILTER_JSON] = Any.pack(body_facts(facts))  # the filter is disabled elsewhere
     filters[FILTER_HEADERS] = Any.pack(_http_only_headers(requests))
     headers = [_method(operation.method), _not_grpc()]
     if operation.pattern:
@@ -100,7 +100,7 @@ def _transcoded(operation: Operation, settings: EdgeSettings) -> Route:
 
 
 def _http_only_headers(requests: list[HeaderMutation]) -> HeaderMutationPerRoute:
-    """An HTTP client neither steers gRPC (`grpc-timeout`, `grpc-encoding`) nor sees its trailers."""
+    """An HTTP client can neither set gRPC's headers (`grpc-timeout`, `grpc-encoding`) nor see its trailers."""
     grpc = HeaderMutation(remove_on_match=HeaderMutationRemoveOnMatch(key_matcher=StringMatcher(prefix="grpc-")))
     cookie = HeaderMutation(remove="cookie")
     return HeaderMutationPerRoute(
@@ -109,12 +109,12 @@ def _http_only_headers(requests: list[HeaderMutation]) -> HeaderMutationPerRoute
 
 
 def _native(service: str, cluster: str, settings: EdgeSettings) -> list[Route]:
-    """gRPC servers inflate a message before they look at its size, so a compressed one does not reach them."""
+    """A gRPC server inflates a message before it checks the size, so the edge refuses compressed ones."""
     prefix = f"/{service}/"
     encoding = HeaderMatcher(
         name="grpc-encoding",
         string_match=StringMatcher(exact="identity"),
-        invert_match=True,  # of a header that is there: without one nothing is compressed
+        invert_match=True,  # matches a header that says something else; no header means no compression
     )
     match = RouteMatch(prefix=prefix, headers=[_method("POST")], grpc=RouteMatchGrpcRouteMatchOptions())
     compressed = RouteMatch(prefix=prefix, headers=[_method("POST"), encoding], grpc=RouteMatchGrpcRouteMatchOptions())
@@ -166,7 +166,7 @@ def _not_grpc() -> HeaderMatcher:
 
 
 def _compressed() -> HeaderMatcher:
-    """A compressed body: nothing behind the edge inflates one, so a bomb has nowhere to go off."""
+    """A compressed body: no service inflates one, so a decompression bomb does no harm."""
     return HeaderMatcher(name="content-encoding", present_match=True)
 
 

@@ -1,4 +1,4 @@
-"""The Lua scripts, each with the tables that it answers from written before it."""
+"""The Lua scripts, each preceded by the tables that it reads."""
 
 import json
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from edge.settings import EdgeSettings
 
 _NOT_WHOLE = "The request is not one whole message."
 _REFUSALS = ("NO_KEY", "NOT_BEARER", "TWO_KEYS", "NOT_VALID")
-_MESSAGE, _REQUEST_ID = "$MESSAGE", "$REQUEST_ID"  # placeholders in the bodies; front.lua knows them by these names
+_MESSAGE, _REQUEST_ID = "$MESSAGE", "$REQUEST_ID"  # placeholders that front.lua fills in
 
 _REASON_BY_GRPC_CODE = {
     1: Reason.CANCELLED,
@@ -33,7 +33,7 @@ _REASON_BY_GRPC_CODE = {
 
 
 def front(settings: EdgeSettings, operations: Iterable[Operation]) -> str:
-    """The script that sees a request first and an answer last."""
+    """The script that runs first on requests and last on answers."""
     dialects = replies.http_dialects(operations)
     routes = {"admin": Dialect.OPENAI.value, **{dialect.value: dialect.value for dialect in dialects}}
     tables = {
@@ -48,7 +48,7 @@ def front(settings: EdgeSettings, operations: Iterable[Operation]) -> str:
 
 
 def frames() -> str:
-    """The script that native calls must pass."""
+    """The script that checks native calls."""
     return _script("frames.lua", {"REFUSAL": _refusal(UplionError(Reason.INVALID_REQUEST, _NOT_WHOLE))})
 
 
@@ -58,7 +58,7 @@ def _script(name: str, tables: dict[str, str]) -> str:
 
 
 def _errors(dialects: Iterable[Dialect]) -> str:
-    """By gRPC code, the answer to an HTTP client."""
+    """The answer to an HTTP client, by gRPC code."""
     rows = []
     for code, reason in _REASON_BY_GRPC_CODE.items():
         answer = reason.value
@@ -73,7 +73,7 @@ def _errors(dialects: Iterable[Dialect]) -> str:
 
 
 def _refusals(dialects: Iterable[Dialect]) -> str:
-    """By what is wrong with a credential: what authz would answer, to HTTP and to gRPC."""
+    """authz's answer to HTTP and to gRPC clients, by what is wrong with a credential."""
     errors = {name: headers.refused(getattr(headers, name)) for name in _REFUSALS}
     return _table({name: _refusal(error, dialects) for name, error in errors.items()})
 
@@ -92,7 +92,7 @@ def _table(fields: dict[str, str]) -> str:
 
 
 def _text(value: str) -> str:
-    """A Lua string. JSON's is one as long as nothing in it needs \\u."""
+    """A Lua string literal, which JSON's is unless it needs a \\u escape."""
     if not (value.isascii() and value.isprintable()):
         raise ValueError(f"{value!r} has no simple form in Lua")
     return json.dumps(value)

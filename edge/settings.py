@@ -1,4 +1,4 @@
-"""What the edge must be told: where it listens, where the services are, and its limits."""
+"""The edge's settings: its addresses, those of the services, and its limits."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,7 +8,7 @@ from common.settings import setting
 
 @dataclass(frozen=True, slots=True)
 class EdgeSettings:
-    """One Envoy. An address is `host:port`; port 0 lets the kernel choose (Envoy's admin page then tells it)."""
+    """One Envoy. An address is `host:port`; with port 0 the kernel chooses, and Envoy's admin page shows the port."""
 
     PREFIX: ClassVar[str] = "EDGE"
 
@@ -25,9 +25,9 @@ class EdgeSettings:
     max_response_message_bytes: int = setting(
         64 << 20, doc="bytes of one message of an answer (a whole non-streamed answer, or one frame); larger fails"
     )
-    authz_timeout_seconds: float = setting(0.25, doc="seconds authz may take; then 503, never a free pass")
+    authz_timeout_seconds: float = setting(0.25, doc="seconds authz may take; then 503")
     connect_timeout_seconds: float = setting(1.0, doc="seconds to connect to a service; then the next endpoint, or 503")
-    request_headers_timeout_seconds: float = setting(10.0, doc="seconds to receive a request's headers; then it is cut")
+    request_headers_timeout_seconds: float = setting(10.0, doc="seconds to receive a request's headers; then closed")
     request_timeout_seconds: float = setting(60.0, doc="seconds to receive a whole request; then 408")
     stream_idle_timeout_seconds: float = setting(
         600.0, doc="seconds without a byte either way; the router's keep-alive is 15"
@@ -37,16 +37,16 @@ class EdgeSettings:
     )
     idle_connection_seconds: float = setting(300.0, doc="seconds an idle client connection is kept")
     trusted_hops: int = setting(
-        0, doc="proxies of ours in front, whose x-forwarded-for is believed; 0: the client is who connects"
+        0, doc="trusted proxies in front, which set x-forwarded-for; 0: the peer of the connection is the client"
     )
-    tokens: bool = setting(False, doc="whether signed tokens may pass to authz, which then has issuers configured")
+    tokens: bool = setting(False, doc="whether signed tokens are passed to authz, which must have issuers configured")
     client_requests_per_second: int = setting(
         2_000, doc="requests a second from one client address (an IPv6 /64); more are answered with 429"
     )
-    client_requests_burst: int = setting(4_000, doc="requests from one client address at once, before the rate holds")
-    clients: int = setting(10_000, doc="client addresses counted at once; the longest silent one is forgotten first")
+    client_requests_burst: int = setting(4_000, doc="requests from one client address at once, before the rate applies")
+    clients: int = setting(10_000, doc="client addresses counted at once; the least recently seen is evicted first")
     requests_per_second: int = setting(10_000, doc="requests a second to one listener; more are answered with 429")
-    requests_burst: int = setting(20_000, doc="requests to one listener at once, before the rate holds")
+    requests_burst: int = setting(20_000, doc="requests to one listener at once, before the rate applies")
     max_connections: int = setting(20_000, doc="client connections at once; more are closed on arrival")
     max_requests: int = setting(20_000, doc="requests at once to each service; more are answered with 503")
     access_log_path: str | None = setting(None, doc="file of the JSON access log (one line a request); unset: none")

@@ -1,4 +1,4 @@
-"""Rendering in a tenth of a second: the bootstrap without its addresses is kept, because building it costs 4 s of CPU.
+"""A template of the bootstrap on disk: filling in its addresses takes 0.1 s, rendering it anew takes 4 s of CPU.
 
 The template is the typed configuration rendered with a placeholder for every address; filling it in touches socket
 addresses only. Its file name is a digest of everything it is made from, so a stale one is never read. Stdlib only.
@@ -38,7 +38,7 @@ _ENDPOINT_FIELDS = ("authz_endpoints", "router_endpoints", "control_endpoints")
 
 
 def fill(settings: EdgeSettings, folder: Path, render: Callable[[EdgeSettings], str]) -> str:
-    """What `render(settings)` gives, through a template kept in `folder`; a folder that cannot be used is no error."""
+    """The result of `render(settings)`, from a template in `folder` if possible; an unusable folder is no error."""
     if not _numeric(settings):
         return render(settings)
     blank, addresses = _blank(settings)
@@ -56,7 +56,7 @@ def fill(settings: EdgeSettings, folder: Path, render: Callable[[EdgeSettings], 
 
 
 def _numeric(settings: EdgeSettings) -> bool:
-    """Names need another kind of cluster and sockets another kind of address: both take the long way."""
+    """Whether a template can be used: host names need another kind of cluster, and sockets another kind of address."""
     texts = [getattr(settings, name) for name in _ADDRESS_FIELDS]
     texts += [each for name in _ENDPOINT_FIELDS for each in getattr(settings, name)]
     for text in texts:
@@ -117,7 +117,7 @@ def _filled(node: Any, addresses: dict[int, tuple[str, int]], paths: dict[str, s
 
 
 def _keep(file: Path, text: str) -> None:
-    """Written whole or not at all: several instances may start at once."""
+    """Writes the file atomically: several instances may start at once."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=file.parent)

@@ -1,4 +1,4 @@
--- A native call is one whole gRPC message. Where a part is missing, grpc.aio ends the call and tells its caller nothing.
+-- Refuses a native call whose body is not one whole gRPC message: grpc.aio would end it without an error for the client.
 
 function envoy_on_request(handle)
   local body = handle:body()

@@ -1,7 +1,7 @@
--- First to see a request, last to see an answer. The tables in capitals are written above this line (edge/scripts.py):
+-- Runs first on requests and last on answers. The tables in capitals are written above this line (edge/scripts.py):
 -- ERRORS by gRPC code, REFUSALS by what is wrong with a credential, DIALECTS by the first word of a route's name.
 
--- upl_<env>_<id12>_<secret43><crc6>; the checksum is authz's to check.
+-- upl_<env>_<id12>_<secret43><crc6>; authz checks the checksum.
 local function is_key(text)
   local env, id, rest = string.match(text, "^upl_(%l+)_(%w+)_(%w+)$")
   return env ~= nil and #env <= 8 and #id == 12 and #rest == 49
@@ -46,7 +46,7 @@ local function filled(body, values)
   return (string.gsub(body, '"%$([%u_]+)"', function(name) return quote(values[name] or "") end))
 end
 
--- In which dialect an HTTP client of this route reads errors; nil: no HTTP client comes there.
+-- The dialect of errors on a route that HTTP clients call; nil for the others.
 local function dialect_of(route)
   return DIALECTS[string.match(route or "", "^%a+") or ""]
 end
@@ -61,7 +61,7 @@ function envoy_on_request(handle)
   if string.sub(route, 1, 7) == "refuse/" then
     local status = string.sub(route, 8)
     if status == "415" and is_grpc(headers) then
-      handle:respond({[":status"] = status, ["grpc-status"] = "12"}, "") -- what gRPC calls an unknown compression
+      handle:respond({[":status"] = status, ["grpc-status"] = "12"}, "") -- UNIMPLEMENTED, as gRPC answers an unknown compression
     else
       handle:respond({[":status"] = status}, "")
     end

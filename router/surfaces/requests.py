@@ -10,9 +10,9 @@ from common.errors import Reason, UplionError
 from common.identity import Identity
 from router.dispatch.jobs import Job, Operation
 
-MOST_MESSAGES: Final = 4096
-MOST_NAME_CHARACTERS: Final = 256
-MOST_INPUTS: Final = 2048  # OpenAI's own bound for embeddings
+MAX_MESSAGES: Final = 4096
+MAX_NAME_CHARACTERS: Final = 256
+MAX_INPUTS: Final = 2048  # OpenAI's own bound for embeddings
 ROLES: Final = frozenset({"system", "developer", "user", "assistant"})
 BAD_ROLE: Final = "must be one of system, developer, user, assistant"
 

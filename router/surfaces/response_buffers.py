@@ -3,6 +3,7 @@
 import asyncio
 from array import array
 
+from uplion.dispatch.v1 import run_pb2
 from uplion.dispatch.v1.run_pb2 import RunEvent
 from uplion.inference.v1.sampling_pb2 import TokenUsage
 
@@ -26,7 +27,7 @@ class WholeAnswer:
     def add(self, event: RunEvent) -> None:
         for delta in event.deltas[:]:
             if delta.index < self._choices:  # a worker that invents choices is not worth failing a request for
-                self._deltas.add(from_message(delta))
+                self._deltas.add(_content(delta))
         if event.vectors:
             self.vectors += [vector.values for vector in event.vectors]
         if event.HasField("usage"):
@@ -61,7 +62,7 @@ class StreamBuffer:
     def put(self, event: RunEvent) -> None:
         for delta in event.deltas[:]:
             if delta.index < self._choices:
-                self._deltas.add(from_message(delta))
+                self._deltas.add(_content(delta))
         if event.HasField("usage"):
             self.usage = event.usage
         self.wake()
@@ -102,6 +103,14 @@ class StreamBuffer:
         if putter is not None and not putter.done():
             putter.set_result(None)
         return taken
+
+
+def _content(message: run_pb2.Delta) -> Delta:
+    """The delta without its token ids, which the dispatcher reads from the event itself."""
+    parts = message.parts
+    if len(parts) == 1 and (text := parts[0].text) and not message.log_probabilities:
+        return Delta(message.index, [text], [], message.finish_reason)  # nearly all: half the time of the general way
+    return from_message(message)
 
 
 def floats(raw: bytes) -> list[float]:

@@ -6,13 +6,13 @@ from uplion.dispatch.v1.run_pb2 import TextInput
 from uplion.inference.v1 import chat_pb2, completion_pb2, embedding_pb2, sampling_pb2
 
 from common.identity import Identity
-from common.sampling import MOST_STOP_CHARACTERS, MOST_STOPS, Sampling, fields_set
+from common.sampling import MAX_STOP_CHARACTERS, MAX_STOPS, Sampling, fields_set
 from router.dispatch.jobs import Job, capped_output, check_model
 from router.surfaces import requests
 from router.surfaces.json_body import Schema
 from router.surfaces.requests import invalid
 
-_BAD_STOP: Final = f"may hold at most {MOST_STOPS} texts of 1 to {MOST_STOP_CHARACTERS} characters"
+_BAD_STOP: Final = f"may hold at most {MAX_STOPS} texts of 1 to {MAX_STOP_CHARACTERS} characters"
 _SAMPLING: Final = Schema(
     Sampling, texts={"stop": _BAD_STOP, "stop[]": _BAD_STOP}, params={"stop[]": "stop"}, prefix="sampling."
 )
@@ -20,8 +20,8 @@ _SAMPLING: Final = Schema(
 
 def chat_job(request: chat_pb2.ChatRequest | chat_pb2.ChatStreamRequest, identity: Identity) -> Job:
     model = check_model(request.model, identity)
-    if not 1 <= len(request.messages) <= requests.MOST_MESSAGES:
-        invalid("messages", f"must hold 1 to {requests.MOST_MESSAGES} messages")
+    if not 1 <= len(request.messages) <= requests.MAX_MESSAGES:
+        invalid("messages", f"must hold 1 to {requests.MAX_MESSAGES} messages")
     messages = [_message(index, message) for index, message in enumerate(request.messages)]
     return requests.chat_job(identity, model, messages, _sampling(request.sampling, identity))
 
@@ -38,8 +38,8 @@ def completion_job(
 
 def embedding_job(request: embedding_pb2.EmbedRequest, identity: Identity) -> Job:
     model = check_model(request.model, identity)
-    if not 1 <= len(request.inputs) <= requests.MOST_INPUTS:
-        invalid("inputs", f"must hold 1 to {requests.MOST_INPUTS} texts")
+    if not 1 <= len(request.inputs) <= requests.MAX_INPUTS:
+        invalid("inputs", f"must hold 1 to {requests.MAX_INPUTS} texts")
     for index, text in enumerate(request.inputs):
         if not text:
             invalid(f"inputs[{index}]", "must not be empty")
@@ -51,8 +51,8 @@ def _message(index: int, message: chat_pb2.ChatMessage) -> dict[str, str]:
         invalid(f"messages[{index}].role", requests.BAD_ROLE)
     plain = {"role": message.role, "content": message.content}
     if message.name:
-        if len(message.name) > requests.MOST_NAME_CHARACTERS:
-            invalid(f"messages[{index}].name", f"must have at most {requests.MOST_NAME_CHARACTERS} characters")
+        if len(message.name) > requests.MAX_NAME_CHARACTERS:
+            invalid(f"messages[{index}].name", f"must have at most {requests.MAX_NAME_CHARACTERS} characters")
         plain["name"] = message.name
     return plain
 

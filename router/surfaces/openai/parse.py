@@ -102,8 +102,8 @@ def _generation(given: Body, body: ChatBody | CompletionBody, job: Job) -> OpenA
 
 def _sampling(given: Body, body: ChatBody | CompletionBody, max_output_tokens: int | None) -> Sampling:
     """As workers take it; what the body leaves unset stays unset."""
-    if body.n is not None and body.n > sampling.MOST_CHOICES:
-        unsupported("n", f"must be at most {sampling.MOST_CHOICES}")
+    if body.n is not None and body.n > sampling.MAX_CHOICES:
+        unsupported("n", f"must be at most {sampling.MAX_CHOICES}")
     shared = {name: getattr(body, name) for name in sampling.SHARED_FIELDS if given.get(name) is not None}
     if body.top_k == -1:
         shared["top_k"] = 0
@@ -112,9 +112,9 @@ def _sampling(given: Body, body: ChatBody | CompletionBody, max_output_tokens: i
 
 def _stops(stop: str | list[str] | None) -> list[str]:
     stops = [stop] if isinstance(stop, str) else stop or []
-    if len(stops) > sampling.MOST_STOPS:
+    if len(stops) > sampling.MAX_STOPS:
         invalid("stop", schema.BAD_STOP_COUNT)
-    if any(not 1 <= len(each) <= sampling.MOST_STOP_CHARACTERS for each in stops):
+    if any(not 1 <= len(each) <= sampling.MAX_STOP_CHARACTERS for each in stops):
         invalid("stop", schema.BAD_STOP_SIZE)
     return stops
 
@@ -126,8 +126,8 @@ def _messages(messages: Sequence[Message] | None) -> list[dict[str, str]]:
     """
     if not messages:
         invalid("messages", "must be an array with at least one message")
-    if len(messages) > requests.MOST_MESSAGES:
-        invalid("messages", f"may hold at most {requests.MOST_MESSAGES} messages")
+    if len(messages) > requests.MAX_MESSAGES:
+        invalid("messages", f"may hold at most {requests.MAX_MESSAGES} messages")
     return [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
 
 
@@ -149,8 +149,8 @@ def _message(message: Message, param: str) -> dict[str, str]:
 def _joined(parts: Sequence[schema.ContentPart] | None, param: str) -> str:
     if not parts:
         invalid(param, "must be a string or an array of text parts")
-    if len(parts) > schema.MOST_PARTS:
-        invalid(param, f"may hold at most {schema.MOST_PARTS} parts")
+    if len(parts) > schema.MAX_PARTS:
+        invalid(param, f"may hold at most {schema.MAX_PARTS} parts")
     texts: list[str] = []
     for index, part in enumerate(parts):
         if part.type is None:
@@ -173,9 +173,9 @@ def _text_input(value: Any, param: str) -> TextInput:
         invalid(param, "must be a string or an array of token ids")
     if not value:
         invalid(param, "must not be empty")
-    if len(value) > schema.MOST_INPUT_TOKENS:
-        invalid(param, f"may hold at most {schema.MOST_INPUT_TOKENS} tokens")
-    if not all(type(token) is int and 0 <= token <= schema.MOST_TOKEN_ID for token in value):
+    if len(value) > schema.MAX_INPUT_TOKENS:
+        invalid(param, f"may hold at most {schema.MAX_INPUT_TOKENS} tokens")
+    if not all(type(token) is int and 0 <= token <= schema.MAX_TOKEN_ID for token in value):
         if all(isinstance(item, str | list) for item in value):
             unsupported(param, "with more than one prompt is not supported")
         invalid(param, "must hold token ids (integers from 0)")
@@ -187,14 +187,14 @@ def _embedding_items(value: Any) -> list[TextInput]:
     many = isinstance(value, list) and value and isinstance(value[0], str | list)
     if not many:
         return [_text_input(value, "input")]
-    if len(value) > requests.MOST_INPUTS:
-        invalid("input", f"may hold at most {requests.MOST_INPUTS} entries")
+    if len(value) > requests.MAX_INPUTS:
+        invalid("input", f"may hold at most {requests.MAX_INPUTS} entries")
     items: list[TextInput] = []
     tokens = 0
     for index, entry in enumerate(value):
         if not isinstance(entry, type(value[0])):
             invalid(f"input[{index}]", "must be of the same type as the entries before it")
         items.append(_text_input(entry, f"input[{index}]"))
-        if type(entry) is list and (tokens := tokens + len(entry)) > schema.MOST_INPUT_TOKENS:
-            invalid("input", f"may hold at most {schema.MOST_INPUT_TOKENS} tokens")
+        if type(entry) is list and (tokens := tokens + len(entry)) > schema.MAX_INPUT_TOKENS:
+            invalid("input", f"may hold at most {schema.MAX_INPUT_TOKENS} tokens")
     return items

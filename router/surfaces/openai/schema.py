@@ -9,16 +9,16 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
 
-from common.sampling import MOST_STOP_CHARACTERS, MOST_STOPS, SharedSampling
+from common.sampling import MAX_STOP_CHARACTERS, MAX_STOPS, SharedSampling
 from router.surfaces.json_body import Schema
-from router.surfaces.requests import BAD_ROLE, MOST_NAME_CHARACTERS
+from router.surfaces.requests import BAD_ROLE, MAX_NAME_CHARACTERS
 
-MOST_CHOICES: Final = 128  # OpenAI's own bound
-MOST_PARTS: Final = 4096
-MOST_INPUT_TOKENS: Final = 1 << 18  # given as token arrays; OpenAI allows 300,000
-MOST_TOKEN_ID: Final = (1 << 32) - 1
-BAD_STOP_COUNT: Final = f"may hold at most {MOST_STOPS} strings"
-BAD_STOP_SIZE: Final = f"must hold strings of 1 to {MOST_STOP_CHARACTERS} characters"
+MAX_CHOICES: Final = 128  # OpenAI's own bound
+MAX_PARTS: Final = 4096
+MAX_INPUT_TOKENS: Final = 1 << 18  # given as token arrays; OpenAI allows 300,000
+MAX_TOKEN_ID: Final = (1 << 32) - 1
+BAD_STOP_COUNT: Final = f"may hold at most {MAX_STOPS} strings"
+BAD_STOP_SIZE: Final = f"must hold strings of 1 to {MAX_STOP_CHARACTERS} characters"
 
 _OutputTokens = Annotated[int, Meta(ge=1, le=1 << 24)]
 
@@ -35,7 +35,7 @@ class Message(Struct):
 
     role: str = ""
     content: str | list[ContentPart] | None = None
-    name: Annotated[str, Meta(max_length=MOST_NAME_CHARACTERS)] | None = None
+    name: Annotated[str, Meta(max_length=MAX_NAME_CHARACTERS)] | None = None
     tool_calls: Any = None  # not built, as the next two
     function_call: Any = None
     audio: Any = None
@@ -52,7 +52,7 @@ class _Generation(SharedSampling, frozen=True, kw_only=True):
 
     model: str = ""
     max_tokens: _OutputTokens | None = None
-    n: Annotated[int, Meta(ge=1, le=MOST_CHOICES)] | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     stop: str | list[str] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -102,7 +102,7 @@ CHAT: Final = Schema(
         "messages[].role": BAD_ROLE,
         "messages[].content": "must be a string or an array of text parts",
         "messages[].content[]": "must be a string",
-        "messages[].name": f"must be a string of at most {MOST_NAME_CHARACTERS} characters",
+        "messages[].name": f"must be a string of at most {MAX_NAME_CHARACTERS} characters",
     },
     params={**_GENERATION_PARAMS, "messages[].content[]": "{}.type"},
 )
