@@ -54,7 +54,7 @@ class Dispatcher:
         bounds it all.
         """
         record.lane, record.delivery = job.lane, delivery
-        route = self._models.route(job.model, job.operation)
+        route = self._models.route(job.model, job.capability)
         record.model = route.name
         if route.unmetered or self._attempts.blocked:
             message = "Usage cannot be recorded right now."

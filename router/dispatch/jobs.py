@@ -4,36 +4,12 @@ from dataclasses import dataclass
 from enum import Enum
 
 from uplion.dispatch.v1.run_pb2 import RunRequest
-from uplion.dispatch.v1.worker_state_pb2 import (
-    CAPABILITY_CHAT,
-    CAPABILITY_COMPLETION,
-    CAPABILITY_EMBEDDING,
-    Capability,
-)
 from uplion.inference.v1.sampling_pb2 import BudgetCut
 
 from common import names
 from common.errors import Reason, UplionError
 from common.identity import Identity
-
-
-class Operation(Enum):
-    """What a request asks for; the value is the word in usage events and metrics."""
-
-    CHAT = "chat"
-    COMPLETION = "completion"
-    EMBEDDING = "embedding"
-
-    @property
-    def capability(self) -> Capability.ValueType:
-        return _CAPABILITIES[self]
-
-
-_CAPABILITIES = {
-    Operation.CHAT: CAPABILITY_CHAT,
-    Operation.COMPLETION: CAPABILITY_COMPLETION,
-    Operation.EMBEDDING: CAPABILITY_EMBEDDING,
-}
+from common.operations import Capability
 
 
 class Delivery(Enum):
@@ -52,7 +28,7 @@ class Job:
     """What a worker is to do for a caller."""
 
     identity: Identity
-    operation: Operation
+    capability: Capability
     model: str
     run: RunRequest  # without what belongs to an attempt; never written to
     choices: int
@@ -63,7 +39,7 @@ class Job:
     def short(self) -> bool:
         """The answer has so few tokens that a lost attempt may begin anew."""
         most = self.run.sampling.max_output_tokens
-        return self.operation is Operation.EMBEDDING or 0 < most * self.choices <= _SHORT_TOKENS
+        return self.capability is Capability.EMBEDDING or 0 < most * self.choices <= _SHORT_TOKENS
 
     @property
     def output_cap(self) -> BudgetCut | None:

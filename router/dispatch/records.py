@@ -6,8 +6,9 @@ from uplion.inference.v1.sampling_pb2 import FINISH_REASON_UNSPECIFIED, BudgetCu
 
 from common import names
 from common.identity import Identity
+from common.operations import Operation
 from router.dispatch.attempts import Attempt
-from router.dispatch.jobs import Delivery, Operation
+from router.dispatch.jobs import Delivery
 
 
 class Record:
@@ -17,6 +18,7 @@ class Record:
         "attempts",
         "begun_at",
         "budget_cut",
+        "capability",
         "delivery",
         "ended_at",
         "finish_reason",
@@ -25,16 +27,16 @@ class Record:
         "input_tokens",
         "lane",
         "model",
-        "operation",
         "stream",
         "surface",
         "usage",
     )
 
-    def __init__(self, identity: Identity, operation: Operation, surface: str) -> None:
+    def __init__(self, identity: Identity, operation: Operation) -> None:
+        assert operation.capability is not None  # only what runs a model is recorded
         self.identity = identity
-        self.operation = operation
-        self.surface = surface  # "openai" or "native"
+        self.capability = operation.capability
+        self.surface = operation.dialect.value
         self.stream = False
         self.delivery = Delivery.STREAM  # the dispatcher's argument
         self.model = ""  # a model that exists: safe as a metric label; empty until the routing table knew it
@@ -72,7 +74,7 @@ class Record:
         """The log line: counts and times, never text."""
         facts: dict[str, object] = {
             "surface": self.surface,
-            "operation": self.operation.value,
+            "operation": self.capability.value,
             "model": self.model,
             "stream": self.stream,
             "status": status,

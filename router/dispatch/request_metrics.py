@@ -24,7 +24,7 @@ class RequestMetrics:
 
     def observe(self, record: Record, status: str) -> None:
         """Labels are bounded: `record.model` is a model that exists, or empty."""
-        operation, model = record.operation.value, record.model
+        operation, model = record.capability.value, record.model
         labels = (record.surface, operation, model, status)
         counter = self._counters.get(labels)
         if counter is None:

@@ -10,14 +10,18 @@ from typing import Protocol
 
 import msgspec
 from google.protobuf.message import DecodeError
+from uplion.dispatch.v1 import worker_state_pb2
 from uplion.dispatch.v1.worker_state_pb2 import CAPABILITY_RESUME, WorkerState
 
 from common import manifest, names
 from common.errors import Reason, UplionError
+from common.operations import Capability
 from messaging.bus import WORKER_TTL_SECONDS, Change
-from router.dispatch.jobs import Operation
 
 logger = logging.getLogger(__name__)
+
+# As workers say it in their state.
+_MESSAGE_VALUES = {each: worker_state_pb2.Capability.Value(f"CAPABILITY_{each.name}") for each in Capability}
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +163,12 @@ class RoutingTable:
         self.snapshot = Snapshot(MappingProxyType(routes), addresses)
         self.changed.set()
 
-    def route(self, model: str, operation: Operation) -> Route:
-        """The route of a model; raises MODEL_NOT_FOUND, or INVALID_REQUEST where no worker can do the operation."""
+    def route(self, model: str, capability: Capability) -> Route:
+        """The route of a model; raises MODEL_NOT_FOUND, or INVALID_REQUEST where no worker has the capability."""
         route = self.snapshot.route(model)
-        if route.capabilities and operation.capability not in route.capabilities:
+        if route.capabilities and _MESSAGE_VALUES[capability] not in route.capabilities:
             raise UplionError(
-                Reason.INVALID_REQUEST, f"The model '{model}' does not support {operation.value}s.", param="model"
+                Reason.INVALID_REQUEST, f"The model '{model}' does not support {capability.value}s.", param="model"
             )
         return route
 

@@ -16,7 +16,6 @@ import grpc.aio
 from common import operations
 from common.errors import Reason, UplionError
 from common.identity import Identity
-from router.dispatch.jobs import Operation
 from router.dispatch.records import Record
 from rpc.interceptors import UNREADABLE
 
@@ -83,6 +82,4 @@ class _Call:
             error = UplionError(Reason.CANCELLED, "The client closed the connection.")
         else:
             error = UplionError(Reason.INVALID_REQUEST, "The call ended before it was a whole request.")
-        assert self._operation.capability is not None  # what is reserved for runs a model
-        operation = Operation(self._operation.capability.value)
-        self._account(Record(identity, operation, self._operation.dialect.value), error)
+        self._account(Record(identity, self._operation), error)

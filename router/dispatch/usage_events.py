@@ -39,7 +39,7 @@ def usage_event(
         lane=record.lane,
         tier=identity.tier,
         reservation=identity.reservation,
-        operation=record.operation.value,
+        operation=record.capability.value,
         last=last,
     )
     event.end_time.FromNanoseconds(time.time_ns() - int((now - ended) * 1e9))

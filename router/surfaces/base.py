@@ -14,7 +14,6 @@ from common.errors import Reason, UplionError
 from common.identity import Identity
 from common.operations import Operation
 from router import metrics
-from router.dispatch import jobs
 from router.dispatch.attempt_registry import AttemptRegistry
 from router.dispatch.records import Record
 from router.dispatch.releases import Releases
@@ -69,16 +68,14 @@ class CallLifecycle:
 
     async def serve(self, operation: Operation, context: Context, call: Call[ResultT]) -> ResultT:
         """Carries one call from its caller's identity to its log line. `operation` runs a model."""
-        assert operation.capability is not None
-        capability = operation.capability.value
         try:
-            record = Record(caller(context), jobs.Operation(capability), operation.dialect.value)
+            record = Record(caller(context), operation)
         except UplionError as unknown:
             return await call.refuse(unknown)
         error: UplionError | None = None
         self._begin()
         try:
-            with telemetry.span(f"router.{capability}"):
+            with telemetry.span(f"router.{record.capability.value}"):
                 try:
                     return await call.answer(record)
                 except UplionError as problem:

@@ -8,7 +8,8 @@ from uplion.inference.v1.sampling_pb2 import Sampling
 
 from common.errors import Reason, UplionError
 from common.identity import Identity
-from router.dispatch.jobs import Job, Operation
+from common.operations import Capability
+from router.dispatch.jobs import Job
 
 MAX_MESSAGES: Final = 4096
 MAX_NAME_CHARACTERS: Final = 256
@@ -36,18 +37,18 @@ def unsupported(param: str, problem: str = "is not supported") -> NoReturn:
 def chat_job(identity: Identity, model: str, messages: list[dict[str, str]], sampling: Sampling) -> Job:
     """A job for messages in their plain form: role, text content, and name where one was given."""
     run = RunRequest(chat=ChatInput(messages_json=_encode(messages)), sampling=sampling)
-    return _generation(identity, Operation.CHAT, model, run, sum(len(message["content"]) for message in messages))
+    return _generation(identity, Capability.CHAT, model, run, sum(len(message["content"]) for message in messages))
 
 
 def completion_job(identity: Identity, model: str, prompt: TextInput, sampling: Sampling) -> Job:
     run = RunRequest(completion=prompt, sampling=sampling)
-    return _generation(identity, Operation.COMPLETION, model, run, characters(prompt))
+    return _generation(identity, Capability.COMPLETION, model, run, characters(prompt))
 
 
 def embedding_job(identity: Identity, model: str, items: list[TextInput]) -> Job:
     run = RunRequest(embedding=EmbeddingInput(items=items))
     estimate = 1 + sum(map(characters, items)) // _CHARACTERS_PER_TOKEN
-    return Job(identity, Operation.EMBEDDING, model, run, choices=0, estimated_tokens=estimate)
+    return Job(identity, Capability.EMBEDDING, model, run, choices=0, estimated_tokens=estimate)
 
 
 def characters(item: TextInput) -> int:
@@ -55,8 +56,8 @@ def characters(item: TextInput) -> int:
     return _CHARACTERS_PER_TOKEN * len(item.tokens.ids) if item.HasField("tokens") else len(item.text)
 
 
-def _generation(identity: Identity, operation: Operation, model: str, run: RunRequest, size: int) -> Job:
+def _generation(identity: Identity, capability: Capability, model: str, run: RunRequest, size: int) -> Job:
     choices = run.sampling.choices or 1
     output = run.sampling.max_output_tokens or _GUESSED_OUTPUT_TOKENS
     estimate = min(1 + size // _CHARACTERS_PER_TOKEN + output * choices, _UINT32)
-    return Job(identity, operation, model, run, choices=choices, estimated_tokens=estimate)
+    return Job(identity, capability, model, run, choices=choices, estimated_tokens=estimate)

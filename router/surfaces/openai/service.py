@@ -146,7 +146,7 @@ class OpenAIService:
 def _stream_frames(request: OpenAIRequest) -> frames.StreamFrames:
     job = request.job
     return frames.StreamFrames(
-        job.operation,
+        job.capability,
         job.identity.request_id,
         job.model,
         job.identity.tier,

@@ -20,8 +20,8 @@ from uplion.inference.v1.sampling_pb2 import (
 from common.deltas import Delta, Part, Reasoning, Refusal, ToolCall
 from common.error_dialects import error_body
 from common.errors import UplionError
-from common.operations import Dialect
-from router.dispatch.jobs import Job, Operation
+from common.operations import Capability, Dialect
+from router.dispatch.jobs import Job
 from router.surfaces.openai.parse import OpenAIRequest
 from router.surfaces.response_buffers import WholeAnswer, floats
 
@@ -54,9 +54,9 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def answer_id(operation: Operation, request_id: str) -> str:
+def answer_id(capability: Capability, request_id: str) -> str:
     """The `id` of an answer: the platform's request id under OpenAI's prefix."""
-    return ("chatcmpl-" if operation is Operation.CHAT else "cmpl-") + request_id
+    return ("chatcmpl-" if capability is Capability.CHAT else "cmpl-") + request_id
 
 
 def error_frame(error: UplionError) -> bytes:
@@ -69,7 +69,7 @@ class StreamFrames:
 
     def __init__(
         self,
-        operation: Operation,
+        capability: Capability,
         request_id: str,
         model: str,
         tier: str,
@@ -78,11 +78,11 @@ class StreamFrames:
         choices: int = 1,
         include_usage: bool = False,
     ) -> None:
-        chat = operation is Operation.CHAT
+        chat = capability is Capability.CHAT
         kind = "chat.completion.chunk" if chat else "text_completion"
         head = _encode(
             {
-                "id": answer_id(operation, request_id),
+                "id": answer_id(capability, request_id),
                 "object": kind,
                 "created": created,
                 "model": model,
@@ -202,7 +202,7 @@ def _whole_calls(calls: Sequence[ToolCall]) -> list[dict[str, object]]:
 def whole_answer(request: OpenAIRequest, answer: WholeAnswer, created: int, cut: BudgetCut | None = None) -> bytes:
     """The body of an answer that is not streamed."""
     job = request.job
-    if job.operation is Operation.EMBEDDING:
+    if job.capability is Capability.EMBEDDING:
         return embedding_list(job.model, answer, base64=request.base64)
     return whole_generation(job, answer, created, cut)
 
@@ -229,9 +229,9 @@ def whole_generation(job: Job, answer: WholeAnswer, created: int, cut: BudgetCut
     passed = b"".join([part for delta in deltas for part in delta.parts if isinstance(part, bytes)])
     if passed:
         return passed  # the whole body, as an engine that speaks this dialect wrote it
-    chat = job.operation is Operation.CHAT
+    chat = job.capability is Capability.CHAT
     body: dict[str, object] = {
-        "id": answer_id(job.operation, job.identity.request_id),
+        "id": answer_id(job.capability, job.identity.request_id),
         "object": "chat.completion" if chat else "text_completion",
         "created": created,
         "model": job.model,

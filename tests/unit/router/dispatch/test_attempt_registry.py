@@ -7,11 +7,14 @@ from uplion.billing.v1 import usage_event_pb2 as billing
 
 from common.errors import Reason, UplionError
 from common.identity import Identity
+from common.operations import BY_RPC
 from router.dispatch.attempt_registry import AttemptRegistry
 from router.dispatch.attempts import ACCOUNTING, Fallback, Publisher, State
-from router.dispatch.jobs import Delivery, Operation
+from router.dispatch.jobs import Delivery
 from router.dispatch.records import Record
 from tests.unit.router.dispatch.test_attempts import attempt_in
+
+CHAT = BY_RPC["/uplion.openai.v1.OpenAIService/CreateChatCompletion"]
 
 LOST = UplionError(Reason.WORKER_LOST, "x")
 
@@ -56,7 +59,7 @@ class World:
 
 
 def record_in(state: State, name: str = "r1", worker: str = "w", *, reservation: str = "res1") -> Record:
-    record = Record(Identity("acme", "key1", reservation, "m", "gold", None, None, name), Operation.CHAT, "openai")
+    record = Record(Identity("acme", "key1", reservation, "m", "gold", None, None, name), CHAT)
     record.model = "m"
     record.attempts[0] = attempt_in(state, worker_id=worker)
     record.ended_at = time.monotonic()
@@ -131,7 +134,7 @@ def test_the_lost_part_of_an_answer_that_is_not_streamed_waits_for_its_end(
 
 def test_a_model_that_does_not_exist_fills_no_sums() -> None:
     world = World()
-    record = Record(Identity("acme", "key1", "res1", "invented", "gold", None, None, "r1"), Operation.CHAT, "openai")
+    record = Record(Identity("acme", "key1", "res1", "invented", "gold", None, None, "r1"), CHAT)
     world.registry.request_ended(record, UplionError(Reason.MODEL_NOT_FOUND, "x"))
     assert [event.model for event in world.outbox.events] == [""]
 

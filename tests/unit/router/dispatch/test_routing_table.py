@@ -12,8 +12,8 @@ from uplion.dispatch.v1.worker_state_pb2 import (
 
 from common.errors import Reason, UplionError
 from common.names import KV_MODELS
+from common.operations import Capability
 from messaging.bus import Change
-from router.dispatch.jobs import Operation
 from router.dispatch.routing_table import RoutingTable
 
 MANIFEST = (
@@ -117,9 +117,9 @@ async def test_a_model_nobody_knows_is_404_and_one_that_cannot_is_400(table: tup
         buckets.workers.put_nowait(change)
     await buckets.told()
     with pytest.raises(UplionError) as caught:
-        models.route("x", Operation.CHAT)
+        models.route("x", Capability.CHAT)
     assert caught.value.reason is Reason.MODEL_NOT_FOUND
     with pytest.raises(UplionError) as caught:
-        models.route("m", Operation.EMBEDDING)
+        models.route("m", Capability.EMBEDDING)
     assert caught.value.reason is Reason.INVALID_REQUEST
-    assert models.route("m", Operation.CHAT).name == "m"
+    assert models.route("m", Capability.CHAT).name == "m"

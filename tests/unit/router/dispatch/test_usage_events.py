@@ -8,9 +8,11 @@ from uplion.inference.v1.sampling_pb2 import FINISH_REASON_STOP, TokenUsage
 
 from common.errors import Reason, UplionError
 from common.identity import Identity
-from router.dispatch.jobs import Operation
+from common.operations import BY_RPC
 from router.dispatch.records import Record
 from router.dispatch.usage_events import usage_event
+
+CHAT = BY_RPC["/uplion.openai.v1.OpenAIService/CreateChatCompletion"]
 
 IDENTITY = Identity("acme", "key1", "res1", "m", "gold", None, None, "r1")
 
@@ -29,7 +31,7 @@ IDENTITY = Identity("acme", "key1", "res1", "m", "gold", None, None, "r1")
     ],
 )
 def test_an_event_says_how_the_attempt_ended(reason: Reason, status: int) -> None:
-    record = Record(IDENTITY, Operation.CHAT, "openai")
+    record = Record(IDENTITY, CHAT)
     found = usage_event(record, record.attempt, UplionError(reason, "x"), last=True)
     assert (found.status, found.error_reason, found.last) == (status, reason.name, True)
     assert (found.account, found.key, found.reservation, found.tier) == ("acme", "key1", "res1", "gold")
@@ -37,7 +39,7 @@ def test_an_event_says_how_the_attempt_ended(reason: Reason, status: int) -> Non
 
 
 def test_a_lost_attempt_counts_what_was_delivered_and_its_prompt_only_when_it_is_the_last() -> None:
-    record = Record(IDENTITY, Operation.CHAT, "openai")
+    record = Record(IDENTITY, CHAT)
     record.input_tokens, record.attempt.delivered_tokens = 10, 4
     lost = UplionError(Reason.WORKER_LOST, "x")
     between = usage_event(record, record.attempt, lost, last=False)
@@ -49,7 +51,7 @@ def test_a_lost_attempt_counts_what_was_delivered_and_its_prompt_only_when_it_is
 
 
 def test_a_completed_attempt_is_told_as_its_worker_would_have() -> None:
-    record = Record(IDENTITY, Operation.CHAT, "openai")
+    record = Record(IDENTITY, CHAT)
     attempt = record.attempt
     record.model, attempt.ticket_time_ns, record.finish_reason = "m", 5_000_000_000, FINISH_REASON_STOP
     attempt.usage = TokenUsage(input_tokens=10, cached_tokens=3, output_tokens=4)

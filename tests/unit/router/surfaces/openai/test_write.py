@@ -21,7 +21,8 @@ from uplion.inference.v1.sampling_pb2 import (
 from common.deltas import Delta, Part, Reasoning, Refusal, ToolCall, to_message
 from common.errors import Reason, UplionError
 from common.identity import Identity
-from router.dispatch.jobs import Job, Operation
+from common.operations import Capability
+from router.dispatch.jobs import Job
 from router.surfaces.openai import write as frames
 from router.surfaces.response_buffers import WholeAnswer
 
@@ -45,12 +46,12 @@ def said(index: int, text: str, finish_reason: "FinishReason.ValueType" = OPEN) 
     return to_message(new(index, text, finish_reason))
 
 
-def stream(operation: Operation = Operation.CHAT, **options: Any) -> frames.StreamFrames:
-    return frames.StreamFrames(operation, "r1", 'm"x', "default", 1700000000, **options)
+def stream(capability: Capability = Capability.CHAT, **options: Any) -> frames.StreamFrames:
+    return frames.StreamFrames(capability, "r1", 'm"x', "default", 1700000000, **options)
 
 
-def job(operation: Operation = Operation.CHAT) -> Job:
-    return Job(IDENTITY, operation, "m", RunRequest(), choices=1, estimated_tokens=1)
+def job(capability: Capability = Capability.CHAT) -> Job:
+    return Job(IDENTITY, capability, "m", RunRequest(), choices=1, estimated_tokens=1)
 
 
 def decoded(data: bytes) -> list[Any]:
@@ -125,7 +126,7 @@ def test_each_choice_has_its_own_role_and_frame() -> None:
 
 
 def test_legacy_chunks_carry_text() -> None:
-    chunk, *_ = decoded(stream(Operation.COMPLETION).deltas([new(0, "a", FINISH_REASON_STOP)]))
+    chunk, *_ = decoded(stream(Capability.COMPLETION).deltas([new(0, "a", FINISH_REASON_STOP)]))
     assert chunk["object"] == "text_completion"
     assert chunk["id"] == "cmpl-r1"
     assert chunk["choices"] == [{"index": 0, "text": "a", "logprobs": None, "finish_reason": "stop"}]
@@ -142,11 +143,11 @@ def test_whole_answers() -> None:
     answer.add(RunEvent(deltas=[said(0, "a"), said(1, "c"), said(9, "?")]))
     answer.add(RunEvent(deltas=[said(0, "b", FINISH_REASON_STOP)]))
     answer.add(RunEvent(deltas=[said(1, "", FINISH_REASON_LENGTH)], usage=USAGE))
-    body = json.loads(frames.whole_generation(job(Operation.CHAT), answer, 1))
+    body = json.loads(frames.whole_generation(job(Capability.CHAT), answer, 1))
     assert [choice["message"]["content"] for choice in body["choices"]] == ["ab", "c"]
     assert [choice["finish_reason"] for choice in body["choices"]] == ["stop", "length"]
     assert body["usage"] == USAGE_JSON
-    legacy = json.loads(frames.whole_generation(job(Operation.COMPLETION), answer, 1))
+    legacy = json.loads(frames.whole_generation(job(Capability.COMPLETION), answer, 1))
     assert [choice["text"] for choice in legacy["choices"]] == ["ab", "c"]
     assert legacy["object"] == "text_completion"
 
@@ -216,8 +217,8 @@ def test_other_choices_do_not_end_with_the_reason_of_one_that_calls_tools() -> N
 
 def test_a_frame_of_this_dialect_passes_as_it_is() -> None:
     frame = b'data: {"choices":[{"index":0,"delta":{"content":"\xc3\xa4"},"finish_reason":"stop"}],"x":1}\n\n'
-    for operation in (Operation.CHAT, Operation.COMPLETION):
-        written = stream(operation)
+    for capability in (Capability.CHAT, Capability.COMPLETION):
+        written = stream(capability)
         assert written.deltas([typed(frame, frame, finish_reason=FINISH_REASON_STOP)]) == frame * 2
         assert written.end(USAGE) == frames.DONE
 
