@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup up down test test-unit test-chaos lint format proto release-contract lock bench-quick clean
+.PHONY: help setup up down test test-unit test-chaos lint format docs proto release-contract lock bench-quick clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -39,10 +39,14 @@ lint: setup ## formatting, types, import rules, the contract
 	mypy
 	lint-imports --no-cache
 	scripts/check_contract.sh
+	python scripts/generate_docs.py --check
 
 format: setup ## put the code into its format
 	ruff format .
 	ruff check --fix .
+
+docs: setup ## generate docs/settings.md and docs/metrics.md from the code
+	python scripts/generate_docs.py
 
 proto: setup ## generate gen/ from proto/
 	scripts/generate.sh

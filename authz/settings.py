@@ -14,17 +14,27 @@ class AuthzSettings:
     PREFIX: ClassVar[str] = "AUTHZ"
 
     postgres_url: str = setting(
-        doc="where keys, accounts and balances are read on a cold key", env="DATABASE_URL", secret=True
+        doc="database of keys, accounts and balances; while it is away a key not in any cache gets 503",
+        env="DATABASE_URL",
+        secret=True,
     )
-    redis_url: str = setting(doc="where limits and reservations are kept", env="REDIS_URL", secret=True)
-    nats_url: str = setting(doc="where revocations are announced", env="NATS_URL", secret=True)
+    redis_url: str = setting(
+        doc="Valkey of limits and reservations; while it is away the local share decides", env="REDIS_URL", secret=True
+    )
+    nats_url: str = setting(
+        doc="NATS, which announces revocations; while it is away one takes effect after KEY_TTL_SECONDS",
+        env="NATS_URL",
+        secret=True,
+    )
     peppers: tuple[str, ...] = setting(
         doc="<id>:<secret> of each pepper in use, comma separated", env="UPLION_PEPPERS", secret=True
     )
     issuers_file: Path | None = setting(
         None, doc="YAML or JSON file of who may issue tokens; unset: keys only. Set the edge's `tokens` with it"
     )
-    issuer_refresh_seconds: float = setting(300.0, doc="seconds between two readings of an issuer's keys")
+    issuer_refresh_seconds: float = setting(
+        300.0, doc="seconds between two reads of an issuer's keys; one that it withdrew is accepted that much longer"
+    )
     listen: str = setting("127.0.0.1:0", doc="host:port of the gRPC server that Envoy calls")
 
     limits_seconds: float = setting(0.08, doc="seconds for Valkey to answer one check; then the local share decides")
@@ -36,10 +46,10 @@ class AuthzSettings:
         600.0, doc="seconds a known key still works while Postgres is down (nothing can be revoked then)"
     )
     unknown_ttl_seconds: float = setting(5.0, doc="seconds an unknown key is refused without asking again")
-    keys: int = setting(100_000, doc="known keys kept in memory, about 1 kB each")
+    keys: int = setting(100_000, doc="known keys kept in memory, about 1 kB each; further ones are looked up again")
     unknown_keys: int = setting(50_000, doc="unknown key ids kept in memory, about 150 bytes each")
     lookups: int = setting(64, doc="cold keys looked up at once; more are answered with 503")
-    postgres_connections: int = setting(4, doc="most connections to Postgres")
+    postgres_connections: int = setting(4, doc="most connections to Postgres; further lookups wait for one")
 
     default_output_tokens: int = setting(1024, doc="tokens reserved for an answer whose length the request leaves open")
     most_output_tokens: int = setting(131_072, doc="tokens reserved at most for one answer, whatever the request says")
@@ -58,5 +68,7 @@ class AuthzSettings:
     )
 
     drain_seconds: float = setting(0.0, doc="seconds NOT_SERVING before refusing calls, for balancers to notice")
-    grace_seconds: float = setting(5.0, doc="seconds for running checks to finish at the end")
-    schema_seconds: float = setting(60.0, doc="seconds to wait at start for control to migrate the database")
+    grace_seconds: float = setting(5.0, doc="seconds for running checks to finish at the end; then they are cut off")
+    schema_seconds: float = setting(
+        60.0, doc="seconds to wait at start for control to migrate the database; then it fails"
+    )

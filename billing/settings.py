@@ -11,9 +11,19 @@ class BillingSettings:
     """UPLION_BILLING_*"""
 
     PREFIX: ClassVar[str] = "BILLING"
-    postgres_url: str = setting(doc="the ledger's database", env="DATABASE_URL", secret=True)
-    redis_url: str = setting(doc="where reservations are settled", env="REDIS_URL", secret=True)
-    nats_url: str = setting(doc="where usage events come from", env="NATS_URL", secret=True)
+    postgres_url: str = setting(
+        doc="database of the ledger; while it is away usage events wait in their stream",
+        env="DATABASE_URL",
+        secret=True,
+    )
+    redis_url: str = setting(
+        doc="Valkey, where reservations are settled; while it is away their events are not acknowledged",
+        env="REDIS_URL",
+        secret=True,
+    )
+    nats_url: str = setting(
+        doc="NATS, where usage events come from; while it is away nothing is billed", env="NATS_URL", secret=True
+    )
     batch_events: int = setting(5_000, doc="events that complete a batch")
     lag_batch_events: int = setting(20_000, doc="most events in one transaction while a backlog waits")
     batch_seconds: float = setting(1.0, doc="seconds a batch waits for more events; usage is that much older")
@@ -39,5 +49,9 @@ class BillingSettings:
     alert_anomaly_factor: float = setting(5.0, doc="an hour that cost so many times the median hour raises an alert")
     alert_anomaly_floor: float = setting(1.0, doc="an hour that cost less, in its currency, raises none")
     alert_lag_seconds: float = setting(60.0, doc="usage events that wait longer to be billed raise an alert")
-    reconcile_seconds: float = setting(300.0, doc="seconds between two reconciliations")
-    schema_seconds: float = setting(60.0, doc="seconds to wait at start for control to migrate the database")
+    reconcile_seconds: float = setting(
+        300.0, doc="seconds between two reconciliations; a difference is found that much later"
+    )
+    schema_seconds: float = setting(
+        60.0, doc="seconds to wait at start for control to migrate the database; then it fails"
+    )

@@ -29,12 +29,18 @@ class ProcessSettings:
     """What belongs to a process, whatever services it holds."""
 
     PREFIX: ClassVar[str] = "PROCESS"
-    log_level: str = setting("info", doc="debug, info, warning or error")
-    metrics_listen: str = setting("", doc="host:port of GET /metrics; empty means none")
+    log_level: str = setting("info", doc="least severe log lines written: debug, info, warning or error")
+    metrics_listen: str = setting("", doc="host:port of GET /metrics; not set: no metrics are served")
     otlp_endpoint: str = setting(
-        "", doc="where spans go (OTLP over gRPC); empty: none", env="OTEL_EXPORTER_OTLP_ENDPOINT"
+        "",
+        doc="URL of the OTLP gRPC collector that spans are sent to; not set: none are made",
+        env="OTEL_EXPORTER_OTLP_ENDPOINT",
     )
-    notify_socket: str = setting("", doc="sd_notify socket of who waits for us", env="NOTIFY_SOCKET")
+    notify_socket: str = setting(
+        "",
+        doc="path or @name of the sd_notify socket that readiness is announced on; not set: only logged",
+        env="NOTIFY_SOCKET",
+    )
 
 
 def run(services: Mapping[str, Service], process: ProcessSettings) -> int:

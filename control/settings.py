@@ -12,8 +12,14 @@ class ControlSettings:
     """UPLION_CONTROL_*"""
 
     PREFIX: ClassVar[str] = "CONTROL"
-    postgres_url: str = setting(doc="the platform's database", env="DATABASE_URL", secret=True)
-    nats_url: str = setting(doc="where models live and invalidations go", env="NATS_URL", secret=True)
+    postgres_url: str = setting(
+        doc="the platform's database; while it is away calls get UNAVAILABLE", env="DATABASE_URL", secret=True
+    )
+    nats_url: str = setting(
+        doc="NATS: holds the models and carries invalidations; while it is away model calls get UNAVAILABLE",
+        env="NATS_URL",
+        secret=True,
+    )
     peppers: tuple[str, ...] = setting(
         doc="<id>:<secret> of each pepper, comma separated, as authz has them; the first makes the digests of new keys",
         env="UPLION_PEPPERS",
@@ -24,6 +30,6 @@ class ControlSettings:
     bootstrap_file: Path | None = setting(
         None, doc="where the first keys are written, once, readable by the owner only; unset: no first keys are made"
     )
-    database_seconds: float = setting(60.0, doc="seconds to wait at start for the database")
-    drain_seconds: float = setting(0.0, doc="seconds between NOT_SERVING and refusing calls")
-    grace_seconds: float = setting(10.0, doc="seconds that running calls may take at the end")
+    database_seconds: float = setting(60.0, doc="seconds to wait at start for the database; then it fails")
+    drain_seconds: float = setting(0.0, doc="seconds NOT_SERVING before refusing calls, for balancers to notice")
+    grace_seconds: float = setting(10.0, doc="seconds for running calls to finish at the end; then they are cut off")

@@ -35,7 +35,7 @@ class EdgeSettings:
     max_stream_seconds: float = setting(
         3600.0, doc="seconds a request may take in all, streams included; then 504 or a cut"
     )
-    idle_connection_seconds: float = setting(300.0, doc="seconds an idle client connection is kept")
+    idle_connection_seconds: float = setting(300.0, doc="seconds an idle client connection is kept; then it is closed")
     trusted_hops: int = setting(
         0, doc="trusted proxies in front, which set x-forwarded-for; 0: the peer of the connection is the client"
     )

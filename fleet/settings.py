@@ -11,5 +11,9 @@ class FleetSettings:
     """Environment variables UPLION_FLEET_*."""
 
     PREFIX: ClassVar[str] = "FLEET"
-    nats_url: str = setting(doc="NATS, which holds the manifests", env="NATS_URL", secret=True)
-    drain_grace_seconds: float = setting(30.0, doc="how long the running requests of a stopped worker may take")
+    nats_url: str = setting(
+        doc="NATS, which holds the manifests; while it is away workers run on unchanged", env="NATS_URL", secret=True
+    )
+    drain_grace_seconds: float = setting(
+        30.0, doc="seconds for the running requests of a stopped worker to finish; then they are cut off"
+    )

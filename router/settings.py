@@ -13,7 +13,11 @@ class RouterSettings:
 
     PREFIX: ClassVar[str] = "ROUTER"
 
-    nats_url: str = setting(doc="NATS with JetStream, credentials in the URL", env="NATS_URL", secret=True)
+    nats_url: str = setting(
+        doc="NATS with JetStream, credentials in the URL; while it is away new requests get 503",
+        env="NATS_URL",
+        secret=True,
+    )
     listen: str = setting("127.0.0.1:0", doc="host:port of the gRPC server; port 0 takes a free one")
     request_bytes: int = setting(
         4 << 20, doc="bytes of a request body; larger ones are refused (the edge refuses first)"
@@ -51,5 +55,5 @@ class RouterSettings:
     usage_remembered: int = setting(
         20_000, doc="ended attempts kept to publish their usage when their worker dies before it did; about 1 kB each"
     )
-    drain_seconds: float = setting(0.5, doc="seconds between NOT_SERVING and refusing new calls")
-    grace_seconds: float = setting(30.0, doc="seconds running calls get to finish when the router stops")
+    drain_seconds: float = setting(0.5, doc="seconds NOT_SERVING before refusing calls, for balancers to notice")
+    grace_seconds: float = setting(30.0, doc="seconds for running calls to finish at the end; then they are cut off")
