@@ -23,7 +23,7 @@ class Answer:
 
 
 class Conversation:
-    """What was said so far, and where to go on."""
+    """The messages so far, and the model and endpoint."""
 
     def __init__(self, address: str, key: str, model: str, system: str | None = None) -> None:
         self._address, self._key = address, key
@@ -31,7 +31,7 @@ class Conversation:
         self._messages = [{"role": "system", "content": system}] if system else []
 
     def ask(self, text: str, answer: Answer) -> Iterator[str]:
-        """The pieces of the answer, which is then remembered. Raises CommandError."""
+        """The pieces of the answer, which is then added to the messages. Raises CommandError."""
         self._messages.append({"role": "user", "content": text})
         body = {
             "model": self.model,
@@ -82,7 +82,7 @@ def _complaint(status: int, body: bytes) -> str:
 
 
 def available_models(address: str, key: str) -> list[str]:
-    """The names that can be asked for."""
+    """The names of the models that are served."""
     connection = http.client.HTTPConnection(address, timeout=10.0)
     try:
         connection.request("GET", "/v1/models", headers={"authorization": f"Bearer {key}"})

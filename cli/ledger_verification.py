@@ -1,4 +1,4 @@
-"""Checks an exported ledger, with nothing but the file and, where it is given, the public key: no platform is asked."""
+"""Verifies an exported ledger offline, from the file and, where it is given, the public key."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -20,7 +20,7 @@ _LATE = timedelta(days=7)
 
 @dataclass
 class Report:
-    """What a file says, and what is wrong with it."""
+    """The content of a file in figures, and its problems."""
 
     account: str | None = None  # None: all
     accounts: int = 0
@@ -35,7 +35,7 @@ class Report:
     problems: list[str] = field(default_factory=list)
 
     def problem(self, sentence: str) -> None:
-        """Remembers something that is wrong; a file that is wrong everywhere is not told in full."""
+        """Records a problem, up to a maximum number."""
         if len(self.problems) < _MOST_PROBLEMS:
             self.problems.append(sentence)
 
@@ -56,7 +56,7 @@ class _Link:
 
 
 def verify(lines: Iterable[str], public_keys: Sequence[bytes] = ()) -> Report:
-    """Reads a file from its first line to its last. Without public keys, those in the file are believed."""
+    """Reads a file from its first line to its last. Without public keys, those in the file are trusted."""
     verifier = _Verifier(public_keys)
     for number, line in enumerate(lines, start=1):
         try:
@@ -153,7 +153,7 @@ class _Verifier:
         link.texts.append("".join(f"{value}\0" for value in values))
 
     def _close_link(self) -> None:
-        """All rows of a link are there: is its digest theirs?"""
+        """Compares a link's digest with that of its rows, all of which were read."""
         link, self._link = self._link, None
         if link is None:
             return
@@ -201,7 +201,7 @@ class _Verifier:
             self.report.problem(f"root of {day}: the signature is not that of the key {line['key']}")
 
     def _check_whole(self, day: date, value: bytes, accounts: int) -> None:
-        """All accounts' heads are here, so the root can be made again."""
+        """Computes the root again, from the heads of all accounts."""
         for recorded in sorted(each for each in self._days if each <= day):
             for account, head in self._days.pop(recorded).items():
                 if account not in self._current or head.link > self._current[account].link:

@@ -20,7 +20,7 @@ FORMS = ", ".join(
 
 
 def parse(text: str) -> Limit:
-    """Reads one; raises CommandError. A model's name may hold slashes: it is all that is left."""
+    """Reads one; raises CommandError. A model's name may hold slashes: it is the rest of the text."""
     name, found, amount = text.removeprefix(_SHADOW).rpartition("=")
     measure, *rest = name.split("/")
     try:
@@ -42,14 +42,14 @@ def parse(text: str) -> Limit:
 
 
 def write(limit: Limit) -> str:
-    """The same again, from a limit."""
+    """The text form of a limit."""
     amount = f"{Decimal(limit.amount) / _MICROS:f}" if limit.measure in MONEY else str(limit.amount)
     parts = (limit.measure, limit.period, limit.currency, limit.model)
     return f"{_SHADOW if limit.shadow else ''}{'/'.join(part for part in parts if part)}={amount}"
 
 
 def messages(texts: Iterable[str] | None) -> list[LimitMessage] | None:
-    """What --limit says, as the admin API takes it; None when it was not given."""
+    """Values of --limit as messages of the admin API; None when there are none."""
     if not texts:
         return None
     return [

@@ -49,7 +49,7 @@ LabelOption = Annotated[
 
 
 def labels_of(texts: Sequence[str] | None) -> dict[str, str] | None:
-    """What --label says; None when it was not given."""
+    """Values of --label; None when there are none."""
     if not texts:
         return None
     pairs = [text.partition("=") for text in texts]
@@ -67,12 +67,12 @@ def duration_of(text: str) -> timedelta:
 
 
 def state_of(folder: Path | None) -> State:
-    """The state folder that a command means."""
+    """The state folder that a command uses."""
     return State(folder or default_state())
 
 
 def running(state: State) -> JsonObject:
-    """What the supervisor says of itself; CommandError when none runs."""
+    """The supervisor's own report; CommandError when none runs."""
     run = state.read_run() if state.holder() else {}
     if "base_url" not in run:
         raise CommandError(

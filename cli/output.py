@@ -21,7 +21,7 @@ EXIT_FAILED = 1
 
 
 class CommandError(Exception):
-    """A command cannot do what it was asked: one sentence and an exit code."""
+    """A command failed: one sentence and an exit code."""
 
     def __init__(self, sentence: str, exit_code: int = EXIT_FAILED) -> None:
         super().__init__(sentence)
@@ -55,7 +55,7 @@ def print_json(value: object) -> None:
 
 
 def report(value: object, sentence: str, *, as_json: bool) -> None:
-    """What a command did."""
+    """Prints the result of a command, as JSON or as a sentence."""
     if as_json:
         print_json(value)
     else:

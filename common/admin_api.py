@@ -35,7 +35,7 @@ def services() -> tuple[ServiceDescriptor, ...]:
 
 
 def required(method: MethodDescriptor) -> str | None:
-    """The least scope that a method needs; None when it declares none, and nobody may call it."""
+    """The least scope that a method needs; None when it declares none, and is refused to everyone."""
     return _SCOPES.get(method.GetOptions().Extensions[required_scope])
 
 

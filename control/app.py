@@ -1,4 +1,4 @@
-"""The service: migrates the database, makes the first keys where told to, and serves the admin API."""
+"""The service: migrates the database, creates the first keys for `bootstrap_file`, and serves the admin API."""
 
 import asyncio
 import logging
@@ -13,7 +13,7 @@ from common.errors import UplionError
 from common.lifecycle import Ready, forever, not_cancelled
 from control.bootstrap import bootstrap
 from control.invalidation import Invalidations
-from control.last_used import note_used
+from control.last_used import record_last_used
 from control.registration import register
 from control.requests.permissions import ScopesInterceptor
 from control.schema.migrate import migrate
@@ -88,8 +88,8 @@ async def main(settings: ControlSettings, stop: asyncio.Event, ready: Ready) -> 
             ) as address,
             forever(
                 {
-                    "queues after a broker's restart": partial(_keep, models, bus),
-                    "when keys were last used": partial(note_used, bus, key_store),
+                    "queues after a broker's restart": partial(_restore_after_reconnects, models, bus),
+                    "when keys were last used": partial(record_last_used, bus, key_store),
                 }
             ),
         ):
@@ -97,8 +97,8 @@ async def main(settings: ControlSettings, stop: asyncio.Event, ready: Ready) -> 
             await stop.wait()
 
 
-async def _keep(models: ModelStore, bus: Bus) -> None:
-    """Restores what a restarted broker forgot, within a moment of its return; for ever."""
+async def _restore_after_reconnects(models: ModelStore, bus: Bus) -> None:
+    """Restores streams and queues that a restarted broker lost, whenever it reconnects; runs until cancelled."""
     restored = bus.reconnects
     while not_cancelled():
         await asyncio.sleep(_RETRY_SECONDS)

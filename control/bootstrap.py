@@ -30,7 +30,7 @@ async def bootstrap(
 
     Keys in the file that still work are kept; the others (first start, lost file, revoked key, another database or
     pepper) are made anew. The file is written before the commit: a crash between the two leaves a file that the next
-    start replaces, never a working key that nobody knows.
+    start replaces, never a working key whose text is lost.
     """
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)

@@ -1,4 +1,4 @@
-"""What a group of usage cost, told apart by classes of use: tokens times the rates of the price it was billed with."""
+"""The cost of a group of usage by class: tokens times the rates of the price version it was billed with."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -36,14 +36,14 @@ class Charge:
     usage_class: UsageClass.ValueType
     quantity: Decimal  # tokens, requests, seconds
     cost: Decimal  # exact
-    unit_price: Decimal | None  # of one token, request or second; None: no price was known
+    unit_price: Decimal | None  # of one token, request or second; None: it has no price
 
 
 def charges(group: Group, rates: Rates | None) -> list[Charge]:
     """The classes of a group's use; their costs add up to the group's cost exactly.
 
-    `rates` are those of the group's price version, None when it has none. What the tokens and the engine's time do not
-    explain is what requests cost by themselves.
+    `rates` are those of the group's price version, None when it has none. What remains after
+    tokens and the engine's time is the cost per request.
     """
     priced = list(_measured(group, rates))
     rest = _EXACT.subtract(group["cost"], total(priced))

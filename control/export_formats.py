@@ -1,4 +1,4 @@
-"""Usage as files: CSV, JSON and FOCUS 1.2, made row by row so that no export has to fit into memory."""
+"""Usage as files: CSV, JSON and FOCUS 1.2, written in batches of rows so that no export has to fit into memory."""
 
 import csv
 import io
@@ -19,12 +19,12 @@ Writer = Callable[[Iterable[Row], Prices, bool], str]  # some rows, and whether 
 _DIMENSIONS = ("account", "project", "key", "model", "tier", "currency")
 _COUNTS = ("requests", *TOKEN_COLUMNS)
 COLUMNS = ("hour", *_DIMENSIONS, "price_version", "policy", *_COUNTS, "compute_seconds", "cost")
-# A spreadsheet takes a cell that begins so for a formula, and runs it (CWE-1236). Names are written by clients.
+# A spreadsheet evaluates a cell that begins so as a formula (CWE-1236), and names are chosen by clients.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _NO_CURRENCY = "XXX"  # ISO 4217's code for none; FOCUS wants one in every row
 _PROVIDER = "Uplion"
 
-# Every column that FOCUS 1.2 calls mandatory, then those of its others that say something here, then our own.
+# The mandatory columns of FOCUS 1.2, then those optional ones that apply here, then our own.
 FOCUS_COLUMNS = (
     "BilledCost",
     "BillingAccountId",

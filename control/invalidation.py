@@ -1,4 +1,4 @@
-"""Telling every authz that a key or account changed, so that its cache forgets it within milliseconds."""
+"""Publishes cache invalidations: every authz drops a changed key or account from its cache within milliseconds."""
 
 import logging
 
@@ -13,7 +13,7 @@ _FLUSH_SECONDS = 1
 
 
 class Invalidations:
-    """Core NATS: authz that hears nothing still forgets within its cache time (60 s)."""
+    """Published on core NATS; an authz that misses one drops the entry when its cache time ends (60 s)."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -31,8 +31,8 @@ class Invalidations:
         await self._publish("prices:")
 
     async def _publish(self, payload: str) -> None:
-        """Returns once the server has it. The change itself stands, so a broker that is away is no failure: the client
-        keeps the message and sends it when it is back."""
+        """Returns when the server has the message. The change itself is committed, so an unreachable broker is not an
+        error: the client buffers the message and sends it after reconnecting."""
         try:
             await self._bus.publish_core(names.SUBJECT_INVALIDATE, payload.encode())
             await self._bus.flush(_FLUSH_SECONDS)

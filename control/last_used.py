@@ -1,4 +1,4 @@
-"""When keys were last used: authz says so about once a minute, and it is written in batches, far from any request."""
+"""Writes when keys were last used, in batches: authz publishes their ids about once a minute."""
 
 import asyncio
 import logging
@@ -13,14 +13,14 @@ from messaging.bus import Bus
 
 logger = logging.getLogger(__name__)
 
-_QUEUE = "control"  # of several control processes, one writes
+_QUEUE = "control"  # queue group: one of several control processes gets each message
 _WAIT_SECONDS = 30.0
 _GATHER_SECONDS = 0.5
 _MOST = 10_000
 
 
-async def note_used(bus: Bus, store: KeyStore) -> None:
-    """Runs until cancelled. Core NATS: what is lost is said again the next time the key is used."""
+async def record_last_used(bus: Bus, store: KeyStore) -> None:
+    """Runs until cancelled. Core NATS: a lost message is repeated the next time the key is used."""
     subscription = await bus.subscribe(names.SUBJECT_USED, queue=_QUEUE)
     while not_cancelled():
         used = await _gathered(subscription)
@@ -33,7 +33,7 @@ async def note_used(bus: Bus, store: KeyStore) -> None:
 
 
 async def _gathered(subscription: Subscription) -> set[str]:
-    """The ids of what comes, and of what comes within a moment after it; none when nothing came for a while."""
+    """The ids of the next message and of those soon after it; none when no message comes within _WAIT_SECONDS."""
     loop = asyncio.get_running_loop()
     used: set[str] = set()
     wait_seconds, end = _WAIT_SECONDS, float("inf")

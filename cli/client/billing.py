@@ -1,4 +1,4 @@
-"""The admin API's money, as commands use it: prices, usage, statements. Decimals stay text, so no digit is lost."""
+"""Prices, usage, statements, alerts and the ledger over the admin API. Decimals stay text, so no digit is lost."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -83,7 +83,7 @@ def export(api: Admin, chosen: UsageFilter, form: str) -> Iterator[bytes]:
 def margin(
     api: Admin, model: str, start: datetime | None, end: datetime | None, gpu_hour_cost: str
 ) -> list[JsonObject]:
-    """What models earned beside the time that their engines were there."""
+    """Revenue of models beside the time that their workers were available."""
     request = usage_pb2.QueryMarginRequest(model=model, gpu_hour_cost=gpu_hour_cost)
     for name, moment in (("start_time", start), ("end_time", end)):
         if moment is not None:
@@ -210,5 +210,5 @@ def _price(price: price_pb2.Price) -> JsonObject:
 
 
 def _utc(moment: datetime) -> datetime:
-    """A moment without a zone is UTC, as all of billing."""
+    """A time without a zone is UTC, as everywhere in billing."""
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -100,7 +100,7 @@ def _sentence(problem: grpc.RpcError) -> str:
 
 
 def shown_time(message: Message, field: str) -> str | None:
-    """A moment in RFC 3339; None when it is unset."""
+    """A time in RFC 3339; None when it is unset."""
     if not message.HasField(field):
         return None
     timestamp: Timestamp = getattr(message, field)

@@ -25,7 +25,7 @@ ACTIVE, SUSPENDED = ResourceState.RESOURCE_STATE_ACTIVE, ResourceState.RESOURCE_
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Desired:
-    """What an object is to be like, in the fields' own names. None leaves a field alone, an empty value empties it."""
+    """The desired fields of an account, project or key. None leaves a field unchanged, an empty value clears it."""
 
     account: str | None = None
     project: str | None = None
@@ -40,7 +40,7 @@ class Desired:
     expire_time: datetime | None = None
 
     def values(self) -> JsonObject:
-        """The fields that it speaks of."""
+        """The fields that are set."""
         every = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in every.items() if value is not None}
 
@@ -129,7 +129,7 @@ def update_key(api: Admin, key_id: str, desired: Desired, clear: Sequence[str] =
 
 
 def rotate_key(api: Admin, key_id: str, overlap: timedelta) -> JsonObject:
-    """The new key, the only time that it is shown, and what became of the old one."""
+    """The new key, the only time that it is shown, and the replaced key."""
     request = key_pb2.RotateKeyRequest(id=key_id)
     request.overlap.FromTimedelta(overlap)
     response = api.call(api.stub(KeyServiceStub).RotateKey, request)
@@ -148,7 +148,7 @@ def delete_key(api: Admin, key_id: str) -> None:
 
 
 def shown(thing: Account | Project | Key) -> JsonObject:
-    """Every field of it as JSON has it; moments are RFC 3339, limits are as --limit takes them."""
+    """Every field of it as JSON has it; times are RFC 3339, limits are as --limit takes them."""
     return {field.name: _shown(thing, field.name) for field in thing.DESCRIPTOR.fields}
 
 
@@ -166,6 +166,6 @@ def _shown(thing: Any, name: str) -> Any:
 
 
 def _update(request: Update, desired: Desired, clear: Sequence[str]) -> Update:
-    """Names what changes, so that an empty value empties."""
+    """Sets the update mask, so that an empty value clears its field."""
     request.update_mask.paths.extend(sorted({*desired.values(), *clear}))
     return request

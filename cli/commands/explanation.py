@@ -20,7 +20,7 @@ _POLICIES = {"waived": "not billed, by the account's policy", "input_only": "onl
 
 
 def request(api: Admin, request_id: str) -> JsonObject:
-    """What is known of it."""
+    """authz's decision and the billed attempts of a request."""
     asked = request_pb2.GetRequestRequest(request_id=request_id)
     found = api.call(api.stub(RequestServiceStub).GetRequest, asked)
     return {
@@ -34,7 +34,7 @@ def request(api: Admin, request_id: str) -> JsonObject:
 
 
 def sentences(found: JsonObject) -> Iterator[str]:
-    """For people, a thought in each line."""
+    """The same in human-readable sentences, one a line."""
     whose = f"account {found['account']}"
     if found["project"]:
         whose += f", project {found['project']}"

@@ -1,4 +1,4 @@
-"""`uplion reconcile`: whether everything that counts says the same."""
+"""`uplion reconcile`: compares stream, ledger, rollups, balances and counters."""
 
 from uplion.control.v1.reconciliation_service_pb2 import GetReconciliationRequest, RunReconciliationRequest
 from uplion.control.v1.reconciliation_service_pb2_grpc import ReconciliationServiceStub
@@ -12,7 +12,7 @@ COLUMNS = ("check", "subject", "expected", "found")
 
 
 def report(api: Admin, *, last: bool) -> JsonObject:
-    """A fresh run of everything, or the last one there was."""
+    """The report of a new run, or of the last one."""
     service = api.stub(ReconciliationServiceStub)
     if last:
         found = api.call(service.GetReconciliation, GetReconciliationRequest()).reconciliation
@@ -29,7 +29,7 @@ def report(api: Admin, *, last: bool) -> JsonObject:
 
 
 def sentence(found: JsonObject) -> str:
-    """How it went, in one line."""
+    """The result in one line."""
     looked = f"{found['stream_events']} events, {found['sums']} sums and {found['counters']} counters compared"
     waiting = f", {found['pending_events']} events on their way" if found["pending_events"] else ""
     count = len(found["differences"])

@@ -126,8 +126,8 @@ def export(
     with admin(state_of(state)) as api:
         written_bytes = write_file(output, billing.export(api, chosen, form.value))
     if output is not None:
-        told = {"file": str(output), "bytes": written_bytes}
-        print_json(told) if as_json else typer.echo(f"{written_bytes} bytes in {output}")
+        written = {"file": str(output), "bytes": written_bytes}
+        print_json(written) if as_json else typer.echo(f"{written_bytes} bytes in {output}")
 
 
 @app.command("margin")

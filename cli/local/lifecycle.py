@@ -25,7 +25,7 @@ def up(settings: StackSettings, *, detach: bool, as_json: bool) -> None:
     """Starts a stack; in the foreground this returns when it was stopped."""
     from stack.supervisor import read_manifests
 
-    read_manifests(settings)  # before anything starts: what is wrong with one is said at once
+    read_manifests(settings)  # before anything starts, so that a bad one is reported at once
     shown = progress(silent=as_json)
     try:
         if detach:
@@ -42,17 +42,17 @@ def _run_here(settings: StackSettings, shown: Progress, *, as_json: bool) -> Non
     from stack.running import run
     from stack.supervisor import Supervisor
 
-    told = False
+    announced = False
 
     def on_change(supervisor: Supervisor) -> None:
-        nonlocal told
-        if supervisor.status == "ready" and not told:
-            told = True
+        nonlocal announced
+        if supervisor.status == "ready" and not announced:
+            announced = True
             shown.close()
             _announce(settings, supervisor.report(), as_json=as_json, detached=False)
         elif supervisor.status == "starting":
             shown.show(supervisor.report())
-        elif supervisor.status == "stopping" and told and not as_json:
+        elif supervisor.status == "stopping" and announced and not as_json:
             _say_once("stopping: what is running may finish; press Ctrl-C again to end it now")
 
     run(settings, on_change)

@@ -102,7 +102,7 @@ def memory_bytes(pid: int, *, family: bool = True) -> int | None:
 
 
 def log_lines(state: State, part: str | None, *, last: int, follow: bool) -> Iterator[tuple[str, str]]:
-    """Part and line: the last ones of each log, and then new ones as they are written."""
+    """Lines with the part they are from: the last of each log, then new ones as they are written."""
     if part is not None and not state.log(part).exists():
         known = ", ".join(sorted(path.stem for path in state.logs.glob("*.log"))) or "none"
         raise CommandError(f"there is no log of {part!r}; there are: {known}")

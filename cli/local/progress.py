@@ -11,10 +11,10 @@ _MARKS = {"ready": ("✓", "green"), "failing": ("✗", "red"), "starting": ("�
 
 
 class Progress(Protocol):
-    """Is told how the parts fare, as often as something changes."""
+    """Gets the state of the parts whenever it changes."""
 
     def show(self, run: JsonObject) -> None:
-        """How it looks now."""
+        """Shows the present state."""
 
     def close(self) -> None:
         """Nothing more will be shown."""

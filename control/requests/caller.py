@@ -42,11 +42,11 @@ class Caller:
 
     @property
     def within(self) -> str | None:
-        """The one account whose objects exist for this caller; None: all."""
+        """The only account whose objects this caller can reach; None: all accounts."""
         return None if self.operator else self.account
 
     def account_filter(self, asked: str) -> str | None:
-        """The account a list is about, None for all; NOT_FOUND for one that does not exist for this caller."""
+        """The account a list is about, None for all; NOT_FOUND for one that this caller cannot reach."""
         if self.operator:
             return asked or None
         if asked and asked != self.account:
@@ -54,7 +54,7 @@ class Caller:
         return self.account
 
     def require_operator(self, param: str, what: str) -> None:
-        """Raises PERMISSION_DENIED unless it is the operator who asks for `what`."""
+        """Raises PERMISSION_DENIED for anyone but the operator; `what` begins the sentence."""
         if not self.operator:
             raise UplionError(
                 Reason.PERMISSION_DENIED, f'{what} needs a key with the scope "{names.SCOPE_ADMIN}".', param=param

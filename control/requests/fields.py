@@ -26,12 +26,12 @@ _AMOUNT = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
 
 
 def invalid(param: str, message: str) -> UplionError:
-    """The request is wrong in this field."""
+    """INVALID_REQUEST for this field."""
     return UplionError(Reason.INVALID_REQUEST, f"{param}: {message}", param=param)
 
 
 def text(param: str, value: str, *, least: int = 0, most: int) -> str:
-    """A text for people, or an id: of that length, without control characters."""
+    """A name or an id of `least` to `most` characters, without control characters."""
     if not least <= len(value) <= most:
         wanted = f"{least} to {most}" if least else f"at most {most}"
         raise invalid(param, f"must have {wanted} characters, has {len(value)}")
@@ -51,12 +51,12 @@ def account(asked: str, who: Caller) -> str | None:
 
 
 def request_id(value: str) -> str | None:
-    """The idempotency key; None when the caller asks for no promise."""
+    """The idempotency key; None when the caller sent none."""
     return text("request_id", value, most=_REQUEST_ID_CHARACTERS) or None
 
 
 def state(value: ResourceState.ValueType) -> str:
-    """The state as the database has it; only what can be undone is set this way."""
+    """The state as the database has it; revoking has a method of its own."""
     if value == ResourceState.RESOURCE_STATE_ACTIVE:
         return "active"
     if value == ResourceState.RESOURCE_STATE_SUSPENDED:
@@ -65,7 +65,7 @@ def state(value: ResourceState.ValueType) -> str:
 
 
 def moment(param: str, value: Timestamp) -> datetime:
-    """A moment in UTC that the database can hold."""
+    """A time in UTC that the database can hold."""
     try:
         return value.ToDatetime(tzinfo=UTC)
     except (ValueError, OverflowError):

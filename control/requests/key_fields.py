@@ -1,4 +1,4 @@
-"""What a key may do, as a request says it: checked, and as the database has it."""
+"""The fields of a key that grant or restrict its use, validated and as the database has them."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -33,7 +33,7 @@ def models(asked: Sequence[str]) -> list[str]:
 
 
 def tiers(asked: Sequence[str]) -> list[str]:
-    """Names of tiers, the one that is served without asking first."""
+    """Names of tiers; the first is the default."""
     for tier in asked:
         if not _TIER.fullmatch(tier):
             raise fields.invalid("tiers", f"{tier[:40]!r} is no name of a tier")
@@ -49,7 +49,7 @@ def networks(asked: Sequence[str]) -> list[IPv4Network | IPv6Network]:
 
 
 def expire_time(value: Timestamp) -> datetime:
-    """A moment to come."""
+    """A time in the future."""
     moment = fields.moment("expire_time", value)
     if moment <= datetime.now(UTC):
         raise fields.invalid("expire_time", "must be in the future")
@@ -57,7 +57,7 @@ def expire_time(value: Timestamp) -> datetime:
 
 
 def _distinct(param: str, asked: Sequence[str]) -> list[str]:
-    """In the order they came."""
+    """Each once, in the given order."""
     if len(asked) > _MOST:
         raise fields.invalid(param, f"must be at most {_MOST}")
     return list(dict.fromkeys(asked))

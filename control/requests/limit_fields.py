@@ -1,4 +1,4 @@
-"""Limits on their way between the contract and the database; what a limit may be is ledger.limits' to say."""
+"""Limits as proto messages and as the database has them; ledger.limits defines which limits exist."""
 
 from collections.abc import Iterable
 
@@ -70,5 +70,5 @@ def _limit(param: str, asked: limit_pb2.Limit) -> Limit:
 
 
 def _counts_the_same(one: Limit, other: Limit) -> bool:
-    """One in shadow may stand beside one that refuses: so another amount is tried out."""
+    """One in shadow mode may stand beside one that refuses, to try out another amount."""
     return msgspec.structs.replace(one, amount=0) == msgspec.structs.replace(other, amount=0)

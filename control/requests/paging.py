@@ -19,7 +19,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def page_size(value: int) -> int:
-    """How many to return; more than the most is cut, as AIP-158 has it."""
+    """How many to return; a larger number is cut to the maximum, as AIP-158 says."""
     if value < 0:
         raise invalid("page_size", "must not be negative")
     return min(value, _PAGE_MOST) or _PAGE_DEFAULT

@@ -17,7 +17,7 @@ _STATEMENT_SECONDS = 600.0  # a migration may rewrite a large table, and others 
 
 
 class SchemaError(Exception):
-    """The migrations on disk and those in the database do not belong together."""
+    """The migrations on disk do not match those that were applied."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""AccountService: who pays."""
+"""AccountService: creates, reads, changes and erases accounts."""
 
 import json
 import secrets
@@ -87,7 +87,7 @@ def new_id(prefix: str) -> str:
 
 
 def _changes(request: account_pb2.UpdateAccountRequest, caller: Caller) -> dict[str, object]:
-    """Columns and their new values. What an account may spend is not its own to say."""
+    """Columns and their new values. An account's own admin cannot change its state and limits."""
     changes: dict[str, object] = {}
     for field in changed(request, _UPDATABLE):
         if field == "name":

@@ -1,4 +1,4 @@
-"""AlertService: what billing noticed about money."""
+"""AlertService: lists the alerts that billing raised."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""KeyService: what opens the door. A key's text leaves this module once and is kept nowhere."""
+"""KeyService: creates, changes, rotates and revokes API keys. A key's text is returned once and never stored."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ _UPDATABLE = ("name", "labels", "state", "limits", "models", "tiers", "networks"
 
 
 class KeyService(key_service_pb2_grpc.KeyServiceServicer):
-    """Keys in Postgres, as digests under the first of the peppers; a changed one is known everywhere at once."""
+    """Keys in Postgres, as digests under the first pepper; a change is published to every authz."""
 
     def __init__(
         self, store: KeyStore, invalidations: Invalidations, *, peppers: Mapping[str, bytes], environment: str

@@ -1,4 +1,4 @@
-"""LedgerService: the ledger for those who do not take our word for it."""
+"""LedgerService: exports the ledger with its proofs, for verification offline."""
 
 import asyncio
 from collections.abc import AsyncIterator

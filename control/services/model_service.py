@@ -1,4 +1,4 @@
-"""ModelService: which models the platform serves, and how they fare."""
+"""ModelService: applies and deletes model manifests, and lists models with the state of their workers."""
 
 import json
 from datetime import datetime
@@ -24,7 +24,7 @@ _MANIFEST_BYTES = 256 * 1024  # well under NATS' limit of a message
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """Manifests in KV `models`; everything else of a model is read where it is known."""
+    """Manifests in KV `models`; phase, workers and queue are read from their own buckets and streams."""
 
     def __init__(self, store: ModelStore) -> None:
         self._store = store
@@ -38,8 +38,10 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
             raise fields.invalid("manifest", f"must be at most {_MANIFEST_BYTES} bytes")
         model = read_manifest(request.manifest)
         applied = await self._store.apply(model)
-        workers, verdicts, queued = await self._state()
-        return model_pb2.ApplyModelResponse(model=_model(names.token(model.name), applied, workers, verdicts, queued))
+        workers, fleet_reports, queued = await self._state()
+        return model_pb2.ApplyModelResponse(
+            model=_model(names.token(model.name), applied, workers, fleet_reports, queued)
+        )
 
     async def ListModels(
         self, request: model_pb2.ListModelsRequest, context: "Context"
@@ -61,7 +63,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         return model_pb2.DeleteModelResponse()
 
     async def _state(self) -> tuple[dict[str, list[WorkerState]], dict[str, bytes], dict[str, int]]:
-        return await self._store.workers(), await self._store.verdicts(), await self._store.queued()
+        return await self._store.workers(), await self._store.fleet_reports(), await self._store.queued()
 
 
 def read_manifest(value: Struct) -> manifest.AIModel:
@@ -90,7 +92,7 @@ def _model(
     token: str,
     applied: Applied,
     workers: dict[str, list[WorkerState]],
-    verdicts: dict[str, bytes],
+    fleet_reports: dict[str, bytes],
     queued: dict[str, int],
 ) -> Model:
     try:
@@ -101,7 +103,7 @@ def _model(
     content = Struct()
     content.update(json.loads(applied.manifest))
     serving = sorted((each for each in workers.get(known.name, []) if not each.draining), key=lambda w: w.worker_id)
-    phase, message = _phase(known, serving, verdicts.get(token))
+    phase, message = _phase(known, serving, fleet_reports.get(token))
     return Model(
         name=known.name,
         manifest=content,
@@ -133,16 +135,16 @@ def _worker(worker: WorkerState) -> ModelWorker:
 
 
 def _phase(
-    model: manifest.AIModel, serving: list[WorkerState], verdict: bytes | None
+    model: manifest.AIModel, serving: list[WorkerState], fleet_report: bytes | None
 ) -> tuple[ModelPhase.ValueType, str]:
-    """A worker that serves is the best proof; else what fleet says; else what the manifest asks for."""
+    """Ready with a serving worker; otherwise the phase that fleet reports, or that follows from the manifest."""
     if serving:
         return ModelPhase.MODEL_PHASE_READY, ""
     if model.spec.replicas == 0:
         return ModelPhase.MODEL_PHASE_STOPPED, "It asks for no replicas."
     try:
-        said = json.loads(verdict or b"{}")
-        phase, message = str(said.get("phase", "")), str(said.get("message", ""))
+        report = json.loads(fleet_report or b"{}")
+        phase, message = str(report.get("phase", "")), str(report.get("message", ""))
     except (ValueError, AttributeError):
         phase, message = "", ""
     if phase.upper().endswith("FAILING"):

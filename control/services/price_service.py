@@ -1,4 +1,4 @@
-"""PriceService: what models cost. A price is never changed; another one is another version."""
+"""PriceService: creates and lists versions of prices, which never change."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from control.requests.caller import Context
 
 _MODEL_CHARACTERS = 256
-# What was billed is never priced anew, so a price must not claim to have held then; clocks may differ by that much.
+# What was billed is never priced anew, so a price does not begin in the past; clocks may differ by this much.
 _PAST = timedelta(minutes=5)
 _REQUIRED = tuple(each.rate for each in TOKEN_CLASSES if each.part_of is None)
 _FREE_BY_DEFAULT = (PER_REQUEST, PER_COMPUTE_SECOND)
@@ -29,7 +29,7 @@ _CURRENCY = re.compile(r"[A-Z]{3}")
 
 
 class PriceService(price_service_pb2_grpc.PriceServiceServicer):
-    """Prices in Postgres. Billing reads a new one with its next batch; authz hears of it at once."""
+    """Prices in Postgres. Billing reads a new one with its next batch; authz is notified at once."""
 
     def __init__(self, prices: PriceStore, invalidations: Invalidations) -> None:
         self._prices = prices

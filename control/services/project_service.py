@@ -1,4 +1,4 @@
-"""ProjectService: the parts of an account."""
+"""ProjectService: creates, reads and changes the projects of accounts."""
 
 import json
 from typing import TYPE_CHECKING

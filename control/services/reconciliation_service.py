@@ -1,4 +1,4 @@
-"""ReconciliationService: whether the books agree, as billing found it."""
+"""ReconciliationService: reads billing's last reconciliation, or requests one."""
 
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ _RETRY_SECONDS = 5.0
 
 
 class ReconciliationService(ReconciliationServiceServicer):
-    """Shows the last run, and asks billing for another."""
+    """The last run from Postgres; a new one by a request over NATS."""
 
     def __init__(self, store: ReconciliationStore, bus: Bus) -> None:
         self._store = store

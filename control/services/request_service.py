@@ -1,4 +1,4 @@
-"""RequestService: what was decided against one request, and what was billed for it."""
+"""RequestService: explains one request by authz's decision and the billed attempts."""
 
 from typing import TYPE_CHECKING
 
@@ -53,7 +53,7 @@ class RequestService(request_service_pb2_grpc.RequestServiceServicer):
 def explained(
     request_id: str, decision: Decision | None, rows: "list[asyncpg.Record]"
 ) -> request_pb2.GetRequestResponse:
-    """The answer: whose request it was as the ledger says, or else as authz did."""
+    """The answer: account, key and model are from the ledger, or else from the decision."""
     answer = request_pb2.GetRequestResponse(request_id=request_id, attempts=map(_attempt, rows))
     if rows:
         for name in ("account", "project", "key", "model", "operation", "tier"):

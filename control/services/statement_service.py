@@ -1,4 +1,4 @@
-"""StatementService: what an account used in a month, told apart by project, key, model and class of use."""
+"""StatementService: an account's usage of a month by project, key, model and class of usage."""
 
 import re
 from collections.abc import Iterable
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from control.requests.caller import Context
 
 _MONTH = re.compile(r"(20[0-9]{2})-(0[1-9]|1[0-2])")
-_LATE = timedelta(days=1)  # what a process kept while its broker was away has come by then
+_LATE = timedelta(days=1)  # events that a process spooled while its broker was away have arrived by then
 
 
 class StatementService(statement_service_pb2_grpc.StatementServiceServicer):
-    """Statements are not stored: rollups stay, and the same rollups make the same statement."""
+    """Statements are computed from the rollups on each request, and not stored."""
 
     def __init__(self, store: UsageStore) -> None:
         self._store = store

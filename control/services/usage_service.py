@@ -1,4 +1,4 @@
-"""UsageService: what was counted and billed, from the hourly rollups."""
+"""UsageService: sums and exports of usage and cost from the hourly rollups."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -107,7 +107,7 @@ class UsageService(usage_service_pb2_grpc.UsageServiceServicer):
 
 
 def read_filter(request: usage_pb2.QueryUsageRequest | usage_pb2.ExportUsageRequest, caller: Caller) -> UsageFilter:
-    """What a request asks for; times are cut to the hours they lie in, since rollups know nothing finer."""
+    """The filter of a request; times are truncated to hours, the resolution of the rollups."""
 
     def name_filter(name: str) -> str | None:
         return fields.text(name, getattr(request, name), most=_NAME_CHARACTERS) or None
@@ -126,7 +126,7 @@ def read_filter(request: usage_pb2.QueryUsageRequest | usage_pb2.ExportUsageRequ
 def usage_rows(sums: "Iterable[asyncpg.Record]") -> list[UsageRow]:
     """A row for each group; one that was billed in several currencies has a row for each, since they cannot be added.
 
-    What had no price is counted in its group's row, or in one of its own when there are several to choose from.
+    Usage without a price is added to its group's row, or has a row of its own when the group has several.
     """
     groups: dict[str, list[UsageRow]] = {}
     for record in sums:
@@ -157,7 +157,7 @@ def _count_in(row: UsageRow, unpriced: UsageRow) -> None:
 def margin_rows(
     revenue: "Iterable[asyncpg.Record]", seconds: "Iterable[asyncpg.Record]", gpu_hour_cost: Decimal | None
 ) -> list[MarginRow]:
-    """A row for each model and currency; a model that earned nothing, or was never there, has one too."""
+    """A row for each model and currency; also of a model without revenue or without workers."""
     available: dict[str, Decimal] = {row["model"]: row["seconds"] for row in seconds}
     earned: dict[str, dict[str, Decimal]] = {model: {} for model in available}
     busy: dict[str, Decimal] = {}

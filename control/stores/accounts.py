@@ -1,4 +1,4 @@
-"""Postgres as control uses it: accounts."""
+"""Accounts in Postgres."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -15,10 +15,10 @@ _ACCOUNT = "id, name, labels, state, limits, create_time, erase_time"
 
 
 class AccountStore(Database):
-    """Every query has a deadline; what the database refuses is raised as the error the client will read.
+    """Every query has a deadline; a constraint that is violated is raised as the error for the client.
 
-    Reads and changes of one object take the account that it must belong to, None being any: outside of it, it does not
-    exist. `changes` are columns and their new values.
+    Reads and changes of one object take the account that it must belong to, None being any: outside of it, it is not
+    found. `changes` are columns and their new values.
     """
 
     async def create(self, identifier: str, name: str, labels: str, limits: str, request_id: str | None) -> "Record":
@@ -59,7 +59,7 @@ class AccountStore(Database):
             )
 
     async def update(self, identifier: str, within: str | None, changes: Mapping[str, object]) -> "Record":
-        """The changed account; NOT_FOUND when there is none, or none any more: an erased one is nobody for ever."""
+        """The changed account; NOT_FOUND when there is none, or none any more: an erased one cannot be changed."""
         async with self._connection() as connection:
             row = await connection.fetchrow(
                 f"UPDATE accounts SET {assignments(changes, 3)} WHERE id = $1 AND ($2::text IS NULL OR id = $2)"

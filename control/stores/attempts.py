@@ -1,4 +1,4 @@
-"""Single rows of the ledger, as control reads them."""
+"""Attempts of single requests, from the ledger in Postgres."""
 
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ class AttemptStore(Database):
     """Every query has a deadline."""
 
     async def of_request(self, request_id: str) -> "list[Record]":
-        """All of a request, oldest first: through the ledger's own key, in every month there is."""
+        """All attempts of a request, oldest first, from every month's partition by primary key."""
         async with self._connection() as connection:
             return await connection.fetch(
                 _OF_REQUEST,

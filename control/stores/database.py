@@ -1,4 +1,4 @@
-"""A connection to Postgres for each query, with a deadline; a database that is away is an error that clients retry."""
+"""Connections from the pool with a deadline; an unavailable database is an error that clients retry."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 QUERY_SECONDS = 5.0
 _RETRY_SECONDS = 1.0
-# The database is away, full or ending: the same call may work later.
+# The database is unreachable, full or shutting down: the same call may work later.
 _AWAY = (
     OSError,
     TimeoutError,
@@ -34,7 +34,7 @@ _AWAY = (
 
 @asynccontextmanager
 async def _translated() -> AsyncIterator[None]:
-    """A database that is away becomes UNAVAILABLE, which clients retry."""
+    """Raises UNAVAILABLE for an unavailable database."""
     try:
         yield
     except _AWAY as problem:
@@ -45,7 +45,7 @@ async def _translated() -> AsyncIterator[None]:
 
 
 class Database:
-    """What every store of control stands on."""
+    """The base of the stores in Postgres."""
 
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
@@ -60,7 +60,7 @@ class Database:
 
 
 def assignments(changes: Mapping[str, object], first: int) -> str:
-    """`name = $3, state = $4`: columns are control's own words, values are parameters from number `first` on."""
+    """`name = $3, state = $4`: columns are our own constants, values are parameters from number `first` on."""
     return ", ".join(f"{column} = ${number}" for number, column in enumerate(changes, start=first))
 
 

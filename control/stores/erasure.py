@@ -1,4 +1,4 @@
-"""Forgets who an account is. What was counted stays, under ids that no longer say anything about anybody."""
+"""Erases an account's personal data in Postgres; usage stays in the ledger under the account's id."""
 
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,7 @@ _ERASE_ACCOUNT = """
 
 
 class Erasure(Database):
-    """All or nothing, and twice is once."""
+    """In one transaction; repeating it changes nothing."""
 
     async def erase(self, identifier: str) -> "tuple[Record, list[str]]":
         """The erased account and the ids of its keys; NOT_FOUND when there is none."""

@@ -1,4 +1,4 @@
-"""Postgres as control uses it for keys: digests and what each key may do."""
+"""Keys in Postgres: their digests, scopes and restrictions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ _KEY = (
     "id, account, project, name, labels, state, scopes, limits, models, tiers, networks, create_time, expire_time,"
     " last_used_time, last_four, pepper_id, successor"
 )
-# What a successor has of the key it replaces; its limits, too, but their counts begin anew.
+# Columns that a successor takes from the key it replaces; its limits count from zero.
 _INHERITED = "account, project, name, labels, scopes, limits, models, tiers, networks"
-# $1 is the key, $2 the account it must belong to, null being any. The operator's keys exist for the operator alone.
+# $1 is the key, $2 the account it must belong to, null being any. Only the operator reaches the operator's keys.
 _ONE = f"id = $1 AND ($2::text IS NULL OR account = $2 AND NOT '{names.SCOPE_ADMIN}' = ANY (scopes))"
 _SHOWN_ONCE = "A key was already made for this request_id, and a key is shown once: revoke it and ask with another."
 
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """What is kept of a fresh key's text."""
+    """What is stored of a new key's text."""
 
     id: str
     digest: bytes
@@ -39,7 +39,7 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """What a fresh key may do; `labels` and `limits` are JSON. An account of None is the project's."""
+    """The fields of a new key; `labels` and `limits` are JSON. Without an account it gets the project's."""
 
     account: str | None
     project: str | None
@@ -54,7 +54,7 @@ class NewKey:
 
 
 class KeyStore(Database):
-    """As Store: `within` is the account a key must belong to, None being any; `changes` are columns and new values."""
+    """`within` is the account a key must belong to, None being any; `changes` are columns and new values."""
 
     async def create(self, secret: Secret, wanted: NewKey, request_id: str | None) -> "Record":
         """The new key. ALREADY_EXISTS for a repeated request id, NOT_FOUND for an unknown account or project."""
@@ -200,7 +200,7 @@ class KeyStore(Database):
             raise UplionError(Reason.INVALID_REQUEST, "Revoke the key before you delete it.", param="id")
 
     async def used(self, identifiers: Sequence[str], moment: datetime) -> None:
-        """Notes that these keys were used; unknown ones are passed over."""
+        """Records that these keys were used; unknown ids are ignored."""
         async with self._connection() as connection:
             await connection.execute(
                 # Locked in one order, so that two control processes with the same keys do not wait for each other.

@@ -1,4 +1,4 @@
-"""The ledger as a file that proves itself: chain, rows and signed roots, read in one snapshot and told line by line."""
+"""The ledger as a self-verifying export: hash chain, rows and signed roots as JSON lines, read in one snapshot."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ _OLDEST_MONTH = """
 
 
 class LedgerExport(Database):
-    """Reads for those who check, not for those who bill: it may take minutes."""
+    """Reads the whole ledger; a call may take minutes."""
 
     async def keys(self) -> "list[Record]":
         """The keys that signed, newest first."""
@@ -77,7 +77,7 @@ async def _head(connection: "Connection", account: str | None) -> list[Line]:
 
 
 async def _chain(connection: "Connection", account: str | None) -> AsyncIterator[list[Line]]:
-    """Each link, and behind it its rows, as the very texts that were hashed."""
+    """Each link followed by its rows, as the exact texts that were hashed."""
     cursor = await connection.cursor(_ROWS, account, timeout=_EXPORT_SECONDS)
     waiting: list[Record] = []  # rows read, last first
     links = await connection.cursor(_LINKS, account, timeout=_EXPORT_SECONDS)
@@ -113,7 +113,7 @@ def _row(row: "Record") -> Line:
 
 
 async def _roots(connection: "Connection", account: str | None) -> list[Line]:
-    """Every root; of one account also what leads from its head to the newest root of each month."""
+    """Every root; of one account also the Merkle path from its head to the newest root of each month."""
     rows = await connection.fetch("SELECT * FROM ledger_roots ORDER BY day")
     lines = []
     for number, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""What is known of models: manifests, what fleet says of them, workers and queues; all of it lies in JetStream."""
+"""Models in JetStream: manifests, fleet's reports, workers and queue lengths."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ _APPLY_TRIES = 5
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """A model as it lies in the bucket."""
+    """A model's entry in the bucket."""
 
     manifest: bytes  # JSON
     revision: int
@@ -32,13 +32,13 @@ class Applied:
 
 
 class ModelStore:
-    """Reads and writes the buckets; holds no state, so it is never older than they are."""
+    """Reads and writes the key-value buckets on each call; caches nothing."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
 
     async def restore(self) -> None:
-        """Ensures the streams and every model's queue: what lay in memory is gone after the broker's restart."""
+        """Ensures the streams and every model's queue: those kept in memory are lost when the broker restarts."""
         async with self._translated():
             await self._bus.ensure_streams()
             for applied in (await self._applied(">")).values():
@@ -46,7 +46,7 @@ class ModelStore:
                     await self._bus.ensure_task_consumer(manifest.from_json(applied.manifest).name)
 
     async def apply(self, model: manifest.AIModel) -> Applied:
-        """Writes the manifest unless it is there already. The queue exists before anybody can learn of the model."""
+        """Writes the manifest unless it is there; the queue first, so that no worker sees a model without one."""
         async with self._translated():
             await self._bus.ensure_task_consumer(model.name)
             bucket = await self._bus.js.key_value(names.KV_MODELS)
@@ -61,14 +61,14 @@ class ModelStore:
                     with suppress(nats.js.errors.KeyWrongLastSequenceError):
                         await bucket.create(key, value)
                 except nats.js.errors.KeyWrongLastSequenceError:
-                    pass  # somebody else was faster: look again
+                    pass  # changed concurrently: read again
                 applied = (await self._applied(key)).get(key)
                 if applied is not None and applied.manifest == value:
                     return applied
         raise UplionError(Reason.UNAVAILABLE, "The model changes too often; try again.")
 
     async def delete(self, name: str) -> None:
-        """Removes the manifest; NOT_FOUND when there is none. The queue stays: what is in it still ends in order."""
+        """Removes the manifest; NOT_FOUND when there is none. The queue stays, so its tickets are processed."""
         async with self._translated():
             bucket = await self._bus.js.key_value(names.KV_MODELS)
             key = names.token(name)
@@ -83,8 +83,8 @@ class ModelStore:
         async with self._translated():
             return await self._applied(">")
 
-    async def verdicts(self) -> dict[str, bytes]:
-        """What fleet says of models, by the model's token."""
+    async def fleet_reports(self) -> dict[str, bytes]:
+        """fleet's report on each model, by the model's token."""
         async with self._translated():
             return {entry.key: entry.value or b"" for entry in await self._bus.snapshot(names.KV_FLEET)}
 
@@ -114,7 +114,7 @@ class ModelStore:
 
     @asynccontextmanager
     async def _translated(self) -> AsyncIterator[None]:
-        """A broker that is away becomes UNAVAILABLE, which clients retry; at once where we know, without a timeout."""
+        """Raises UNAVAILABLE for an unreachable broker; at once when the connection is known to be lost."""
         try:
             if not self._bus.connected:
                 raise nats.errors.ConnectionClosedError

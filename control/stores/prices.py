@@ -32,7 +32,7 @@ class PriceStore(Database):
         effective_from: datetime | None,
         request_id: str | None,
     ) -> "Record":
-        """The new version, in force from now on when no moment is given; for a repeated request id, the first one."""
+        """The new version, in force from now on when no time is given; for a repeated request id, the first one."""
         async with self._connection() as connection:
             row = await connection.fetchrow(
                 f"INSERT INTO prices (model, currency, effective_from, request_id, {', '.join(RATES)})"

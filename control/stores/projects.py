@@ -1,4 +1,4 @@
-"""Postgres as control uses it: projects."""
+"""Projects in Postgres."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -16,10 +16,10 @@ _PROJECT = "id, account, name, labels, state, limits, create_time"
 
 
 class ProjectStore(Database):
-    """Every query has a deadline; what the database refuses is raised as the error the client will read.
+    """Every query has a deadline; a constraint that is violated is raised as the error for the client.
 
-    Reads and changes of one object take the account that it must belong to, None being any: outside of it, it does not
-    exist. `changes` are columns and their new values.
+    Reads and changes of one object take the account that it must belong to, None being any: outside of it, it is not
+    found. `changes` are columns and their new values.
     """
 
     async def create(
@@ -27,7 +27,7 @@ class ProjectStore(Database):
     ) -> "Record":
         """The new project; for a repeated request id of this account, the one it made the first time.
 
-        NOT_FOUND for an unknown account, ALREADY_EXISTS for a request id of somebody else.
+        NOT_FOUND for an unknown account, ALREADY_EXISTS for another account's request id.
         """
         try:
             async with self._connection() as connection:

@@ -1,4 +1,4 @@
-"""What billing wrote of usage, as control reads it: sums of the hourly rollups, cut and grouped in many ways."""
+"""Usage from the hourly rollups in Postgres: sums by group, exports, statements and margins."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _EXPORT_SECONDS = 600.0
 _ROWS_AT_ONCE = 1_000
-# What rows are made from. Moments are UTC, in RFC 3339, and sort as text.
+# Grouping expressions. Times are UTC, in RFC 3339, and sort as text.
 GROUPS = {
     "all": "'all'",
     "account": "account",
@@ -27,13 +27,13 @@ GROUPS = {
     "day": """to_char(hour AT TIME ZONE 'UTC', 'YYYY-MM-DD"T00:00:00Z"')""",
 }
 NEWEST, TOKENS, COST = "newest", "tokens", "cost"
-# Places of groups, from 1. Costs in different currencies cannot be compared: the dearest group of each comes first.
+# Ranks of groups, from 1. Costs in different currencies cannot be compared: each currency's first group comes first.
 _PLACES = {
     NEWEST: "row_number() OVER (ORDER BY name DESC)",
     TOKENS: f"row_number() OVER (ORDER BY sum({TOTAL_TOKENS}) DESC, sum(requests) DESC, name)",
     COST: "row_number() OVER (ORDER BY min(place), name)",
 }
-# What has no price, though it would cost something: a policy that waives an attempt needs none.
+# Usage without a price, except attempts that a policy waived.
 _UNPRICED = "FILTER (WHERE currency = '' AND policy <> 'waived')"
 SUMS = ", ".join(
     (
@@ -75,7 +75,7 @@ class UsageStore(Database):
     """Every query has a deadline."""
 
     async def sums(self, group: str, chosen: UsageFilter, order: str, count: int) -> "list[Record]":
-        """By group and currency, the first `count` groups; `group` and `order` are this module's own words."""
+        """By group and currency, the first `count` groups; `group` is a key of GROUPS, `order` one of _PLACES."""
         async with self._connection() as connection:
             return await connection.fetch(
                 f"WITH sums AS (SELECT {GROUPS[group]} AS name, currency, {SUMS} FROM usage_hourly WHERE {WITHIN}"
@@ -143,7 +143,7 @@ class UsageStore(Database):
             )
 
     async def worker_seconds(self, chosen: UsageFilter) -> "list[Record]":
-        """How long workers were there, by model."""
+        """How long workers were available, by model."""
         async with self._connection() as connection:
             return await connection.fetch(
                 "SELECT model, sum(worker_seconds) AS seconds FROM worker_hourly"

@@ -29,30 +29,30 @@ class _ResourceState:
 class _ResourceStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ResourceState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     RESOURCE_STATE_UNSPECIFIED: _ResourceState.ValueType  # 0
-    """Not said; treated as active when written."""
+    """Unspecified; treated as active in requests."""
     RESOURCE_STATE_ACTIVE: _ResourceState.ValueType  # 1
-    """It may be used."""
+    """It is accepted."""
     RESOURCE_STATE_SUSPENDED: _ResourceState.ValueType  # 2
     """It is refused until made active again."""
     RESOURCE_STATE_REVOKED: _ResourceState.ValueType  # 3
-    """It is refused for ever."""
+    """It is refused permanently."""
 
 class ResourceState(_ResourceState, metaclass=_ResourceStateEnumTypeWrapper):
-    """Whether something may be used."""
+    """The state of an account, a project or a key."""
 
 RESOURCE_STATE_UNSPECIFIED: ResourceState.ValueType  # 0
-"""Not said; treated as active when written."""
+"""Unspecified; treated as active in requests."""
 RESOURCE_STATE_ACTIVE: ResourceState.ValueType  # 1
-"""It may be used."""
+"""It is accepted."""
 RESOURCE_STATE_SUSPENDED: ResourceState.ValueType  # 2
 """It is refused until made active again."""
 RESOURCE_STATE_REVOKED: ResourceState.ValueType  # 3
-"""It is refused for ever."""
+"""It is refused permanently."""
 Global___ResourceState: _TypeAlias = ResourceState  # noqa: Y015
 
 @_typing.final
 class Account(_message.Message):
-    """Who pays."""
+    """The party that pays, with its own projects, keys and limits."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -86,7 +86,7 @@ class Account(_message.Message):
     id: _builtins.str
     """Chosen by the platform, such as "acc_7h2k..."."""
     name: _builtins.str
-    """For people; unset is refused when creating."""
+    """Display name; unset is refused when creating."""
     state: Global___ResourceState.ValueType
     """Whether its keys work."""
     @_builtins.property
@@ -99,11 +99,11 @@ class Account(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The owner's own words about it; unset means none."""
+        """Labels that its owner chose; unset means none."""
 
     @_builtins.property
     def erase_time(self) -> _timestamp_pb2.Timestamp:
-        """When who it was has been erased; unset means it has not."""
+        """When its personal data was erased; unset means it was not."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class CreateAccountRequest(_message.Message):
     request_id: _builtins.str
     """Makes a retry safe: the same id returns the first answer. Unset means no such promise."""
     name: _builtins.str
-    """For people; 1 to 100 characters."""
+    """Display name; 1 to 100 characters."""
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[_limit_pb2.Limit]:
         """Over all its keys together, at most 50; unset means none."""
@@ -214,7 +214,7 @@ class GetAccountRequest(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Which account."""
+    """The account's id."""
     def __init__(
         self,
         *,
@@ -339,7 +339,7 @@ class UpdateAccountRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Which account."""
+    """The account's id."""
     state: Global___ResourceState.ValueType
     """The new state, for the platform's operator to set; unset means unchanged. An account is not revoked but suspended."""
     name: _builtins.str
@@ -402,13 +402,13 @@ Global___UpdateAccountResponse: _TypeAlias = UpdateAccountResponse  # noqa: Y015
 
 @_typing.final
 class EraseAccountRequest(_message.Message):
-    """Asks to erase who an account is."""
+    """Asks to erase an account's personal data."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Which account. Not the one whose key asks."""
+    """The account's id; not the account of the calling key."""
     def __init__(
         self,
         *,

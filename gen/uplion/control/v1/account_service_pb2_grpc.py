@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class AccountServiceStub(object):
-    """Manages who pays. An account's own admin ("admin:read", "admin:write") sees that account alone, and may change its name
-    and labels; the rest is for the platform's operator ("admin").
+    """Manages accounts. An account's own admin ("admin:read", "admin:write") reads that account only, and may change its name
+    and labels; everything else needs the platform's operator ("admin").
     """
 
     def __init__(self, channel):
@@ -64,8 +64,8 @@ class AccountServiceStub(object):
 
 
 class AccountServiceServicer(object):
-    """Manages who pays. An account's own admin ("admin:read", "admin:write") sees that account alone, and may change its name
-    and labels; the rest is for the platform's operator ("admin").
+    """Manages accounts. An account's own admin ("admin:read", "admin:write") reads that account only, and may change its name
+    and labels; everything else needs the platform's operator ("admin").
     """
 
     def CreateAccount(self, request, context):
@@ -97,7 +97,7 @@ class AccountServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def EraseAccount(self, request, context):
-        """Forgets who an account is, for ever: its name and labels, those of its projects and keys, and its keys' digests and
+        """Erases an account's personal data permanently: its name and labels, those of its projects and keys, and its keys' digests and
         networks. Its keys end, and it stays suspended. Ids, usage, statements and the ledger's chain stay as they are.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -141,8 +141,8 @@ def add_AccountServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AccountService(object):
-    """Manages who pays. An account's own admin ("admin:read", "admin:write") sees that account alone, and may change its name
-    and labels; the rest is for the platform's operator ("admin").
+    """Manages accounts. An account's own admin ("admin:read", "admin:write") reads that account only, and may change its name
+    and labels; everything else needs the platform's operator ("admin").
     """
 
     @staticmethod

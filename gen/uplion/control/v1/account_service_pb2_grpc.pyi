@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AccountServiceStub:
-    """Manages who pays. An account's own admin ("admin:read", "admin:write") sees that account alone, and may change its name
-    and labels; the rest is for the platform's operator ("admin").
+    """Manages accounts. An account's own admin ("admin:read", "admin:write") reads that account only, and may change its name
+    and labels; everything else needs the platform's operator ("admin").
     """
 
     @_typing.overload
@@ -44,14 +44,14 @@ class AccountServiceStub:
     UpdateAccount: _grpc.UnaryUnaryMultiCallable[_account_pb2.UpdateAccountRequest, _account_pb2.UpdateAccountResponse]
     """Changes an account. A suspended one's keys are refused within a second."""
     EraseAccount: _grpc.UnaryUnaryMultiCallable[_account_pb2.EraseAccountRequest, _account_pb2.EraseAccountResponse]
-    """Forgets who an account is, for ever: its name and labels, those of its projects and keys, and its keys' digests and
+    """Erases an account's personal data permanently: its name and labels, those of its projects and keys, and its keys' digests and
     networks. Its keys end, and it stays suspended. Ids, usage, statements and the ledger's chain stay as they are.
     """
 
 @_typing.type_check_only
 class AccountServiceAsyncStub(AccountServiceStub):
-    """Manages who pays. An account's own admin ("admin:read", "admin:write") sees that account alone, and may change its name
-    and labels; the rest is for the platform's operator ("admin").
+    """Manages accounts. An account's own admin ("admin:read", "admin:write") reads that account only, and may change its name
+    and labels; everything else needs the platform's operator ("admin").
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -64,13 +64,13 @@ class AccountServiceAsyncStub(AccountServiceStub):
     UpdateAccount: _aio.UnaryUnaryMultiCallable[_account_pb2.UpdateAccountRequest, _account_pb2.UpdateAccountResponse]  # type: ignore[assignment]
     """Changes an account. A suspended one's keys are refused within a second."""
     EraseAccount: _aio.UnaryUnaryMultiCallable[_account_pb2.EraseAccountRequest, _account_pb2.EraseAccountResponse]  # type: ignore[assignment]
-    """Forgets who an account is, for ever: its name and labels, those of its projects and keys, and its keys' digests and
+    """Erases an account's personal data permanently: its name and labels, those of its projects and keys, and its keys' digests and
     networks. Its keys end, and it stays suspended. Ids, usage, statements and the ledger's chain stay as they are.
     """
 
 class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Manages who pays. An account's own admin ("admin:read", "admin:write") sees that account alone, and may change its name
-    and labels; the rest is for the platform's operator ("admin").
+    """Manages accounts. An account's own admin ("admin:read", "admin:write") reads that account only, and may change its name
+    and labels; everything else needs the platform's operator ("admin").
     """
 
     @_abc_1.abstractmethod
@@ -111,7 +111,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _account_pb2.EraseAccountRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_account_pb2.EraseAccountResponse, _abc.Awaitable[_account_pb2.EraseAccountResponse]]:
-        """Forgets who an account is, for ever: its name and labels, those of its projects and keys, and its keys' digests and
+        """Erases an account's personal data permanently: its name and labels, those of its projects and keys, and its keys' digests and
         networks. Its keys end, and it stays suspended. Ids, usage, statements and the ledger's chain stay as they are.
         """
 

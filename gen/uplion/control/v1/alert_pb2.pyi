@@ -27,33 +27,33 @@ class _AlertKind:
 class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ALERT_KIND_UNSPECIFIED: _AlertKind.ValueType  # 0
-    """Not said."""
+    """Unspecified."""
     ALERT_KIND_BUDGET: _AlertKind.ValueType  # 1
-    """A budget is used to one of the shares that are told of."""
+    """The spent share of a budget passed one of the thresholds."""
     ALERT_KIND_ANOMALY: _AlertKind.ValueType  # 2
-    """An hour cost much more than hours used to."""
+    """An hour cost much more than the hours before it."""
     ALERT_KIND_UNPRICED: _AlertKind.ValueType  # 3
-    """A model is used that has no price."""
+    """A model without a price is in use."""
     ALERT_KIND_LAG: _AlertKind.ValueType  # 4
     """Usage events wait to be billed."""
     ALERT_KIND_DEAD: _AlertKind.ValueType  # 5
-    """Messages that nobody could use were put aside."""
+    """Messages that cannot be processed are in the dead-letter stream."""
 
 class AlertKind(_AlertKind, metaclass=_AlertKindEnumTypeWrapper):
     """What an alert is about."""
 
 ALERT_KIND_UNSPECIFIED: AlertKind.ValueType  # 0
-"""Not said."""
+"""Unspecified."""
 ALERT_KIND_BUDGET: AlertKind.ValueType  # 1
-"""A budget is used to one of the shares that are told of."""
+"""The spent share of a budget passed one of the thresholds."""
 ALERT_KIND_ANOMALY: AlertKind.ValueType  # 2
-"""An hour cost much more than hours used to."""
+"""An hour cost much more than the hours before it."""
 ALERT_KIND_UNPRICED: AlertKind.ValueType  # 3
-"""A model is used that has no price."""
+"""A model without a price is in use."""
 ALERT_KIND_LAG: AlertKind.ValueType  # 4
 """Usage events wait to be billed."""
 ALERT_KIND_DEAD: AlertKind.ValueType  # 5
-"""Messages that nobody could use were put aside."""
+"""Messages that cannot be processed are in the dead-letter stream."""
 Global___AlertKind: _TypeAlias = AlertKind  # noqa: Y015
 
 class _AlertLevel:
@@ -63,26 +63,26 @@ class _AlertLevel:
 class _AlertLevelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertLevel.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ALERT_LEVEL_UNSPECIFIED: _AlertLevel.ValueType  # 0
-    """Not said."""
+    """Unspecified."""
     ALERT_LEVEL_WARNING: _AlertLevel.ValueType  # 1
-    """Something will happen unless somebody acts."""
+    """Action is needed soon."""
     ALERT_LEVEL_CRITICAL: _AlertLevel.ValueType  # 2
-    """It happens."""
+    """Action is needed now."""
 
 class AlertLevel(_AlertLevel, metaclass=_AlertLevelEnumTypeWrapper):
     """How urgent an alert is."""
 
 ALERT_LEVEL_UNSPECIFIED: AlertLevel.ValueType  # 0
-"""Not said."""
+"""Unspecified."""
 ALERT_LEVEL_WARNING: AlertLevel.ValueType  # 1
-"""Something will happen unless somebody acts."""
+"""Action is needed soon."""
 ALERT_LEVEL_CRITICAL: AlertLevel.ValueType  # 2
-"""It happens."""
+"""Action is needed now."""
 Global___AlertLevel: _TypeAlias = AlertLevel  # noqa: Y015
 
 @_typing.final
 class Alert(_message.Message):
-    """Something that somebody should know about money; told once for each subject and period."""
+    """A condition of billing that needs attention; raised once for each subject and period."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -95,22 +95,22 @@ class Alert(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.int
-    """Rises with every alert."""
+    """Increases with every alert."""
     kind: Global___AlertKind.ValueType
     """What it is about."""
     level: Global___AlertLevel.ValueType
     """How urgent it is."""
     account: _builtins.str
-    """Whose; unset means the platform's."""
+    """The account that it is about; unset means the platform."""
     subject: _builtins.str
-    """What exactly: a budget and share, a currency, a model, a stream."""
+    """What it is about in detail: a budget and share, a currency, a model, a stream."""
     period: _builtins.str
-    """When: "2026-11-21T14", "2026-11-21", "2026-11" or "life"."""
+    """The hour, day, month or lifetime: "2026-11-21T14", "2026-11-21", "2026-11" or "life"."""
     message: _builtins.str
-    """A sentence for people."""
+    """A human-readable sentence."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was noticed."""
+        """When it was raised."""
 
     def __init__(
         self,

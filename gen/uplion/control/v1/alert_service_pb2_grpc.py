@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AlertServiceStub(object):
-    """Reads what billing noticed. An account's admins read their own account's.
+    """Reads alerts that billing raised. An account's admins read those of their own account.
     """
 
     def __init__(self, channel):
@@ -43,7 +43,7 @@ class AlertServiceStub(object):
 
 
 class AlertServiceServicer(object):
-    """Reads what billing noticed. An account's admins read their own account's.
+    """Reads alerts that billing raised. An account's admins read those of their own account.
     """
 
     def ListAlerts(self, request, context):
@@ -70,7 +70,7 @@ def add_AlertServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AlertService(object):
-    """Reads what billing noticed. An account's admins read their own account's.
+    """Reads alerts that billing raised. An account's admins read those of their own account.
     """
 
     @staticmethod

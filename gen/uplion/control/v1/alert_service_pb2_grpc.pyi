@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AlertServiceStub:
-    """Reads what billing noticed. An account's admins read their own account's."""
+    """Reads alerts that billing raised. An account's admins read those of their own account."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -38,14 +38,14 @@ class AlertServiceStub:
 
 @_typing.type_check_only
 class AlertServiceAsyncStub(AlertServiceStub):
-    """Reads what billing noticed. An account's admins read their own account's."""
+    """Reads alerts that billing raised. An account's admins read those of their own account."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListAlerts: _aio.UnaryUnaryMultiCallable[_alert_pb2.ListAlertsRequest, _alert_pb2.ListAlertsResponse]  # type: ignore[assignment]
     """Lists alerts."""
 
 class AlertServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Reads what billing noticed. An account's admins read their own account's."""
+    """Reads alerts that billing raised. An account's admins read those of their own account."""
 
     @_abc_1.abstractmethod
     def ListAlerts(

@@ -25,7 +25,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Key(_message.Message):
-    """Opens the door for one account, or for one project of it."""
+    """An API key of an account, or of one of its projects."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -71,9 +71,9 @@ class Key(_message.Message):
     account: _builtins.str
     """The account that pays."""
     name: _builtins.str
-    """For people; unset means none."""
+    """Display name; unset means none."""
     state: _account_pb2.ResourceState.ValueType
-    """Whether it works."""
+    """Whether it is accepted."""
     last_four: _builtins.str
     """The secret's last four characters, to recognise it by."""
     project: _builtins.str
@@ -100,7 +100,7 @@ class Key(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The owner's own words about it; unset means none."""
+        """Labels that its owner chose; unset means none."""
 
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -112,7 +112,7 @@ class Key(_message.Message):
 
     @_builtins.property
     def networks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Where its clients may be, in CIDR notation such as "10.0.0.0/8"; unset means anywhere."""
+        """The networks its clients may call from, in CIDR notation such as "10.0.0.0/8"; unset means anywhere."""
 
     @_builtins.property
     def last_used_time(self) -> _timestamp_pb2.Timestamp:
@@ -191,7 +191,7 @@ class CreateKeyRequest(_message.Message):
     operator.
     """
     name: _builtins.str
-    """For people; at most 100 characters; unset means none."""
+    """Display name; at most 100 characters; unset means none."""
     project: _builtins.str
     """The project it belongs to; unset means none."""
     @_builtins.property
@@ -220,7 +220,7 @@ class CreateKeyRequest(_message.Message):
 
     @_builtins.property
     def networks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Where its clients may be, as at most 100 networks in CIDR notation or single addresses; unset means anywhere."""
+        """The networks its clients may call from, as at most 100 networks in CIDR notation or single addresses; unset means anywhere."""
 
     def __init__(
         self,
@@ -422,7 +422,7 @@ class UpdateKeyRequest(_message.Message):
     name: _builtins.str
     """The new name; unset means unchanged."""
     state: _account_pb2.ResourceState.ValueType
-    """Suspended or active again; unset means unchanged. RevokeKey is what ends a key for ever."""
+    """Suspended or active again; unset means unchanged. RevokeKey ends a key permanently."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The new labels as a whole; unset means unchanged."""

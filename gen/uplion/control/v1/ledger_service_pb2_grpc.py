@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class LedgerServiceStub(object):
-    """What proves the ledger to others. An account's admins read their own account's.
+    """Exports the ledger with its proofs. An account's admins read their own account's.
     """
 
     def __init__(self, channel):
@@ -49,7 +49,7 @@ class LedgerServiceStub(object):
 
 
 class LedgerServiceServicer(object):
-    """What proves the ledger to others. An account's admins read their own account's.
+    """Exports the ledger with its proofs. An account's admins read their own account's.
     """
 
     def ListLedgerKeys(self, request, context):
@@ -89,7 +89,7 @@ def add_LedgerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LedgerService(object):
-    """What proves the ledger to others. An account's admins read their own account's.
+    """Exports the ledger with its proofs. An account's admins read their own account's.
     """
 
     @staticmethod

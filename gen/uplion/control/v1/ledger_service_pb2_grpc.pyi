@@ -28,7 +28,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class LedgerServiceStub:
-    """What proves the ledger to others. An account's admins read their own account's."""
+    """Exports the ledger with its proofs. An account's admins read their own account's."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -43,7 +43,7 @@ class LedgerServiceStub:
 
 @_typing.type_check_only
 class LedgerServiceAsyncStub(LedgerServiceStub):
-    """What proves the ledger to others. An account's admins read their own account's."""
+    """Exports the ledger with its proofs. An account's admins read their own account's."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListLedgerKeys: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListLedgerKeysRequest, _ledger_pb2.ListLedgerKeysResponse]  # type: ignore[assignment]
@@ -54,7 +54,7 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     """
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What proves the ledger to others. An account's admins read their own account's."""
+    """Exports the ledger with its proofs. An account's admins read their own account's."""
 
     @_abc_1.abstractmethod
     def ListLedgerKeys(

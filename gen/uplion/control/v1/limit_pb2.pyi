@@ -24,7 +24,7 @@ class _LimitMeasure:
 class _LimitMeasureEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LimitMeasure.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     LIMIT_MEASURE_UNSPECIFIED: _LimitMeasure.ValueType  # 0
-    """Not said; refused."""
+    """Unspecified; refused."""
     LIMIT_MEASURE_REQUESTS: _LimitMeasure.ValueType  # 1
     """Requests that were admitted."""
     LIMIT_MEASURE_TOKENS: _LimitMeasure.ValueType  # 2
@@ -38,7 +38,7 @@ class LimitMeasure(_LimitMeasure, metaclass=_LimitMeasureEnumTypeWrapper):
     """What a limit counts."""
 
 LIMIT_MEASURE_UNSPECIFIED: LimitMeasure.ValueType  # 0
-"""Not said; refused."""
+"""Unspecified; refused."""
 LIMIT_MEASURE_REQUESTS: LimitMeasure.ValueType  # 1
 """Requests that were admitted."""
 LIMIT_MEASURE_TOKENS: LimitMeasure.ValueType  # 2
@@ -56,7 +56,7 @@ class _LimitPeriod:
 class _LimitPeriodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LimitPeriod.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     LIMIT_PERIOD_UNSPECIFIED: _LimitPeriod.ValueType  # 0
-    """This very moment: for concurrency, and only for that."""
+    """The present moment: for concurrency, and only there."""
     LIMIT_PERIOD_MINUTE: _LimitPeriod.ValueType  # 1
     """Any sliding minute."""
     LIMIT_PERIOD_DAY: _LimitPeriod.ValueType  # 2
@@ -64,13 +64,13 @@ class _LimitPeriodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LimitPeri
     LIMIT_PERIOD_MONTH: _LimitPeriod.ValueType  # 3
     """The calendar month, UTC."""
     LIMIT_PERIOD_LIFE: _LimitPeriod.ValueType  # 4
-    """The whole life."""
+    """The lifetime of its owner."""
 
 class LimitPeriod(_LimitPeriod, metaclass=_LimitPeriodEnumTypeWrapper):
     """The time over which a limit counts."""
 
 LIMIT_PERIOD_UNSPECIFIED: LimitPeriod.ValueType  # 0
-"""This very moment: for concurrency, and only for that."""
+"""The present moment: for concurrency, and only there."""
 LIMIT_PERIOD_MINUTE: LimitPeriod.ValueType  # 1
 """Any sliding minute."""
 LIMIT_PERIOD_DAY: LimitPeriod.ValueType  # 2
@@ -78,7 +78,7 @@ LIMIT_PERIOD_DAY: LimitPeriod.ValueType  # 2
 LIMIT_PERIOD_MONTH: LimitPeriod.ValueType  # 3
 """The calendar month, UTC."""
 LIMIT_PERIOD_LIFE: LimitPeriod.ValueType  # 4
-"""The whole life."""
+"""The lifetime of its owner."""
 Global___LimitPeriod: _TypeAlias = LimitPeriod  # noqa: Y015
 
 @_typing.final
@@ -104,9 +104,9 @@ class Limit(_message.Message):
     model: _builtins.str
     """Counts this model's requests only; unset means every model's together."""
     currency: _builtins.str
-    """ISO 4217, for cost and only for that."""
+    """ISO 4217, for cost and only there."""
     shadow: _builtins.bool
-    """It decides, counts and is logged, and refuses nothing. Unset means it refuses."""
+    """Shadow mode: it is evaluated, counted and logged, but refuses nothing. Unset means it refuses."""
     def __init__(
         self,
         *,

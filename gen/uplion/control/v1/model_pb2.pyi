@@ -28,13 +28,13 @@ class _ModelPhase:
 class _ModelPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelPhase.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     MODEL_PHASE_UNSPECIFIED: _ModelPhase.ValueType  # 0
-    """Not known."""
+    """Unspecified."""
     MODEL_PHASE_STARTING: _ModelPhase.ValueType  # 1
     """No worker serves it yet."""
     MODEL_PHASE_READY: _ModelPhase.ValueType  # 2
     """At least one worker serves it."""
     MODEL_PHASE_FAILING: _ModelPhase.ValueType  # 3
-    """Its workers end again and again."""
+    """Its workers fail repeatedly."""
     MODEL_PHASE_STOPPED: _ModelPhase.ValueType  # 4
     """It asks for no replicas."""
 
@@ -42,13 +42,13 @@ class ModelPhase(_ModelPhase, metaclass=_ModelPhaseEnumTypeWrapper):
     """What a model's workers are doing."""
 
 MODEL_PHASE_UNSPECIFIED: ModelPhase.ValueType  # 0
-"""Not known."""
+"""Unspecified."""
 MODEL_PHASE_STARTING: ModelPhase.ValueType  # 1
 """No worker serves it yet."""
 MODEL_PHASE_READY: ModelPhase.ValueType  # 2
 """At least one worker serves it."""
 MODEL_PHASE_FAILING: ModelPhase.ValueType  # 3
-"""Its workers end again and again."""
+"""Its workers fail repeatedly."""
 MODEL_PHASE_STOPPED: ModelPhase.ValueType  # 4
 """It asks for no replicas."""
 Global___ModelPhase: _TypeAlias = ModelPhase  # noqa: Y015
@@ -93,7 +93,7 @@ Global___ModelWorker: _TypeAlias = ModelWorker  # noqa: Y015
 
 @_typing.final
 class Model(_message.Message):
-    """A model as applied, and how it fares."""
+    """A model as applied, with the state of its workers."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ModelServiceStub(object):
-    """Manages models. Needs a key with the scope "admin".
+    """Manages models.
     """
 
     def __init__(self, channel):
@@ -53,7 +53,7 @@ class ModelServiceStub(object):
 
 
 class ModelServiceServicer(object):
-    """Manages models. Needs a key with the scope "admin".
+    """Manages models.
     """
 
     def ApplyModel(self, request, context):
@@ -104,7 +104,7 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService(object):
-    """Manages models. Needs a key with the scope "admin".
+    """Manages models.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ModelServiceStub:
-    """Manages models. Needs a key with the scope "admin"."""
+    """Manages models."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -42,7 +42,7 @@ class ModelServiceStub:
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
-    """Manages models. Needs a key with the scope "admin"."""
+    """Manages models."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ApplyModel: _aio.UnaryUnaryMultiCallable[_model_pb2.ApplyModelRequest, _model_pb2.ApplyModelResponse]  # type: ignore[assignment]
@@ -53,7 +53,7 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Removes a model. NOT_FOUND when there is none."""
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Manages models. Needs a key with the scope "admin"."""
+    """Manages models."""
 
     @_abc_1.abstractmethod
     def ApplyModel(

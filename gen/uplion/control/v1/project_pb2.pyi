@@ -65,7 +65,7 @@ class Project(_message.Message):
     """Whether its keys work."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The owner's own words about it; unset means none."""
+        """Labels that its owner chose; unset means none."""
 
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[_limit_pb2.Limit]:
@@ -130,7 +130,7 @@ class CreateProjectRequest(_message.Message):
     account: _builtins.str
     """The account that pays; unset means the caller's own, or the account "default" for the platform's operator."""
     name: _builtins.str
-    """For people; 1 to 100 characters."""
+    """Display name; 1 to 100 characters."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """At most 50, with names of 1 to 63 and values of at most 255 characters; unset means none."""
@@ -188,7 +188,7 @@ class GetProjectRequest(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Which project."""
+    """The project's id."""
     def __init__(
         self,
         *,
@@ -317,7 +317,7 @@ class UpdateProjectRequest(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Which project."""
+    """The project's id."""
     name: _builtins.str
     """The new name; unset means unchanged."""
     state: _account_pb2.ResourceState.ValueType

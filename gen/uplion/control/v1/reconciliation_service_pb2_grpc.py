@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ReconciliationServiceStub(object):
-    """Says whether the books agree. Billing compares them on a schedule. For the platform's operator.
+    """Compares stream, ledger, rollups, balances and counters. Billing does so on a schedule. For the platform's operator.
     """
 
     def __init__(self, channel):
@@ -48,7 +48,7 @@ class ReconciliationServiceStub(object):
 
 
 class ReconciliationServiceServicer(object):
-    """Says whether the books agree. Billing compares them on a schedule. For the platform's operator.
+    """Compares stream, ledger, rollups, balances and counters. Billing does so on a schedule. For the platform's operator.
     """
 
     def GetReconciliation(self, request, context):
@@ -88,7 +88,7 @@ def add_ReconciliationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ReconciliationService(object):
-    """Says whether the books agree. Billing compares them on a schedule. For the platform's operator.
+    """Compares stream, ledger, rollups, balances and counters. Billing does so on a schedule. For the platform's operator.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ReconciliationServiceStub:
-    """Says whether the books agree. Billing compares them on a schedule. For the platform's operator."""
+    """Compares stream, ledger, rollups, balances and counters. Billing does so on a schedule. For the platform's operator."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -42,7 +42,7 @@ class ReconciliationServiceStub:
 
 @_typing.type_check_only
 class ReconciliationServiceAsyncStub(ReconciliationServiceStub):
-    """Says whether the books agree. Billing compares them on a schedule. For the platform's operator."""
+    """Compares stream, ledger, rollups, balances and counters. Billing does so on a schedule. For the platform's operator."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetReconciliation: _aio.UnaryUnaryMultiCallable[_reconciliation_service_pb2.GetReconciliationRequest, _reconciliation_service_pb2.GetReconciliationResponse]  # type: ignore[assignment]
@@ -53,7 +53,7 @@ class ReconciliationServiceAsyncStub(ReconciliationServiceStub):
     """
 
 class ReconciliationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Says whether the books agree. Billing compares them on a schedule. For the platform's operator."""
+    """Compares stream, ledger, rollups, balances and counters. Billing does so on a schedule. For the platform's operator."""
 
     @_abc_1.abstractmethod
     def GetReconciliation(

@@ -43,7 +43,7 @@ class Decision(_message.Message):
     rule: _builtins.str
     """The rule that decided, such as "key/tokens/day"; unset means no limit but the key, its model, network or scope."""
     level: _builtins.str
-    """Whose rule it is: "account", "project" or "key"; unset means there was no rule."""
+    """The level of the rule: "account", "project" or "key"; unset means there was no rule."""
     measure: _builtins.str
     """What it counts: "requests", "tokens", "cost" or "concurrency"; unset means there was no rule."""
     period: _builtins.str
@@ -53,14 +53,14 @@ class Decision(_message.Message):
     balance: _builtins.int
     """What it had left then, in the same unit; unset means not known."""
     shadow: _builtins.bool
-    """The rule is in shadow: the request went on."""
+    """The rule is in shadow mode: the request was admitted."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When."""
 
     @_builtins.property
     def clear_time(self) -> _timestamp_pb2.Timestamp:
-        """When it clears; unset means never by itself, or that nobody can say."""
+        """When it clears; unset means never by itself, or not known."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class RequestServiceStub(object):
-    """Says what became of single requests. An account's admin is told of its own account's only.
+    """Explains single requests: authz's decision and the billed attempts. An account's admin sees its own account's only.
     """
 
     def __init__(self, channel):
@@ -43,7 +43,7 @@ class RequestServiceStub(object):
 
 
 class RequestServiceServicer(object):
-    """Says what became of single requests. An account's admin is told of its own account's only.
+    """Explains single requests: authz's decision and the billed attempts. An account's admin sees its own account's only.
     """
 
     def GetRequest(self, request, context):
@@ -71,7 +71,7 @@ def add_RequestServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RequestService(object):
-    """Says what became of single requests. An account's admin is told of its own account's only.
+    """Explains single requests: authz's decision and the billed attempts. An account's admin sees its own account's only.
     """
 
     @staticmethod

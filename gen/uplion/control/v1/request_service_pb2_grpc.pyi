@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RequestServiceStub:
-    """Says what became of single requests. An account's admin is told of its own account's only."""
+    """Explains single requests: authz's decision and the billed attempts. An account's admin sees its own account's only."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -40,7 +40,7 @@ class RequestServiceStub:
 
 @_typing.type_check_only
 class RequestServiceAsyncStub(RequestServiceStub):
-    """Says what became of single requests. An account's admin is told of its own account's only."""
+    """Explains single requests: authz's decision and the billed attempts. An account's admin sees its own account's only."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetRequest: _aio.UnaryUnaryMultiCallable[_request_pb2.GetRequestRequest, _request_pb2.GetRequestResponse]  # type: ignore[assignment]
@@ -49,7 +49,7 @@ class RequestServiceAsyncStub(RequestServiceStub):
     """
 
 class RequestServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Says what became of single requests. An account's admin is told of its own account's only."""
+    """Explains single requests: authz's decision and the billed attempts. An account's admin sees its own account's only."""
 
     @_abc_1.abstractmethod
     def GetRequest(

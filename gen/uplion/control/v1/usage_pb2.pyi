@@ -28,7 +28,7 @@ class _UsageClass:
 class _UsageClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageClass.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     USAGE_CLASS_UNSPECIFIED: _UsageClass.ValueType  # 0
-    """Not said: what was priced before rollups knew the version of the price."""
+    """Unspecified: what was priced before rollups knew the version of the price."""
     USAGE_CLASS_INPUT: _UsageClass.ValueType  # 1
     """Prompt tokens that are neither of the next two."""
     USAGE_CLASS_CACHED_INPUT: _UsageClass.ValueType  # 2
@@ -47,11 +47,11 @@ class _UsageClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageClass
 class UsageClass(_UsageClass, metaclass=_UsageClassEnumTypeWrapper):
     """A new class of tokens is a value of UsageClass, a field of Rates and a field of UsageRow.
 
-    What was used, as prices tell it apart.
+    A class of usage that is priced by itself.
     """
 
 USAGE_CLASS_UNSPECIFIED: UsageClass.ValueType  # 0
-"""Not said: what was priced before rollups knew the version of the price."""
+"""Unspecified: what was priced before rollups knew the version of the price."""
 USAGE_CLASS_INPUT: UsageClass.ValueType  # 1
 """Prompt tokens that are neither of the next two."""
 USAGE_CLASS_CACHED_INPUT: UsageClass.ValueType  # 2
@@ -92,7 +92,7 @@ class _UsageGroupingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageGr
     """A row for each service tier."""
 
 class UsageGrouping(_UsageGrouping, metaclass=_UsageGroupingEnumTypeWrapper):
-    """What rows are made from."""
+    """How rows are grouped."""
 
 USAGE_GROUPING_UNSPECIFIED: UsageGrouping.ValueType  # 0
 """Everything in one row."""
@@ -143,7 +143,7 @@ class _ExportFormat:
 class _ExportFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExportFormat.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     EXPORT_FORMAT_UNSPECIFIED: _ExportFormat.ValueType  # 0
-    """Not said; treated as CSV."""
+    """Unspecified; treated as CSV."""
     EXPORT_FORMAT_CSV: _ExportFormat.ValueType  # 1
     """A line for each hour, account, project, key, model, tier, price and policy."""
     EXPORT_FORMAT_JSON: _ExportFormat.ValueType  # 2
@@ -155,7 +155,7 @@ class ExportFormat(_ExportFormat, metaclass=_ExportFormatEnumTypeWrapper):
     """How an export is written."""
 
 EXPORT_FORMAT_UNSPECIFIED: ExportFormat.ValueType  # 0
-"""Not said; treated as CSV."""
+"""Unspecified; treated as CSV."""
 EXPORT_FORMAT_CSV: ExportFormat.ValueType  # 1
 """A line for each hour, account, project, key, model, tier, price and policy."""
 EXPORT_FORMAT_JSON: ExportFormat.ValueType  # 2
@@ -318,7 +318,7 @@ class QueryUsageRequest(_message.Message):
     TOP_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
     grouping: Global___UsageGrouping.ValueType
-    """What rows are made from; unset means one row."""
+    """How rows are grouped; unset means one row."""
     account: _builtins.str
     """Only this account's; unset means all that the caller may see."""
     project: _builtins.str
@@ -443,7 +443,7 @@ Global___ExportUsageRequest: _TypeAlias = ExportUsageRequest  # noqa: Y015
 
 @_typing.final
 class QueryMarginRequest(_message.Message):
-    """Asks what models earn beside the time that their engines were there."""
+    """Asks for the revenue of models beside the time that their workers were available."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -454,7 +454,7 @@ class QueryMarginRequest(_message.Message):
     model: _builtins.str
     """Only this model's; unset means all."""
     gpu_hour_cost: _builtins.str
-    """What an hour of an engine costs, a decimal in each row's currency; unset means that no margin is told."""
+    """What an hour of an engine costs, a decimal in each row's currency; unset means that no margin is returned."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """From this hour on; unset means from the beginning."""
@@ -500,9 +500,9 @@ class MarginRow(_message.Message):
     revenue: _builtins.str
     """What was billed, a decimal."""
     idle_share: _builtins.float
-    """Of the time that workers were there: the share without work, 0 to 1; unset when none was there."""
+    """The idle share of the available time, 0 to 1; unset when no worker was available."""
     revenue_per_available_hour: _builtins.str
-    """Revenue for each hour of a worker, a decimal with 6 digits; unset when none was there."""
+    """Revenue for each hour of a worker, a decimal with 6 digits; unset when no worker was available."""
     margin: _builtins.str
     """Revenue without what the workers' hours cost, a decimal; unset when no cost was given."""
     @_builtins.property
@@ -511,7 +511,7 @@ class MarginRow(_message.Message):
 
     @_builtins.property
     def available_duration(self) -> _duration_pb2.Duration:
-        """The time that workers were there, each counted. The same in each of the model's rows."""
+        """The time that workers were available, each counted. The same in each of the model's rows."""
 
     def __init__(
         self,

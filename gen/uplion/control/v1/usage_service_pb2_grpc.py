@@ -74,7 +74,7 @@ class UsageServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def QueryMargin(self, request, context):
-        """Sets revenue beside the time that engines were there. The operator alone may.
+        """Sets revenue beside the time that workers were available. For the operator only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,7 +41,7 @@ class UsageServiceStub:
     ExportUsage: _grpc.UnaryStreamMultiCallable[_usage_pb2.ExportUsageRequest, _httpbody_pb2.HttpBody]
     """Writes usage as a file, in pieces, oldest hour first."""
     QueryMargin: _grpc.UnaryUnaryMultiCallable[_usage_pb2.QueryMarginRequest, _usage_pb2.QueryMarginResponse]
-    """Sets revenue beside the time that engines were there. The operator alone may."""
+    """Sets revenue beside the time that workers were available. For the operator only."""
 
 @_typing.type_check_only
 class UsageServiceAsyncStub(UsageServiceStub):
@@ -55,7 +55,7 @@ class UsageServiceAsyncStub(UsageServiceStub):
     ExportUsage: _aio.UnaryStreamMultiCallable[_usage_pb2.ExportUsageRequest, _httpbody_pb2.HttpBody]  # type: ignore[assignment]
     """Writes usage as a file, in pieces, oldest hour first."""
     QueryMargin: _aio.UnaryUnaryMultiCallable[_usage_pb2.QueryMarginRequest, _usage_pb2.QueryMarginResponse]  # type: ignore[assignment]
-    """Sets revenue beside the time that engines were there. The operator alone may."""
+    """Sets revenue beside the time that workers were available. For the operator only."""
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reads what was counted and billed, from hourly rollups, so an answer is as old as billing's last batch: about a
@@ -84,6 +84,6 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _usage_pb2.QueryMarginRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_usage_pb2.QueryMarginResponse, _abc.Awaitable[_usage_pb2.QueryMarginResponse]]:
-        """Sets revenue beside the time that engines were there. The operator alone may."""
+        """Sets revenue beside the time that workers were available. For the operator only."""
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
