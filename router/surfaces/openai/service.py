@@ -13,17 +13,16 @@ from google.protobuf.message import DecodeError
 from uplion.inference.v1.sampling_pb2 import TokenUsage
 from uplion.openai.v1.openai_service_pb2 import GetModelRequest
 
-from common import names
 from common.deltas import Delta
-from common.error_dialects import error_body, error_headers
 from common.errors import Reason, UplionError
 from common.operations import OPERATIONS, Dialect, Operation
 from router.dispatch.records import Record
 from router.dispatch.routing_table import RoutingTable
 from router.settings import RouterSettings
 from router.surfaces.base import CallLifecycle, Context, caller, write
+from router.surfaces.http_body import CONTENT_STREAM, answer_error, answer_json, http_body
 from router.surfaces.openai import write as frames
-from router.surfaces.openai.parse import PARSERS, OpenAIRequest, Parse
+from router.surfaces.openai.parse import PARSERS, OpenAIRequest
 from router.surfaces.relay import Relay
 
 logger = logging.getLogger(__name__)
@@ -31,7 +30,7 @@ logger = logging.getLogger(__name__)
 SERVICE = "uplion.openai.v1.OpenAIService"
 
 MessageT = TypeVar("MessageT", HttpBody, GetModelRequest)
-Handler: TypeAlias = "Callable[[bytes, Context], Awaitable[None]]"
+Handler: TypeAlias = "Callable[[Operation, bytes, Context], Awaitable[None]]"
 
 
 class _Stream:
@@ -53,16 +52,16 @@ class _Stream:
         await self.write(self._frames.end(usage))
 
     async def write(self, data: bytes) -> None:
-        content_type = "" if self.begun else frames.CONTENT_STREAM
+        content_type = "" if self.begun else CONTENT_STREAM
         self.begun = True
-        await write(self._context, frames.http_body(data, content_type))
+        await write(self._context, http_body(data, content_type))
 
 
 class _Inference:
     """A call that runs a model."""
 
-    def __init__(self, parse: Parse, data: bytes, context: Context, relay: Relay, request_bytes: int) -> None:
-        self._parse = parse
+    def __init__(self, operation: Operation, data: bytes, context: Context, relay: Relay, request_bytes: int) -> None:
+        self._operation = operation
         self._data = data
         self._context = context
         self._relay = relay
@@ -74,7 +73,8 @@ class _Inference:
         self._record = record
         if len(self._data) > self._request_bytes:
             raise UplionError(Reason.PAYLOAD_TOO_LARGE, "The request body is too large.")
-        request = self._parse(_parsed(HttpBody, self._data).data, record.identity)
+        parse = PARSERS[self._operation.rpc_name]
+        request = parse(_parsed(HttpBody, self._data).data, record.identity)
         record.stream = request.stream
         if request.stream:
             self._stream = _Stream(self._context, record, _stream_frames(request))
@@ -82,7 +82,7 @@ class _Inference:
         else:
             answer = await self._relay.collect(request.job, record, self._context)
             body = frames.whole_answer(request, answer, int(time.time()), record.budget_cut)
-            await write(self._context, frames.http_body(body, frames.CONTENT_JSON))
+            await answer_json(self._context, body)
 
     async def refuse(self, error: UplionError) -> None:
         if error.reason is Reason.CANCELLED:
@@ -95,7 +95,7 @@ class _Inference:
                 record = self._record
                 worked = record is not None and record.attempt.offered_at is not None
                 timed_out = error.reason is Reason.DEADLINE_EXCEEDED and worked
-                await _answer_error(self._context, error, retry=not timed_out)
+                await answer_error(self._context, self._operation, error, retry=not timed_out)
         except UplionError as gone:  # the client left without waiting for the bad news
             logger.debug("error could not be delivered", extra={"problem": gone.message})
 
@@ -116,31 +116,31 @@ class OpenAIService:
         for operation in OPERATIONS:
             if operation.dialect is Dialect.OPENAI:
                 name = operation.rpc_name
-                handler = partial(self._infer, operation, PARSERS[name]) if operation.reserves else reading[name]
+                handler = partial(self._infer if operation.reserves else reading[name], operation)
                 methods[name] = grpc.unary_stream_rpc_method_handler(handler)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
 
-    async def _infer(self, operation: Operation, parse: Parse, data: bytes, context: Context) -> None:
-        call = _Inference(parse, data, context, self._relay, self._settings.request_bytes)
+    async def _infer(self, operation: Operation, data: bytes, context: Context) -> None:
+        call = _Inference(operation, data, context, self._relay, self._settings.request_bytes)
         await self._lifecycle.serve(operation, context, call)
 
-    async def _list_models(self, data: bytes, context: Context) -> None:
+    async def _list_models(self, operation: Operation, data: bytes, context: Context) -> None:
         try:
             caller(context)
             routes = self._models.snapshot.routes.values()
             body = frames.model_list_json(sorted((route.name, route.created) for route in routes))
-            await write(context, frames.http_body(body, frames.CONTENT_JSON))
+            await answer_json(context, body)
         except UplionError as error:
-            await _answer_error(context, error)
+            await answer_error(context, operation, error)
 
-    async def _get_model(self, data: bytes, context: Context) -> None:
+    async def _get_model(self, operation: Operation, data: bytes, context: Context) -> None:
         try:
             caller(context)
             route = self._models.snapshot.route(_parsed(GetModelRequest, data).model)
             body = frames.model_json(route.name, route.created)
-            await write(context, frames.http_body(body, frames.CONTENT_JSON))
+            await answer_json(context, body)
         except UplionError as error:
-            await _answer_error(context, error)
+            await answer_error(context, operation, error)
 
 
 def _stream_frames(request: OpenAIRequest) -> frames.StreamFrames:
@@ -161,12 +161,3 @@ def _parsed(kind: type[MessageT], data: bytes) -> MessageT:
         return kind.FromString(data)
     except DecodeError:
         raise UplionError(Reason.INVALID_REQUEST, "The request is not a valid message.") from None
-
-
-async def _answer_error(context: Context, error: UplionError, *, retry: bool = True) -> None:
-    """A non-200 answer: the edge makes the header the HTTP status, the body is OpenAI's error object."""
-    headers = {names.HEADER_STATUS: str(error.reason.http_status), **error_headers(error)}
-    if not retry:
-        headers["x-should-retry"] = "false"
-    await context.send_initial_metadata(tuple(headers.items()))
-    await write(context, frames.http_body(error_body(Dialect.OPENAI, error, ""), frames.CONTENT_JSON))

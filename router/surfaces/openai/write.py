@@ -1,4 +1,4 @@
-"""The exact bytes of OpenAI answers: whole JSON objects, server-sent events, and HttpBody around both.
+"""The exact bytes of OpenAI answers: whole JSON objects and server-sent events.
 
 A stream's frames share everything but a few words, so a prefix is built once and each frame is a join of bytes. A part
 that is already a frame of this dialect passes as it is.
@@ -27,31 +27,12 @@ from router.surfaces.response_buffers import WholeAnswer, floats
 
 _encode = msgspec.json.Encoder().encode
 
-CONTENT_JSON: Final = "application/json"
-CONTENT_STREAM: Final = "text/event-stream"
 DONE: Final = b"data: [DONE]\n\n"
 KEEP_ALIVE: Final = b": keep-alive\n\n"
 
 _FINISH: Final[dict[int, str]] = {FINISH_REASON_STOP: "stop", FINISH_REASON_LENGTH: "length"}
 _FINISH_JSON: Final[dict[int, bytes]] = {reason: _encode(word) for reason, word in _FINISH.items()}
 _TOOL_CALLS: Final = "tool_calls"  # the finish reason of a choice that stopped to have tools called
-
-
-def http_body(data: bytes, content_type: str = "") -> bytes:
-    """google.api.HttpBody on the wire. In a stream only the first message needs the type: Envoy takes it from there."""
-    head = b"\x0a" + _varint(len(content_type)) + content_type.encode() if content_type else b""
-    return b"".join((head, b"\x12", _varint(len(data)), data))
-
-
-def _varint(value: int) -> bytes:
-    if value < 0x80:
-        return bytes((value,))
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def answer_id(capability: Capability, request_id: str) -> str:

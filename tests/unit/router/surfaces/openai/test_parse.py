@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from common.errors import Reason, UplionError
 from common.identity import Identity
-from router.surfaces.openai.parse import OpenAIRequest, parse_chat, parse_completion, parse_embedding
+from common.operations import OPERATIONS, Dialect
+from router.surfaces.openai.parse import PARSERS, OpenAIRequest, parse_chat, parse_completion, parse_embedding
 
 IDENTITY = Identity("acme", "key1", "res1", "m", "default", 100, 60.0, "r1")
 HELLO = [{"role": "user", "content": "hi"}]
@@ -33,6 +34,11 @@ def refused(parse: Any, **fields: Any) -> UplionError:
         parse(**fields)
     assert caught.value.reason.http_status == 400
     return caught.value
+
+
+def test_every_operation_that_runs_a_model_has_a_parser() -> None:
+    inferring = {each.rpc_name for each in OPERATIONS if each.dialect is Dialect.OPENAI and each.reserves}
+    assert set(PARSERS) == inferring
 
 
 def test_every_sampling_field_reaches_the_worker() -> None:

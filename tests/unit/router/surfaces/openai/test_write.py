@@ -6,7 +6,6 @@ from base64 import b64decode
 from typing import Any
 
 import pytest
-from google.api.httpbody_pb2 import HttpBody
 from uplion.dispatch.v1 import run_pb2
 from uplion.dispatch.v1.run_pb2 import RunEvent, RunRequest, Vector
 from uplion.inference.v1.sampling_pb2 import (
@@ -58,14 +57,6 @@ def decoded(data: bytes) -> list[Any]:
     parts = data.decode().split("\n\n")
     assert parts.pop() == ""
     return [part if part == "data: [DONE]" else json.loads(part.removeprefix("data: ")) for part in parts]
-
-
-@pytest.mark.parametrize("size", [0, 1, 127, 128, 300, 16_384, 3_000_000])
-@pytest.mark.parametrize("kind", ["", "text/event-stream"])
-def test_http_body_is_what_protobuf_would_write(size: int, kind: str) -> None:
-    data = b"x" * size
-    body = HttpBody.FromString(frames.http_body(data, kind))
-    assert (body.content_type, body.data) == (kind, data)
 
 
 def test_the_first_delta_carries_the_role_and_the_last_the_reason() -> None:
