@@ -12,7 +12,7 @@ from stack.readiness import Readiness
 from stack.settings import StackSettings
 from stack.state import State
 from stack.wiring import ServicesProcess, Urls, Wiring
-from stack.workers import LocalWorkplace
+from stack.workers import LocalWorkerFactory
 
 _SERVICES_TIMEOUT_SECONDS = 90.0
 
@@ -33,7 +33,7 @@ class Assembly:
         self.services = [self._services(process) for process in self.wiring.services(self.urls, heard.address)]
         self.proxy = Proxy(self.wiring.edge(), state.folder / "envoy", state.log("envoy"))
         self.envoy = Part("envoy", self._launch_envoy, on_change, address=self.wiring.public_address)
-        self.workplace = LocalWorkplace(state, self.wiring, heard, self.urls.nats, settings.grace_seconds)
+        self.workers = LocalWorkerFactory(state, self.wiring, heard, self.urls.nats, settings.grace_seconds)
 
     @property
     def fixed(self) -> list[Part]:
@@ -43,7 +43,7 @@ class Assembly:
     @property
     def parts(self) -> list[Part]:
         """All parts there are now."""
-        return [*self.fixed, *self.workplace.parts]
+        return [*self.fixed, *self.workers.parts]
 
     async def check_external(self) -> None:
         """Refuses servers given by URL that do not answer."""

@@ -107,7 +107,7 @@ class Supervisor:
             self._changed()
 
         settings = FleetSettings(nats_url=assembly.urls.nats, drain_grace_seconds=self.settings.grace_seconds)
-        await app.main(settings, stop, assembly.workplace, models, on_report)
+        await app.main(settings, stop, assembly.workers, models, on_report)
 
     async def _until_answering(self, assembly: Assembly, models: Sequence[AIModel], stop: asyncio.Event) -> bool:
         """True when a real request was answered and every model given has a worker; False when stopped before."""
@@ -161,7 +161,7 @@ class Supervisor:
         await asyncio.wait({fleet}, timeout=left_seconds if grace_seconds else 0.0)
         fleet.cancel()
         left_seconds = max(deadline - time.monotonic(), _END_SECONDS if grace_seconds else 1.0)
-        await asyncio.gather(*(part.stop(left_seconds) for part in [*assembly.workplace.parts, *assembly.services]))
+        await asyncio.gather(*(part.stop(left_seconds) for part in [*assembly.workers.parts, *assembly.services]))
         await asyncio.gather(*(part.stop(_END_SECONDS) for part in assembly.servers))
 
     async def _end_at_once(self, now: asyncio.Event) -> None:

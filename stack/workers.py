@@ -20,7 +20,7 @@ _WORKER = "worker"
 _MANIFESTS = "manifests"
 
 
-class LocalWorkplace:
+class LocalWorkerFactory:
     """Makes workers; `parts` are those that have not ended."""
 
     def __init__(self, state: State, wiring: Wiring, readiness: Readiness, nats_url: str, grace_seconds: float) -> None:

@@ -24,7 +24,7 @@ from stack.readiness import readiness
 from stack.settings import StackSettings
 from stack.state import State
 from stack.wiring import Wiring
-from stack.workers import LocalWorkplace
+from stack.workers import LocalWorkerFactory
 from tests.kit import until as kit
 
 
@@ -44,7 +44,7 @@ class Fleet:
     """A running fleet and what it says."""
 
     bus: Bus
-    place: LocalWorkplace
+    factory: LocalWorkerFactory
     reports: dict[str, PoolReport] = field(default_factory=dict)
 
     def on_report(self, reports: Mapping[str, PoolReport]) -> None:
@@ -69,7 +69,7 @@ class Fleet:
         return [WorkerState.FromString(entry.value or b"") for entry in await self.bus.snapshot(names.KV_WORKERS)]
 
     def pids(self) -> list[int]:
-        return [part.process.pid for part in self.place.parts if part.serving and part.process]
+        return [part.process.pid for part in self.factory.parts if part.serving and part.process]
 
 
 until = functools.partial(kit.until, seconds=90.0, ignoring=(nats.errors.Error, TimeoutError))
@@ -83,17 +83,17 @@ async def running_fleet(nats_url: str, folder: Path, *models: AIModel) -> AsyncI
     wiring = Wiring(StackSettings(folder), state)
     stop = asyncio.Event()
     with readiness() as heard:
-        place = LocalWorkplace(state, wiring, heard, nats_url, grace_seconds=5.0)
+        factory = LocalWorkerFactory(state, wiring, heard, nats_url, grace_seconds=5.0)
         async with connect_bus(nats_url, "test") as bus:
-            fleet = Fleet(bus, place)
+            fleet = Fleet(bus, factory)
             settings = FleetSettings(nats_url=nats_url, drain_grace_seconds=5.0)
-            task = asyncio.create_task(app.main(settings, stop, place, models, fleet.on_report))
+            task = asyncio.create_task(app.main(settings, stop, factory, models, fleet.on_report))
             try:
                 yield fleet
             finally:
                 stop.set()
                 await asyncio.wait_for(task, 60)
-    assert place.parts == []
+    assert factory.parts == []
 
 
 async def test_a_model_comes_changes_crashes_and_goes(start_server: Callable[[str], Any], tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ async def test_a_model_comes_changes_crashes_and_goes(start_server: Callable[[st
 
         os.kill(first, signal.SIGKILL)  # a crash: it is started again
         await until(lambda: fleet.pids() not in ([], [first]))
-        assert fleet.place.parts[0].restarts == 1
+        assert fleet.factory.parts[0].restarts == 1
         (second,) = fleet.pids()
 
         await fleet.put(a_model(replicas=2))  # more of the same: nobody is replaced
@@ -116,7 +116,7 @@ async def test_a_model_comes_changes_crashes_and_goes(start_server: Callable[[st
 
         await fleet.put(a_model(replicas=1, maxProcessNum=3))  # another version: all are
         await until(lambda: len(fleet.pids()) == 1 and fleet.pids()[0] not in before)
-        await until(lambda: len(fleet.place.parts) == 1)
+        await until(lambda: len(fleet.factory.parts) == 1)
 
         async def newest() -> bool:
             return [state.slots_total for state in await fleet.states() if not state.draining] == [3]
@@ -124,7 +124,7 @@ async def test_a_model_comes_changes_crashes_and_goes(start_server: Callable[[st
         await until(newest)
 
         await fleet.put(a_model(replicas=0))
-        await until(lambda: fleet.reports.get("m") == PoolReport(Phase.STOPPED) and not fleet.place.parts)
+        await until(lambda: fleet.reports.get("m") == PoolReport(Phase.STOPPED) and not fleet.factory.parts)
         await fleet.delete("m")
         await until(lambda: "m" not in fleet.reports)
         await until(lambda: _gone(fleet, "m"))
