@@ -116,6 +116,10 @@ class Totals:
     tokens: dict[Balance, int] = field(default_factory=dict)
     cost_millionths: dict[tuple[Balance, str], int] = field(default_factory=dict)  # by currency; half to even
 
+    def __or__(self, later: "Totals") -> "Totals":
+        """Both; where both have a balance, the later total."""
+        return Totals(self.tokens | later.tokens, self.cost_millionths | later.cost_millionths)
+
     def used(self) -> Iterator[tuple[Balance, str, int]]:
         """Each total, with its field in a used hash of Valkey."""
         for balance, tokens in self.tokens.items():

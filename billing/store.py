@@ -126,7 +126,7 @@ class LedgerWriter:
         totals = await sums.write(connection)
         if len(fresh) < delivered:
             known = await read_totals(connection, [row.entry for row in rows])
-            totals = Totals(known.tokens | totals.tokens, known.cost_millionths | totals.cost_millionths)
+            totals = known | totals
         unpriced = sum(row.charge is None and any(row.entry.tokens) for row in fresh)
         return Recorded(len(fresh), delivered - len(fresh), unpriced, totals, sums.counted())
 

@@ -64,7 +64,7 @@ class LimitKind:
     @property
     def caps_output(self) -> bool:
         """Whether what is left bounds the length of an answer."""
-        return self.amount is not Amount.ONE
+        return self.amount in (Amount.TOKENS, Amount.MONEY)
 
     @property
     def counts_readings(self) -> bool:

@@ -37,7 +37,7 @@ _HOLDERS: tuple[tuple[Level, str], ...] = (
     ("key", "SELECT account, id AS subject, limits FROM keys WHERE limits <> '[]' AND state <> 'revoked'"),
 )
 _WANTED = "unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS wanted (account, scope, model, period)"
-_TOKENS = f"SELECT * FROM balances JOIN {_WANTED} USING (account, scope, model, period)"
+_BALANCES = f"SELECT * FROM balances JOIN {_WANTED} USING (account, scope, model, period)"
 _COSTS = f"SELECT * FROM spending JOIN {_WANTED} USING (account, scope, model, period)"
 # An hour is an anomaly when it cost so many times the median of the hours with any cost in the week before it.
 _ANOMALIES = """
@@ -131,21 +131,23 @@ class Alerts:
         return alerts
 
     async def _used(self, rules: list[tuple[str, Rule]], now: datetime) -> dict[tuple[str, Rule], Decimal]:
-        """In each rule's own period and measure: tokens, or millionths of its currency."""
+        """In each rule's own period and unit."""
         if not rules:
             return {}
         keys = [(account, rule.scope, rule.limit.model, _period(rule.limit, now)) for account, rule in rules]
         columns = list(zip(*sorted(set(keys)), strict=True))
-        tokens = {tuple(row[:4]): Decimal(row["tokens"]) for row in await self._pool.fetch(_TOKENS, *columns)}
+        balances = {tuple(row[:4]): row for row in await self._pool.fetch(_BALANCES, *columns)}
         costs = {
             (*row[:4], row["currency"]): row["cost"] * 1_000_000 for row in await self._pool.fetch(_COSTS, *columns)
         }
-        return {
-            (account, rule): tokens.get(key, Decimal(0))
-            if rule.limit.measure == "tokens"
-            else costs.get((*key, rule.limit.currency), Decimal(0))
-            for key, (account, rule) in zip(keys, rules, strict=True)
-        }
+        used: dict[tuple[str, Rule], Decimal] = {}
+        for key, (account, rule) in zip(keys, rules, strict=True):
+            kind = rule.limit.kind
+            if kind.is_money:
+                used[account, rule] = costs.get((*key, rule.limit.currency), Decimal(0))
+            else:
+                used[account, rule] = Decimal(balances[key][kind.balance] if key in balances else 0)
+        return used
 
     async def _anomalies(self, now: datetime) -> list[Alert]:
         hour = now.replace(minute=0, second=0, microsecond=0)
@@ -224,7 +226,7 @@ def _rules(level: Level, holders: "Iterable[asyncpg.Record]") -> list[tuple[str,
 def _budget(account: str, rule: Rule, percent: int, used: Decimal, now: datetime) -> Alert:
     """The amount is part of the subject: a changed one is another budget, with thresholds of its own."""
     limit = rule.limit
-    what = "tokens" if limit.measure == "tokens" else f"millionths of {limit.currency}"
+    what = f"millionths of {limit.currency}" if limit.kind.is_money else limit.kind.noun
     facts: dict[str, str | int] = {
         "rule": rule.name,
         "scope": rule.scope,
