@@ -1,4 +1,4 @@
-"""The service: connects everything in order, serves checks until told to stop."""
+"""The service: connects its resources in order, and serves checks until it is stopped."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

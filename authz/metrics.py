@@ -8,6 +8,7 @@ AUTHZ_SHADOW_REFUSALS = Counter(
     "uplion_authz_shadow_refusals", "Requests that a rule in shadow would have refused", ["measure", "period"]
 )
 AUTHZ_FORGOTTEN = Counter(
-    "uplion_authz_forgotten_reservations", "Reservations that a fresh Valkey would not be told of: too many at once"
+    "uplion_authz_forgotten_reservations",
+    "Reservations that recovery of a lost Valkey would miss: too many at once",
 )
 AUTHZ_DECISIONS_DROPPED = Counter("uplion_authz_dropped_decisions", "Refusals that `uplion explain` will not know of")

@@ -9,7 +9,7 @@ from common.settings import setting
 
 @dataclass(frozen=True, slots=True)
 class AuthzSettings:
-    """UPLION_AUTHZ_*. Every wait below must end well inside the edge's own timeout for a check (0.25 s)."""
+    """UPLION_AUTHZ_*. Every wait of a check must end well before the edge's own timeout (0.25 s)."""
 
     PREFIX: ClassVar[str] = "AUTHZ"
 
@@ -19,10 +19,12 @@ class AuthzSettings:
         secret=True,
     )
     redis_url: str = setting(
-        doc="Valkey of limits and reservations; while it is away the local share decides", env="REDIS_URL", secret=True
+        doc="Valkey of limits and reservations; while it is away the local fallback decides",
+        env="REDIS_URL",
+        secret=True,
     )
     nats_url: str = setting(
-        doc="NATS, which announces revocations; while it is away one takes effect after KEY_TTL_SECONDS",
+        doc="NATS, which carries invalidations; while it is away a revocation takes effect after KEY_TTL_SECONDS",
         env="NATS_URL",
         secret=True,
     )
@@ -30,22 +32,22 @@ class AuthzSettings:
         doc="<id>:<secret> of each pepper in use, comma separated", env="UPLION_PEPPERS", secret=True
     )
     issuers_file: Path | None = setting(
-        None, doc="YAML or JSON file of who may issue tokens; unset: keys only. Set the edge's `tokens` with it"
+        None, doc="YAML or JSON file of the token issuers; unset: keys only. Set the edge's `tokens` with it"
     )
     issuer_refresh_seconds: float = setting(
         300.0, doc="seconds between two reads of an issuer's keys; one that it withdrew is accepted that much longer"
     )
     listen: str = setting("127.0.0.1:0", doc="host:port of the gRPC server that Envoy calls")
 
-    limits_seconds: float = setting(0.08, doc="seconds for Valkey to answer one check; then the local share decides")
+    limits_seconds: float = setting(0.08, doc="seconds for Valkey to answer one check; then the local fallback decides")
     lookup_seconds: float = setting(0.12, doc="seconds for Postgres to answer for a cold key; then 503")
     key_ttl_seconds: float = setting(
-        60.0, doc="seconds a key is believed without asking again; the worst-case revocation"
+        60.0, doc="seconds a key is cached without another look-up; the longest that a revocation can take"
     )
     stale_seconds: float = setting(
         600.0, doc="seconds a known key still works while Postgres is down (nothing can be revoked then)"
     )
-    unknown_ttl_seconds: float = setting(5.0, doc="seconds an unknown key is refused without asking again")
+    unknown_ttl_seconds: float = setting(5.0, doc="seconds an unknown key is refused without another look-up")
     keys: int = setting(100_000, doc="known keys kept in memory, about 1 kB each; further ones are looked up again")
     unknown_keys: int = setting(50_000, doc="unknown key ids kept in memory, about 150 bytes each")
     lookups: int = setting(64, doc="cold keys looked up at once; more are answered with 503")
@@ -55,13 +57,13 @@ class AuthzSettings:
     most_output_tokens: int = setting(131_072, doc="tokens reserved at most for one answer, whatever the request says")
     deadline_seconds: float = setting(
         600.0,
-        doc="seconds a whole request may take, which the router is told; then its reservation has nothing to hold",
+        doc="seconds a whole request may take, which the router enforces; after that its reservation is overdue",
     )
     reservation_seconds: float = setting(
-        7200.0, doc="seconds after that until a reservation that nobody settled or found is given back"
+        7200.0, doc="seconds after that until a reservation that was neither settled nor swept is given back"
     )
     outstanding: int = setting(200_000, doc="reservations kept for a Valkey that loses them, about 300 bytes each")
-    prices_seconds: float = setting(60.0, doc="seconds after which prices are read again, announced or not")
+    prices_seconds: float = setting(60.0, doc="seconds after which prices are read again without an invalidation")
     outage_seconds: float = setting(60.0, doc="seconds known keys are served without Valkey; then 503")
     local_share: float = setting(
         0.25, doc="part of a limit one authz may spend alone while Valkey is down: 1 / replicas"

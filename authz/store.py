@@ -1,4 +1,4 @@
-"""SQL: what authz reads of keys, prices and the ledger. It writes nothing."""
+"""The SQL by which authz reads keys, prices and the ledger. It writes nothing."""
 
 from collections.abc import Sequence
 from decimal import ROUND_CEILING, Decimal

@@ -1,4 +1,4 @@
-"""The decision: who calls, may it, how much is left. Raises the error the caller is to see."""
+"""Authorises a request: who calls, whether it may, and how much is left. Raises the error that the caller sees."""
 
 import hmac
 import logging
@@ -30,14 +30,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """An admitted request: who it is for the router, and what its owner is told."""
+    """An admitted request: the identity headers for the router, and the rate limit status for the caller."""
 
     identity: Identity
     rate_limits: RateLimitStatus
 
 
 class Tokens(Protocol):
-    """Who may issue tokens, and what a token proves."""
+    """Verifies signed tokens; raises INVALID_API_KEY or UNAVAILABLE."""
 
     async def verify(self, text: str) -> TokenClaims: ...
 
@@ -59,7 +59,7 @@ class Authorizer:
         self._limits = limits
         self._peppers = peppers
         any_pepper, self._any_pepper = next(iter(peppers.items()))
-        self._nobodys = KeyRecord("", "", bytes(32), any_pepper, frozenset(), active=False)
+        self._no_key = KeyRecord("", "", bytes(32), any_pepper, frozenset(), active=False)
         self._decisions = decisions
         self._last_used = last_used
         self._tokens = tokens
@@ -94,7 +94,7 @@ class Authorizer:
         return await self._admit(record, request, owner)
 
     async def _admit(self, record: KeyRecord, request: RequestFacts, limited: KeyRecord) -> Admission:
-        """A caller whose credential is right: may it, and how much is left under the rules of `limited`?"""
+        """Checks permissions, and the rules of `limited`, for a caller whose credential is valid."""
         try:
             scopes = check_listener(record, request.listener)
             check_restrictions(record, request)
@@ -132,8 +132,8 @@ class Authorizer:
             self._decisions.shadow(record, request, refusal)
 
     def _verified(self, key: ApiKey, text: str, record: KeyRecord | None) -> KeyRecord:
-        """An unknown id is judged as a key that no secret opens: it costs the same, and gets the same answer."""
-        record = record or self._nobodys
+        """An unknown id takes the time, and gets the answer, of a wrong secret: no secret matches its record."""
+        record = record or self._no_key
         pepper = self._peppers.get(record.pepper_id)
         right = hmac.compare_digest(digest(key.secret, pepper or self._any_pepper), record.digest)
         if not right or pepper is None or not record.active or text == TEST_KEY:

@@ -1,4 +1,4 @@
-"""Decisions in Envoy's words: CheckResponse for an admission and for a denial, to HTTP and to gRPC clients."""
+"""Writes Envoy's CheckResponse: for an admission, and for a denial to HTTP and to gRPC clients."""
 
 from base64 import b64encode
 from collections.abc import Iterator
@@ -20,26 +20,26 @@ from common.operations import Dialect
 
 _OVERWRITE = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 _OK = 0
-_REMEMBERED = 50_000  # headers of identities, about 200 bytes each: one caller's are the same every time
+_CACHED_HEADERS = 50_000  # of identities, about 200 bytes each: one caller's are the same every time
 
 
 def admitted(admission: Admission) -> bytes:
-    """A CheckResponse, written by hand from prepared pieces (a quarter of the time that protobuf's objects take).
+    """A serialised CheckResponse, assembled from prepared bytes: that takes a quarter of protobuf's time.
 
-    Every identity header is overwritten, the empty ones too; the credential goes no further.
+    Every identity header is overwritten, the empty ones too; the credential's headers are removed.
     """
     headers = admission.identity.to_headers()
     parts = [
         _set(name, value) if name != names.HEADER_RESERVATION else _option(_SET, name, value) for name, value in headers
     ]
-    parts += [_option(_TELL, name, value) for name, value in rate_limit_headers(admission.rate_limits)]
+    parts += [_option(_TO_CLIENT, name, value) for name, value in rate_limit_headers(admission.rate_limits)]
     parts.append(_REMOVED)
     ok = b"".join(parts)
     return b"".join((_HEAD, _varint(len(ok)), ok))
 
 
 class _HeaderField:
-    """Headers of one field of OkHttpResponse: what comes before and after their value."""
+    """A field of OkHttpResponse that holds headers: the bytes before and after each header's value."""
 
     def __init__(self, field: str, *, keep_empty: bool) -> None:
         self.field = field
@@ -67,7 +67,7 @@ def _option(kind: _HeaderField, name: str, value: str) -> bytes:
     return tag + _varint(len(_HEADER) + len(size) + length + tail_length) + _HEADER + size + header + tail
 
 
-@lru_cache(_REMEMBERED)
+@lru_cache(_CACHED_HEADERS)
 def _set(name: str, value: str) -> bytes:
     return _option(_SET, name, value)
 
@@ -84,7 +84,7 @@ def _tag(message: Any, field: str) -> bytes:
 
 
 _SMALL = [bytes((number,)) for number in range(128)]
-_SET, _TELL = _HeaderField("headers", keep_empty=True), _HeaderField("response_headers_to_add", keep_empty=False)
+_SET, _TO_CLIENT = _HeaderField("headers", keep_empty=True), _HeaderField("response_headers_to_add", keep_empty=False)
 _HEADER, _VALUE = _tag(base_pb2.HeaderValueOption, "header"), _tag(base_pb2.HeaderValue, "value")
 _REMOVED = auth.OkHttpResponse(headers_to_remove=HEADERS).SerializeToString()
 _HEAD: bytes = auth.CheckResponse(status=Status(code=_OK)).SerializeToString() + _tag(auth.CheckResponse, "ok_response")
@@ -117,7 +117,7 @@ def denied(error: UplionError, dialect: Dialect, request_id: str) -> auth.CheckR
 
 
 def rate_limit_headers(rate_limits: RateLimitStatus) -> list[tuple[str, str]]:
-    """OpenAI's x-ratelimit-* for the tightest limit of each kind. What is for life has no reset."""
+    """OpenAI's x-ratelimit-* for the tightest limit of each kind. A limit for life has no reset."""
     headers: list[tuple[str, str]] = []
     for kind, left in (("requests", rate_limits.requests), ("tokens", rate_limits.tokens)):
         if left is not None:
@@ -133,7 +133,7 @@ def _left_headers(kind: str, left: LimitStatus) -> Iterator[tuple[str, str]]:
 
 
 def duration(seconds: float) -> str:
-    """As OpenAI writes it, which is how Go does: `12ms`, `1.5s`, `6m0s`, `18h43m0s`."""
+    """In OpenAI's form, which is Go's: `12ms`, `1.5s`, `6m0s`, `18h43m0s`."""
     milliseconds = max(0, round(seconds * 1000))
     if milliseconds < 1000:
         return f"{milliseconds}ms"

@@ -1,6 +1,6 @@
-"""Refusals, and what rules in shadow would have refused, for `uplion explain`: told to NATS, never waited for.
+"""Publishes refusals, and those that rules in shadow would have made, for `uplion explain`. No check waits for it.
 
-A few hundred a second at most: a client that is refused ten thousand times a second is explained by any of them.
+At most a few hundred a second are published: of ten thousand refusals a second to one client any sample explains it.
 """
 
 import asyncio
@@ -21,16 +21,16 @@ from messaging.bus import Bus
 from messaging.decisions import Decision, encode
 
 logger = logging.getLogger(__name__)
-_MOST_WAITING = 400
+_MAX_QUEUED = 400
 _PER_SECOND = 200
 
 
 class DecisionLog:
-    """A short queue; `run` is its one task."""
+    """A bounded queue; `run` is its one task."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._waiting: deque[Decision] = deque()
+        self._queued: deque[Decision] = deque()
         self._more = asyncio.Event()
 
     def refused(self, record: KeyRecord, request: RequestFacts, error: UplionError) -> None:
@@ -43,28 +43,28 @@ class DecisionLog:
         self._queue(_by_rule(_decision(record, request, refusal.reason), refusal.violation, shadow=True))
 
     async def run(self) -> None:
-        """Publishes for ever."""
+        """Publishes until cancelled."""
         while True:
             await self._more.wait()
             self._more.clear()
             for _ in range(_PER_SECOND // 10):
-                if not self._waiting:
+                if not self._queued:
                     break
-                decision = self._waiting.popleft()
+                decision = self._queued.popleft()
                 try:
                     await self._bus.publish_core(names.decision_subject(decision.request_id), encode(decision))
                 except (nats.errors.Error, ConnectionError) as problem:
                     AUTHZ_DECISIONS_DROPPED.inc()
-                    logger.debug("a decision was not told", extra={"problem": repr(problem)})
+                    logger.debug("a decision was not published", extra={"problem": repr(problem)})
             await asyncio.sleep(0.1)
-            if self._waiting:
+            if self._queued:
                 self._more.set()
 
     def _queue(self, decision: Decision) -> None:
-        if not decision.request_id or len(self._waiting) >= _MOST_WAITING:
+        if not decision.request_id or len(self._queued) >= _MAX_QUEUED:
             AUTHZ_DECISIONS_DROPPED.inc()
             return
-        self._waiting.append(decision)
+        self._queued.append(decision)
         self._more.set()
 
 

@@ -1,4 +1,4 @@
-"""What a key may be used for: doors, models, networks and tiers. Raises what the caller is to see."""
+"""What a key may be used for: listeners, models, networks and tiers. Raises the error that the caller sees."""
 
 import re
 from functools import lru_cache
@@ -11,11 +11,11 @@ from common.admin_api import ADMIN_SCOPES
 from common.errors import Reason, UplionError
 from common.operations import Kind
 
-_REMEMBERED = 10_000
+_CACHED = 10_000
 
 
 def check_listener(record: KeyRecord, listener: str) -> tuple[str, ...]:
-    """What the caller may do at the admin listener, where control knows which method needs what; empty elsewhere."""
+    """The caller's scopes at the admin listener, where control checks each method's; empty at the public one."""
     if listener == names.LISTENER_PUBLIC:
         if names.SCOPE_INFERENCE in record.scopes:
             return ()
@@ -29,7 +29,7 @@ def check_listener(record: KeyRecord, listener: str) -> tuple[str, ...]:
 
 
 def check_restrictions(record: KeyRecord, request: RequestFacts) -> None:
-    """Models are for requests that name one; the router refuses those whose body names another than the edge read."""
+    """Networks and models. The router refuses a request whose body names another model than the edge read."""
     if record.networks and not _inside(record.networks, request.client):
         raise UplionError(Reason.PERMISSION_DENIED, "This key cannot be used from this network.", rule="networks")
     named = record.models and request.model and request.kind is not Kind.READING
@@ -39,9 +39,9 @@ def check_restrictions(record: KeyRecord, request: RequestFacts) -> None:
 
 
 def tier(record: KeyRecord, wanted: str) -> str:
-    """The tier a request is served in: of the key's tiers the one it asks for, or the first. Raises PERMISSION_DENIED.
+    """The tier that serves a request: the wanted one of the key's tiers, or their first. Raises PERMISSION_DENIED.
 
-    A key that lists none has the default one, whatever it asks for: the answer says which tier served.
+    A key that lists none gets the default tier, whatever it wants: the answer says which tier served.
     """
     if not record.tiers:
         return names.TIER_DEFAULT
@@ -57,20 +57,20 @@ def _scope_missing(scope: str) -> UplionError:
     return UplionError(Reason.PERMISSION_DENIED, f'This needs a key with the scope "{scope}".', scope=scope)
 
 
-@lru_cache(_REMEMBERED)
+@lru_cache(_CACHED)
 def _models(globs: tuple[str, ...]) -> re.Pattern[str]:
-    """`*` is any characters, `?` is one; everything else is itself."""
+    """`*` matches any characters, `?` matches one; everything else matches itself."""
     patterns = (re.escape(glob).replace(r"\*", ".*").replace(r"\?", ".") for glob in globs)
     return re.compile("|".join(patterns), re.DOTALL)
 
 
-@lru_cache(_REMEMBERED)
+@lru_cache(_CACHED)
 def _networks(networks: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
     return tuple(ip_network(each, strict=False) for each in networks)
 
 
 def _inside(networks: tuple[str, ...], client: str) -> bool:
-    """A client whose address nobody knows is outside."""
+    """A client whose address is not known is outside."""
     try:
         address: IPv4Address | IPv6Address = ip_address(client)
     except ValueError:

@@ -1,11 +1,11 @@
-"""What a token proved."""
+"""The claims of a verified token."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class TokenClaims:
-    """What a valid token says of its bearer. `subject_id` is a pseudonym: no name of a person gets into the ledger."""
+    """What a valid token proves of its bearer. `subject_id` is a pseudonym: no person's name gets into the ledger."""
 
     account: str
     project: str  # empty: none

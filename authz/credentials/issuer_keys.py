@@ -1,4 +1,4 @@
-"""The public keys of an issuer: fetched in the background, kept while it is away, never waited for long."""
+"""The public keys of an issuer: fetched in the background, and kept while the issuer does not answer."""
 
 import asyncio
 import contextlib
@@ -25,16 +25,16 @@ _CHUNK_BYTES = 16 << 10
 
 
 class FetchError(Exception):
-    """The issuer did not answer, or not with what it should."""
+    """The issuer did not answer, or not with a usable key set."""
 
 
 @dataclass(frozen=True, slots=True)
 class FetchIntervals:
-    """How often an issuer is asked, and how long anybody waits for it (seconds)."""
+    """How often an issuer's keys are fetched, and how long a check waits for them (seconds)."""
 
     refresh: float = 300.0
-    again: float = 10.0  # at least this between two times, whatever unknown keys are shown
-    wait: float = 0.1  # a check waits so long for a key nobody has seen yet
+    again: float = 10.0  # at least this between two fetches, however many unknown key ids come
+    wait: float = 0.1  # a check waits so long for a key that is not known yet
     fetch: float = 5.0
     trusted: float = 86_400.0  # while the issuer does not answer
 
@@ -53,7 +53,7 @@ class IssuerKeys:
         self._round = asyncio.Event()  # of the fetch that comes next
 
     async def key(self, key_id: str) -> Key | None:
-        """The key; None: the issuer has no such key; raises UNAVAILABLE when nobody can tell."""
+        """The key; None: the issuer has no such key; raises UNAVAILABLE while its keys are not known."""
         found = self._known(key_id)
         if found is not None:
             return found
@@ -73,7 +73,7 @@ class IssuerKeys:
         )
 
     async def run(self) -> None:
-        """Fetches until cancelled: at once, then now and then, and sooner when an unknown key is shown."""
+        """Fetches until cancelled: at once, then at intervals, and sooner when a token names an unknown key."""
         while True:
             self._asked.clear()
             fetched = await self._fetch()
@@ -91,9 +91,11 @@ class IssuerKeys:
     async def _fetch(self) -> dict[str, Key] | None:
         try:
             return await asyncio.to_thread(fetch_keys, self._issuer, self._intervals.fetch)
-        except Exception as problem:  # a stranger's answer: whatever it breaks, the keys there are go on
-            told = str(problem) if isinstance(problem, FetchError) else repr(problem)
-            logger.warning("an issuer's keys were not fetched", extra={"issuer": self._issuer.issuer, "problem": told})
+        except Exception as problem:  # the task boundary: another party's answer; known keys stay in use
+            reason = str(problem) if isinstance(problem, FetchError) else repr(problem)
+            logger.warning(
+                "an issuer's keys were not fetched", extra={"issuer": self._issuer.issuer, "problem": reason}
+            )
             return None
 
     def _known(self, key_id: str) -> Key | None:
@@ -105,7 +107,7 @@ class IssuerKeys:
 def fetch_keys(issuer: Issuer, seconds: float) -> dict[str, Key]:
     """The issuer's signing keys by id; blocks for about `seconds` at most; raises FetchError."""
     deadline = time.monotonic() + seconds
-    plain = issuer.issuer.startswith("http://")  # then it is on this machine, and so may its keys be
+    plain = issuer.issuer.startswith("http://")  # then it is on this machine, and its keys may be, too
     url = issuer.jwks_uri
     if url is None:
         known = _json(f"{issuer.issuer.rstrip('/')}/.well-known/openid-configuration", deadline)
@@ -116,7 +118,7 @@ def fetch_keys(issuer: Issuer, seconds: float) -> dict[str, Key]:
             raise FetchError("the discovery document names no safe jwks_uri")
     keys = _json(url, deadline).get("keys")
     if not isinstance(keys, list):
-        raise FetchError("the key set is no key set")
+        raise FetchError("the answer is no key set")
     found = {key.kid: key for key in map(_key, keys[:_MOST_KEYS]) if key is not None and key.kid}
     if not found:
         raise FetchError("the key set holds no key that could sign a token")
@@ -124,7 +126,7 @@ def fetch_keys(issuer: Issuer, seconds: float) -> dict[str, Key]:
 
 
 def _key(data: Any) -> Key | None:
-    """A public key for signatures; None for anything else (a shared secret above all)."""
+    """A public key for signatures; None for anything else, such as a shared secret."""
     try:
         if (
             data.get("use", "sig") != "sig"

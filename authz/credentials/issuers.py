@@ -1,4 +1,4 @@
-"""Who may issue tokens: the issuers file, read and checked once at the start."""
+"""Token issuers: the issuers file, read and validated once at the start."""
 
 from collections.abc import Iterable
 from ipaddress import ip_address
@@ -19,9 +19,9 @@ _SCOPES = frozenset({names.SCOPE_INFERENCE, *ADMIN_SCOPES})
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a value comes from: a claim (a list of names is the way to a nested one), or this file itself.
+    """Where a value comes from: a claim (a list of names is the path to a nested one), or this file itself.
 
-    Of a claim's values only the `allowed` ones count; for scopes that is `inference` alone unless told otherwise.
+    Of a claim's values only the `allowed` ones count; for scopes the default is `inference` alone.
     """
 
     claim: str | tuple[str, ...] | None = None
@@ -29,7 +29,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allowed: tuple[str, ...] | None = None
 
     def values(self, claims: dict[str, Any]) -> tuple[str, ...]:
-        """What a token says; a text with spaces is several values, as OAuth writes scopes."""
+        """A token's values; a text with spaces is several, as OAuth writes scopes."""
         found: Any = self.value
         if self.claim is not None:
             found = claims
@@ -50,7 +50,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Issuer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An OpenID Connect issuer, what its tokens must say, and what of them is trusted."""
+    """An OpenID Connect issuer, what its tokens must contain, and which of their claims are used."""
 
     issuer: str
     audiences: tuple[str, ...]
@@ -66,7 +66,7 @@ class Issuer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.jwks_uri is not None:
             yield from _url_problems("jwks_uri", self.jwks_uri)
         if not self.audiences or not all(self.audiences):
-            yield "audiences: at least one must be named, or tokens made for anybody would be taken"
+            yield "audiences: at least one must be named, or tokens made for any audience would be accepted"
         if not self.algorithms or not set(self.algorithms) <= ALGORITHMS:
             yield f"algorithms: at least one of {', '.join(sorted(ALGORITHMS))}, and no other"
         if self.authorized_parties is not None and not self.authorized_parties:
@@ -97,7 +97,7 @@ def read(path: Path) -> tuple[Issuer, ...]:
 
 
 def is_safe(url: str, *, plain: bool) -> bool:
-    """Whether keys may be fetched there: over TLS, or in plain from this very machine where `plain` allows it."""
+    """Whether keys may be fetched there: over TLS, or in plain from this machine where `plain` allows it."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""

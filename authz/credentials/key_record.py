@@ -1,4 +1,4 @@
-"""What a key, or the account of a token, is allowed and limited to, as Postgres has it."""
+"""Key records: what a key, or the account of a token, is allowed and limited to."""
 
 import msgspec
 
@@ -26,18 +26,18 @@ _OWNER = "token:"  # no key's id holds a colon
 
 
 def owner_id(account: str, project: str) -> str:
-    """Under this id the ring knows what holds for tokens of an account and its project (empty: none)."""
+    """The record id for tokens of an account and its project (empty: none)."""
     return f"{_OWNER}{account}\n{project}"
 
 
 def owner(record_id: str) -> tuple[str, str] | None:
-    """The account and project that `owner_id` was made of; None: it is a key's id."""
+    """The account and project of an `owner_id`; None: it is a key's id."""
     account, separator, project = record_id.removeprefix(_OWNER).partition("\n")
     return (account, project) if record_id.startswith(_OWNER) and separator else None
 
 
 class CachedRecord(msgspec.Struct, frozen=True):
-    """A record and when Postgres said so (unix time): its age counts from there, wherever it was kept."""
+    """A record and when it was read from Postgres (unix time): its age counts from there, in whichever cache it is."""
 
     record: KeyRecord
     read_seconds: float

@@ -1,4 +1,4 @@
-"""Keys that are trusted: looked up once, kept for a minute, dropped the moment they are revoked."""
+"""The cache of key records: each is looked up once a minute, and dropped as soon as it is revoked."""
 
 import asyncio
 import logging
@@ -17,13 +17,13 @@ _READS_AFTER_INVALIDATION = 3
 
 
 class Store(Protocol):
-    """Where keys, and the accounts of tokens, really are."""
+    """The database of keys and of the accounts of tokens; raises DatabaseError."""
 
     async def key(self, key_id: str) -> KeyRecord | None: ...
 
 
 class SharedKeyCache(Protocol):
-    """A cache that the authz processes share; it never raises, and may forget."""
+    """A cache that the authz processes share; it never raises, and may lose records."""
 
     async def get(self, key_id: str) -> CachedRecord | None: ...
     async def put(self, cached: CachedRecord) -> None: ...
@@ -38,7 +38,7 @@ class _Known:
 
 @dataclass(frozen=True, slots=True)
 class KeyRingLimits:
-    """How long things are trusted (seconds) and how many are kept."""
+    """How long records are valid (seconds) and how many are kept."""
 
     ttl: float = 60.0
     stale: float = 600.0
@@ -49,13 +49,13 @@ class KeyRingLimits:
 
 
 class KeyRing:
-    """Memory, then the shelf, then Postgres. A flood of made-up keys fills bounded space and asks boundedly often."""
+    """Memory, then the shared cache, then Postgres. Invented keys take bounded memory and bounded queries."""
 
     def __init__(
-        self, store: Store, shelf: SharedKeyCache, limits: KeyRingLimits, clock: Callable[[], float] = time.time
+        self, store: Store, shared: SharedKeyCache, limits: KeyRingLimits, clock: Callable[[], float] = time.time
     ) -> None:
         self._store = store
-        self._shared = shelf
+        self._shared = shared
         self._limits = limits
         self._clock = clock
         self._known: OrderedDict[str, _Known] = OrderedDict()
@@ -64,38 +64,38 @@ class KeyRing:
         self._invalidations = 0
 
     def cached(self, key_id: str) -> KeyRecord | None:
-        """The record if it is known and fresh: the hot path, without an await."""
+        """The record if it is in memory and fresh: the hot path, without an await."""
         found = self._known.get(key_id)
         if found is not None and self._clock() - found.read_seconds < self._limits.ttl:
             return found.record
         return None
 
     async def find(self, key_id: str) -> KeyRecord | None:
-        """The record, or None for an unknown key; raises UNAVAILABLE when nobody can tell."""
+        """The record, or None for an unknown key; raises UNAVAILABLE when the key cannot be looked up."""
         while True:
             record = self.cached(key_id)
             if record is not None:
                 return record
-            refused_until = self._unknown.get(key_id)
-            if refused_until is not None:
-                if self._clock() < refused_until:
+            unknown_until = self._unknown.get(key_id)
+            if unknown_until is not None:
+                if self._clock() < unknown_until:
                     return None
                 del self._unknown[key_id]
             flight = self._flights.get(key_id)
             if flight is None:
-                return await self._lead(key_id)
-            await asyncio.wait([flight])  # never cancels the flight that others wait for
+                return await self._look_up_once(key_id)
+            await asyncio.wait([flight])  # unlike await, it does not cancel the lookup that others share
             if not flight.cancelled():
                 return flight.result()
 
     async def invalidate(self, kind: str, name: str) -> None:
-        """Forgets a key (`kind` "key") or an account's keys ("account"), here and on the shelf. Idempotent."""
-        self._forget(kind, name)
+        """Drops a key (`kind` "key") or an account's keys ("account"), here and in the shared cache. Idempotent."""
+        self._drop(kind, name)
         await self._shared.drop(kind, name)
-        self._forget(kind, name)  # what a lookup brought from the shelf meanwhile
+        self._drop(kind, name)  # what a lookup read from the shared cache meanwhile
 
     def expire_all(self) -> None:
-        """After a gap in which revocations may have been missed: ask again before believing anything."""
+        """After a gap in which revocations may have been missed: every key is looked up again before its next use."""
         self._invalidations += 1
         for known in self._known.values():
             known.read_seconds = min(known.read_seconds, self._clock() - self._limits.ttl)
@@ -103,7 +103,7 @@ class KeyRing:
     def __len__(self) -> int:
         return len(self._known) + len(self._unknown)
 
-    def _forget(self, kind: str, name: str) -> None:
+    def _drop(self, kind: str, name: str) -> None:
         self._invalidations += 1
         if kind == "key":
             self._known.pop(name, None)
@@ -112,8 +112,8 @@ class KeyRing:
             for key_id in [each for each, known in self._known.items() if known.record.account == name]:
                 del self._known[key_id]
 
-    async def _lead(self, key_id: str) -> KeyRecord | None:
-        """Looks up for everybody who asks meanwhile."""
+    async def _look_up_once(self, key_id: str) -> KeyRecord | None:
+        """Looks up for every caller that asks meanwhile (single flight)."""
         if len(self._flights) >= self._limits.lookups:
             raise UplionError(Reason.UNAVAILABLE, "Too many unknown keys at once. Try again.", retry_after_seconds=1)
         flight: asyncio.Future[KeyRecord | None] = asyncio.get_running_loop().create_future()
@@ -123,7 +123,7 @@ class KeyRing:
             flight.set_result(record)
         except Exception as problem:
             flight.set_exception(problem)
-            flight.exception()  # read: nobody may be waiting
+            flight.exception()  # marks it as retrieved: no other caller may wait
             raise
         finally:
             del self._flights[key_id]
@@ -137,7 +137,7 @@ class KeyRing:
             cached = await self._shared.get(key_id)
             if cached is not None and self._clock() - cached.read_seconds < self._limits.ttl:
                 if seen == self._invalidations:
-                    self._remember(cached)
+                    self._keep(cached)
                     return cached.record
                 continue
             read_seconds = self._clock()
@@ -146,11 +146,11 @@ class KeyRing:
             except DatabaseError as problem:
                 return self._stale(key_id, problem)
             if seen != self._invalidations:
-                continue  # revoked while we read? read again
+                continue  # it may have been revoked during the read: read again
             if record is None:
-                self._refuse(key_id)
+                self._keep_unknown(key_id)
                 return None
-            self._remember(CachedRecord(record, read_seconds))
+            self._keep(CachedRecord(record, read_seconds))
             await self._shared.put(CachedRecord(record, read_seconds))
             return record
         raise UplionError(Reason.UNAVAILABLE, "Keys are changing. Try again.", retry_after_seconds=1)
@@ -164,13 +164,13 @@ class KeyRing:
             Reason.UNAVAILABLE, "Keys cannot be checked at the moment. Try again shortly.", retry_after_seconds=1
         ) from problem
 
-    def _remember(self, cached: CachedRecord) -> None:
+    def _keep(self, cached: CachedRecord) -> None:
         self._known[cached.record.id] = _Known(cached.record, cached.read_seconds)
         self._known.move_to_end(cached.record.id)
         while len(self._known) > self._limits.known:
             self._known.popitem(last=False)
 
-    def _refuse(self, key_id: str) -> None:
+    def _keep_unknown(self, key_id: str) -> None:
         self._known.pop(key_id, None)
         self._unknown[key_id] = self._clock() + self._limits.unknown_ttl
         while len(self._unknown) > self._limits.unknown:

@@ -1,4 +1,4 @@
-"""The credential a request shows: one, in any of three headers, or none at all."""
+"""The credential of a request: exactly one, in any of three headers."""
 
 from collections.abc import Mapping
 
@@ -8,10 +8,10 @@ __all__ = ["HEADERS", "credential", "refused"]
 
 
 def credential(headers: Mapping[str, str]) -> str:
-    """The key's or token's text; raises INVALID_API_KEY. Two different ones, or anything unclear, is none.
+    """The key's or token's text; raises INVALID_API_KEY, also for two different ones.
 
-    Envoy joins repeated headers with a comma, and a comma is in no key and in no token. The edge judges by the same
-    rules (front.lua), so what gets here is odd only where it was not asked through the edge.
+    Envoy joins repeated headers with a comma, which is in no key and in no token. The edge applies the same rules
+    (front.lua), so only a call that bypassed the edge is refused here.
     """
     found: str | None = None
     for name in HEADERS:

@@ -1,4 +1,4 @@
-"""The cache of key records that the authz processes share in Valkey. It may forget, and never raises."""
+"""The cache of key records that the authz processes share in Valkey. It may lose records, and never raises."""
 
 import logging
 
@@ -14,7 +14,7 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 class ValkeyKeyCache:
-    """Records by key id, and for each account the set of ids, so that an account can be forgotten as a whole."""
+    """Records by key id, and for each account the set of its ids, so that an account can be dropped as a whole."""
 
     def __init__(self, valkey: Commands, ttl_seconds: float) -> None:
         self._valkey = valkey
@@ -31,13 +31,13 @@ class ValkeyKeyCache:
         record = cached.record
         members = names.account_keys_key(record.account)
         try:
-            await self._valkey.call("SADD", members, record.id)  # first: what is kept can always be found again
+            await self._valkey.call("SADD", members, record.id)  # first: so every record can be found for its account
             await self._valkey.call("EXPIRE", members, 2 * self._ttl_seconds)
             await self._valkey.call(
                 "SET", names.key_record_key(record.id), _encoder.encode(cached), "EX", self._ttl_seconds
             )
         except ValkeyError:
-            logger.debug("a key record was not kept")
+            logger.debug("a key record was not cached")
 
     async def drop(self, kind: str, name: str) -> None:
         try:

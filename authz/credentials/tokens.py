@@ -1,7 +1,7 @@
-"""Signed tokens (JWT) of configured issuers: what one proves, or that it proves nothing.
+"""Verifies signed tokens (JWT) of configured issuers.
 
-joserfc checks signature and claims. Before it sees a token, whatever its caller could steer with is refused: headers
-that name or carry keys, doubled names, algorithms nobody configured.
+joserfc checks signature and claims. Before that, everything is refused by which a caller could influence the check:
+headers that name or carry keys, duplicate names, algorithms that are not configured.
 """
 
 import asyncio
@@ -36,15 +36,15 @@ _MOST_SECONDS = float(1 << 53)
 
 
 class _RefusedTokenError(Exception):
-    """Why, for the log; a caller is told nothing of it."""
+    """Why a token is refused, for the log; the caller does not see it."""
 
 
 class _EdDSA(EdDSAAlgorithm):
-    security_warning = ""  # the name is deprecated, the algorithm is not; issuers go on writing it
+    security_warning = ""  # the name is deprecated, the algorithm is not; issuers still use it
 
 
 class _Registry(JWSRegistry):
-    """Knows no algorithm but ours: neither `none` nor HMAC exists here."""
+    """Has the algorithms of ALGORITHMS only: neither `none` nor HMAC."""
 
     algorithms: dict[str, JWSAlgModel] = {  # noqa: RUF012  the library's own way
         name: _EdDSA() if name == "EdDSA" else JWSRegistry.algorithms[name] for name in ALGORITHMS
@@ -54,14 +54,14 @@ class _Registry(JWSRegistry):
 
 
 class _StrictDecoder(json.JSONDecoder):
-    """JSON in which every name is there once and every number is one."""
+    """JSON without duplicate names, NaN and Infinity."""
 
     def __init__(self, **_: Any) -> None:
         super().__init__(object_pairs_hook=_once, parse_constant=_no_number)
 
 
 class _Trusted:
-    """An issuer, its keys, and what joserfc checks of its tokens."""
+    """An issuer, its keys, and the checks that joserfc makes of its tokens."""
 
     def __init__(self, issuer: Issuer, keys: IssuerKeys, clock: Callable[[], float]) -> None:
         self.issuer = issuer
@@ -98,14 +98,14 @@ class Tokens:
                 tasks.create_task(trusted.keys.run(), name=f"keys of {name}")
 
     async def verify(self, text: str) -> TokenClaims:
-        """What the token proves; raises INVALID_API_KEY, or UNAVAILABLE when its issuer's keys are not known yet."""
+        """The token's claims; raises INVALID_API_KEY, or UNAVAILABLE when its issuer's keys are not known yet."""
         try:
             return await self._verify(text)
         except UplionError:
             raise
         except ExpiredTokenError:
             raise refused(EXPIRED) from None
-        except Exception as problem:  # a stranger's bytes: whatever they break, they prove nothing
+        except Exception as problem:  # another party's bytes may break anything; whatever it is, they prove nothing
             logger.debug("a token was refused", extra={"problem": f"{type(problem).__name__}: {problem}"})
             raise refused(UNPROVED) from None
 
@@ -115,7 +115,7 @@ class Tokens:
         header, unproved = _parts(text)
         name = unproved.get("iss")
         if not isinstance(name, str) or name not in self._issuers:
-            raise _RefusedTokenError("nobody we know issued it")
+            raise _RefusedTokenError("unknown issuer")
         trusted = self._issuers[name]
         if header["alg"] not in trusted.issuer.algorithms:
             raise _RefusedTokenError("another algorithm")
@@ -131,7 +131,7 @@ class Tokens:
         if issuer.authorized_parties is not None and party not in issuer.authorized_parties:
             raise _RefusedTokenError("made for another client")
         if "cnf" in claims:
-            raise _RefusedTokenError("bound to a key that its bearer would have to prove")
+            raise _RefusedTokenError("bound to a key whose possession is not checked here")
         accounts = issuer.account.values(claims)
         projects = issuer.project.values(claims) if issuer.project else ("",)
         if len(accounts) != 1 or len(projects) > 1:
@@ -145,13 +145,13 @@ class Tokens:
         )
 
     def _pseudonym(self, issuer: str, subject: str) -> str:
-        """The same for a subject as long as the pepper is; nobody without the pepper finds the subject from it."""
+        """Stable for a subject while the pepper is; without the pepper the subject cannot be found from it."""
         text = f"token subject\0{issuer}\0{subject}".encode("utf-8", "surrogatepass")
         return "tok_" + b32encode(hmac.digest(self._pseudonym_key, text, "sha256"))[:12].decode().lower()
 
 
 def _parts(text: str) -> tuple[dict[str, str], dict[str, Any]]:
-    """The header, checked, and the claims, of which nothing is proved."""
+    """The header, validated, and the claims, not verified yet."""
     first, second, _ = text.encode("ascii").split(b".")
     header, claims = _decoded(first), _decoded(second)
     if not header.keys() <= _HEADERS or not all(isinstance(value, str) for value in header.values()):
@@ -169,7 +169,7 @@ def _decoded(part: bytes) -> dict[str, Any]:
 
 
 def _name(text: str) -> str:
-    """An account's or a project's id; what could not travel in a header is none."""
+    """An account's or a project's id; refused if a header cannot carry it."""
     if len(text) > _MOST_NAME_CHARACTERS or not (text.isascii() and text.isprintable()):
         raise _RefusedTokenError("an odd name")
     return text

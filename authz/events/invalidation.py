@@ -1,4 +1,4 @@
-"""Changes as they are announced on NATS: a key or an account that must be asked for again, at once, and new prices."""
+"""Cache invalidations from NATS: a key or an account whose records changed, and new prices."""
 
 import asyncio
 import contextlib
@@ -10,13 +10,13 @@ from common.lifecycle import not_cancelled
 from messaging.bus import Bus
 
 logger = logging.getLogger(__name__)
-_LOOK_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 
 
 async def follow_invalidations(bus: Bus, keys: KeyRing, prices: asyncio.Event, ready: asyncio.Event) -> None:
-    """Runs until cancelled; `prices` is set when they changed.
+    """Runs until cancelled; sets `prices` when they changed.
 
-    Announcements are not stored: after a gap in the connection everything is asked again.
+    Core NATS keeps no messages: after a gap in the connection every cached record is invalid.
     """
     subscription = await bus.subscribe(names.SUBJECT_INVALIDATE)
     ready.set()
@@ -24,7 +24,7 @@ async def follow_invalidations(bus: Bus, keys: KeyRing, prices: asyncio.Event, r
     while not_cancelled():
         message = None
         with contextlib.suppress(TimeoutError):
-            message = await subscription.next_msg(timeout=_LOOK_SECONDS)
+            message = await subscription.next_msg(timeout=_POLL_SECONDS)
         if bus.reconnects != seen:
             seen = bus.reconnects
             keys.expire_all()
@@ -36,7 +36,7 @@ async def follow_invalidations(bus: Bus, keys: KeyRing, prices: asyncio.Event, r
             prices.set()
             continue
         if kind not in {"key", "account"} or not name:
-            logger.warning("an invalidation makes no sense", extra={"bytes": len(message.data)})
+            logger.warning("an invalidation is malformed", extra={"bytes": len(message.data)})
             continue
         await keys.invalidate(kind, name)
         logger.info("keys invalidated", extra={"kind": kind})

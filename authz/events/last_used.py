@@ -1,4 +1,4 @@
-"""Which keys were used: collected, and told to control once a minute, never on the path of a request."""
+"""The ids of keys that were used: collected, and published to control once a minute, off the path of requests."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ _PER_MESSAGE = 2000  # of 12 characters each
 
 
 class LastUsed:
-    """The ids of keys used since they were told last; `run` is its one task."""
+    """The ids of keys used since the last message; `run` is its one task."""
 
     def __init__(self, bus: Bus, every_seconds: float = _EVERY_SECONDS) -> None:
         self._bus = bus
@@ -26,18 +26,18 @@ class LastUsed:
         self._ids.add(key_id)
 
     async def run(self) -> None:
-        """Tells for ever, and a last time when it is cancelled."""
+        """Publishes until cancelled, and once more then."""
         try:
             while not_cancelled():
                 await asyncio.sleep(self._every_seconds)
-                await self._tell()
+                await self._publish()
         finally:
-            await self._tell()
+            await self._publish()
 
-    async def _tell(self) -> None:
+    async def _publish(self) -> None:
         ids, self._ids = sorted(self._ids), set()
         try:
             for start in range(0, len(ids), _PER_MESSAGE):
                 await self._bus.publish_core(names.SUBJECT_USED, " ".join(ids[start : start + _PER_MESSAGE]).encode())
         except (nats.errors.Error, ConnectionError) as problem:
-            logger.debug("used keys were not told", extra={"problem": repr(problem)})
+            logger.debug("used keys were not published", extra={"problem": repr(problem)})

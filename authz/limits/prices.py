@@ -1,8 +1,8 @@
-"""What a request may cost at most: every model's price, in memory.
+"""The most that a request may cost: every model's price, in memory.
 
-Billing prices an event by what holds at its end, and knows what part of it was cached or reasoning. A reservation
-cannot know that, so it takes the dearest of what may hold until the request must have ended. Compute time is not in it:
-nobody knows it before. A model without a price costs nothing that could be counted, so money budgets do not concern it.
+Billing applies the price that is valid at a request's end, and knows which tokens were cached or reasoning. A
+reservation cannot know that, so it takes the highest price that may apply until the request's deadline. Compute time is
+not in it: it is not known before. A model without a price has no cost, so money budgets do not count its requests.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class Price(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """What a model's request may cost at most; units as in Price."""
+    """The most that a model's tokens and requests may cost; units as in Price."""
 
     currency: str
     input: int
@@ -50,13 +50,13 @@ FREE = Rates("", 0, 0, 0)
 
 
 class PriceTable:
-    """The rates that hold; replaced as a whole."""
+    """The current rates; replaced as a whole."""
 
     def __init__(self) -> None:
         self.rates: Mapping[str, Rates] = {}
 
     def update(self, prices: Iterable[Price], now: float, ahead_seconds: float) -> None:
-        """`rates` stays the same object when nothing changed, so that what was built on it stays too."""
+        """`rates` stays the same object when nothing changed, so that plans made from it stay valid."""
         versions: dict[str, list[Price]] = defaultdict(list)
         for price in sorted(prices, key=lambda each: (each.effective_from, each.version)):
             versions[price.model].append(price)
@@ -95,7 +95,7 @@ class Pricing:
 
 
 class PriceStore(Protocol):
-    """Where prices are."""
+    """The database of prices; raises DatabaseError."""
 
     async def prices(self) -> list[Price]: ...
 
@@ -103,7 +103,7 @@ class PriceStore(Protocol):
 async def follow_prices(
     store: PriceStore, table: PriceTable, changed: asyncio.Event, pricing: Pricing, ready: asyncio.Event
 ) -> None:
-    """Keeps the table right until cancelled: reads when `changed`, and every so often; `ready` after the first time."""
+    """Keeps the table current until cancelled: reads when `changed`, and at intervals; `ready` after the first read."""
     while not_cancelled():
         changed.clear()
         try:

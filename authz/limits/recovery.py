@@ -7,8 +7,8 @@ Each then adds what it admitted itself, and asks the ledger which of that has en
 reason given in billing/reservations/settlement.py. Used totals come from the ledger as they are needed.
 
 Until every process had time for it (1.5 s) requests that have limits are decided by the local fallback. A new platform
-does not pay that: an authz that starts, finds no marker and no other authz running, has nobody to wait for. What stays
-lost is what authz processes admitted that ended together with Valkey, until their requests are settled.
+skips that: an authz that starts and finds no marker and no other authz waits for none. What stays lost is what authz
+processes admitted that ended together with Valkey, until their requests are settled.
 """
 
 import asyncio
