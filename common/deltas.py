@@ -112,37 +112,38 @@ class Deltas:
 
 
 def from_message(message: run_pb2.Delta) -> Delta:
-    """A delta of a run event. Its sequences are the message's own."""
+    """A delta of a run event. Its log probabilities are the message's own."""
     parts = message.parts
     return Delta(
         message.index,
         [_part(parts[0])] if len(parts) == 1 else [_part(part) for part in parts],  # iterating takes 0.3 us more
-        message.token_ids,
+        message.token_ids[:],
         message.finish_reason,
         message.log_probabilities or None,
     )
 
 
-def to_message(delta: Delta) -> run_pb2.Delta:
-    """A delta as run events carry it."""
-    message = run_pb2.Delta(index=delta.index, token_ids=delta.token_ids)
+def to_message(delta: Delta, message: run_pb2.Delta) -> None:
+    """Writes a delta into a run event's empty one: made elsewhere and copied there, it would cost twice as much."""
+    message.index = delta.index
+    message.token_ids.extend(delta.token_ids)
     for part in delta.parts:
+        written = message.parts.add()
         if isinstance(part, str):
-            message.parts.add(text=part)
+            written.text = part
         elif isinstance(part, Reasoning):
-            message.parts.add(reasoning=part.text)
+            written.reasoning = part.text
         elif isinstance(part, Refusal):
-            message.parts.add(refusal=part.text)
+            written.refusal = part.text
         elif isinstance(part, ToolCall):
-            call = run_pb2.ToolCallPart(index=part.index, id=part.id, name=part.name, arguments=part.arguments)
-            message.parts.add(tool_call=call)
+            call = written.tool_call
+            call.index, call.id, call.name, call.arguments = part.index, part.id, part.name, part.arguments
         else:
-            message.parts.add(raw=part)
+            written.raw = part
     if delta.finish_reason:
         message.finish_reason = delta.finish_reason
     if delta.log_probabilities:
         message.log_probabilities.extend(delta.log_probabilities)
-    return message
 
 
 def _part(message: run_pb2.Part) -> Part:

@@ -71,7 +71,9 @@ class Run:
     def event(self, deltas: list[Delta], vectors: Iterable[Vector]) -> RunEvent:
         """The next event of the stream; the first one has the prompt's tokens, the last one the usage."""
         output = self.output
-        event = RunEvent(deltas=map(to_message, deltas), vectors=vectors)
+        event = RunEvent(vectors=vectors)
+        for delta in deltas:
+            to_message(delta, event.deltas.add())
         if not self._begun:
             self._begun = True
             event.input_tokens = output.input_tokens

@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 
-from uplion.dispatch.v1.run_pb2 import RunEvent, RunRequest, TokenArray
+from uplion.dispatch.v1.run_pb2 import RunRequest, TokenArray
 from uplion.inference.v1.sampling_pb2 import TokenUsage
 
 from common import telemetry
@@ -19,7 +19,7 @@ from router.dispatch.jobs import Delivery, Job
 from router.dispatch.progress import Progress
 from router.dispatch.records import Record
 from router.dispatch.routing_table import RoutingTable
-from router.dispatch.runs import AttemptFailedError, Run
+from router.dispatch.runs import AnswerEvent, AttemptFailedError, Run
 from router.dispatch.tickets import Accepted, Tickets
 from router.dispatch.worker_channels import WorkerChannels
 from router.settings import RouterSettings
@@ -46,8 +46,10 @@ class Dispatcher:
         self._attempts = attempts
         self._settings = settings
 
-    async def run(self, job: Job, record: Record, seconds: float, delivery: Delivery) -> AsyncGenerator[RunEvent, None]:
-        """The job's events in order, from however many attempts; the last one carries `usage` of them all.
+    async def run(
+        self, job: Job, record: Record, seconds: float, delivery: Delivery
+    ) -> AsyncGenerator[AnswerEvent, None]:
+        """The answer's events in order, from all attempts; the last one has the `usage` of them all.
 
         Raises UplionError. Closing the generator, or cancelling the task that reads it, cancels the run or takes the
         ticket back. The attempt that is current at the end is left to `AttemptRegistry.request_ended`. `seconds`
@@ -70,18 +72,16 @@ class Dispatcher:
                 while True:
                     event = await run.next()
                     progress.add(event)
-                    counted = record.attempt.usage
-                    if counted is not None:
-                        record.usage = progress.total(counted)
-                        event.usage.CopyFrom(record.usage)
-                    yield event
-                    if counted is not None:
+                    if event.usage is not None:
+                        record.usage = event.usage = progress.total(event.usage)
+                        yield event
                         return
+                    yield event
             except AttemptFailedError as failed:
                 self._fail(job, record, progress, failed)
                 if progress.complete:
                     record.usage = progress.total(TokenUsage(input_tokens=progress.input_tokens))
-                    yield RunEvent(usage=record.usage)
+                    yield AnswerEvent(usage=record.usage)
                     return
             finally:
                 run.close()

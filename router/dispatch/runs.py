@@ -1,12 +1,14 @@
 """A run: one attempt on a worker, as its router reads it."""
 
 import asyncio
+from dataclasses import dataclass, field
 
 import grpc
 import grpc.aio
 from uplion.dispatch.v1.run_pb2 import RunEvent
 from uplion.inference.v1.sampling_pb2 import TokenUsage
 
+from common.deltas import Delta, from_message
 from common.errors import ELSEWHERE, STATUS_DETAILS_METADATA, Reason, UplionError, from_rpc_error
 from router.dispatch.attempts import Attempt
 from router.dispatch.worker_channels import RunCall
@@ -28,6 +30,16 @@ class AttemptFailedError(Exception):
         self.why = why
         self.broke_off = broke_off
         self.error = error or UplionError(Reason.WORKER_LOST, "The worker that ran this request was lost.")
+
+
+@dataclass(slots=True)
+class AnswerEvent:
+    """What one event of a run adds to the answer. Whoever reads it last owns the deltas."""
+
+    deltas: list[Delta] = field(default_factory=list)
+    vectors: list[bytes] = field(default_factory=list)  # embeddings: little-endian float32 each
+    input_tokens: int = 0  # 0: not in this event
+    usage: TokenUsage | None = None  # in the last event only
 
 
 class Run:
@@ -59,7 +71,7 @@ class Run:
             self._silent = True
             self._call.cancel()
 
-    async def next(self) -> RunEvent:
+    async def next(self) -> AnswerEvent:
         """The next event; raises AttemptFailedError, or UplionError where no other attempt may follow."""
         try:
             call = self._call
@@ -75,12 +87,13 @@ class Run:
             raise self._lost("the stream ended without usage")
         self._heard_at = self._loop.time()
         self._attempt.answered()
-        if event.HasField("usage"):
+        usage = event.usage if event.HasField("usage") else None
+        if usage is not None:
             self._complete = True
-            usage = TokenUsage()
-            usage.CopyFrom(event.usage)  # the event's own becomes that of all attempts
             self._attempt.completed(usage)
-        return event
+        deltas = [from_message(delta) for delta in event.deltas[:]]  # a slice is read in a quarter of the time
+        vectors = [] if deltas else [vector.values for vector in event.vectors]  # an embedding has no deltas
+        return AnswerEvent(deltas, vectors, event.input_tokens, usage)
 
     def _lost(self, why: str, *, broke_off: bool = False, error: UplionError | None = None) -> AttemptFailedError:
         self._attempt.lost()

@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
-from uplion.dispatch.v1.run_pb2 import RunEvent
 from uplion.inference.v1.sampling_pb2 import TokenUsage
 
 from common.deltas import Delta
@@ -15,6 +14,7 @@ from common.identity import Identity
 from router.dispatch.dispatcher import Dispatcher
 from router.dispatch.jobs import Delivery, Job
 from router.dispatch.records import Record
+from router.dispatch.runs import AnswerEvent
 from router.settings import RouterSettings
 from router.surfaces.base import Context, internal_error
 from router.surfaces.response_buffers import StreamBuffer, WholeAnswer
@@ -71,7 +71,7 @@ class Relay:
         if failed is not None:
             raise failed
 
-    def _run(self, job: Job, record: Record, context: Context, delivery: Delivery) -> AsyncGenerator[RunEvent, None]:
+    def _run(self, job: Job, record: Record, context: Context, delivery: Delivery) -> AsyncGenerator[AnswerEvent, None]:
         return self._dispatcher.run(job, record, self._seconds(job.identity, context), delivery)
 
     def _seconds(self, identity: Identity, context: Context) -> float:
@@ -112,7 +112,7 @@ class Relay:
         await sink.end(buffer.usage or TokenUsage())
 
 
-async def _pump(events: AsyncGenerator[RunEvent, None], buffer: StreamBuffer) -> None:
+async def _pump(events: AsyncGenerator[AnswerEvent, None], buffer: StreamBuffer) -> None:
     try:
         async with aclosing(events):
             async for event in events:

@@ -3,12 +3,11 @@
 import asyncio
 from array import array
 
-from uplion.dispatch.v1 import run_pb2
-from uplion.dispatch.v1.run_pb2 import RunEvent
 from uplion.inference.v1.sampling_pb2 import TokenUsage
 
-from common.deltas import Delta, Deltas, from_message
+from common.deltas import Delta, Deltas
 from common.errors import UplionError
+from router.dispatch.runs import AnswerEvent
 
 
 class WholeAnswer:
@@ -24,13 +23,12 @@ class WholeAnswer:
         self.vectors: list[bytes] = []
         self.usage = TokenUsage()
 
-    def add(self, event: RunEvent) -> None:
-        for delta in event.deltas[:]:
+    def add(self, event: AnswerEvent) -> None:
+        for delta in event.deltas:
             if delta.index < self._choices:  # a worker that invents choices is not worth failing a request for
-                self._deltas.add(_content(delta))
-        if event.vectors:
-            self.vectors += [vector.values for vector in event.vectors]
-        if event.HasField("usage"):
+                self._deltas.add(delta)
+        self.vectors += event.vectors
+        if event.usage is not None:
             self.usage = event.usage
 
     def choices(self) -> list[Delta]:
@@ -59,11 +57,11 @@ class StreamBuffer:
         self.error: UplionError | None = None
         self.ended = False
 
-    def put(self, event: RunEvent) -> None:
-        for delta in event.deltas[:]:
+    def put(self, event: AnswerEvent) -> None:
+        for delta in event.deltas:
             if delta.index < self._choices:
-                self._deltas.add(_content(delta))
-        if event.HasField("usage"):
+                self._deltas.add(delta)
+        if event.usage is not None:
             self.usage = event.usage
         self.wake()
 
@@ -103,14 +101,6 @@ class StreamBuffer:
         if putter is not None and not putter.done():
             putter.set_result(None)
         return taken
-
-
-def _content(message: run_pb2.Delta) -> Delta:
-    """The delta without its token ids, which the dispatcher reads from the event itself."""
-    parts = message.parts
-    if len(parts) == 1 and (text := parts[0].text) and not message.log_probabilities:
-        return Delta(message.index, [text], [], message.finish_reason)  # nearly all: half the time of the general way
-    return from_message(message)
 
 
 def floats(raw: bytes) -> list[float]:

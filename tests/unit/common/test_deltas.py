@@ -23,6 +23,12 @@ def merged(*deltas: Delta) -> list[Delta]:
     return taken
 
 
+def message(delta: Delta) -> run_pb2.Delta:
+    written = run_pb2.Delta()
+    to_message(delta, written)
+    return written
+
+
 def probability(token_id: int) -> run_pb2.TokenLogProbability:
     return run_pb2.TokenLogProbability(chosen=run_pb2.TokenCandidate(token_id=token_id, log_probability=-1.0))
 
@@ -77,10 +83,10 @@ def test_log_probabilities_are_appended() -> None:
     (delta,) = merged(
         Delta(0, ["a"], [1], log_probabilities=[probability(1)]),
         Delta(0, [], []),
-        from_message(to_message(Delta(0, ["b"], [2], log_probabilities=[probability(2)]))),
+        from_message(message(Delta(0, ["b"], [2], log_probabilities=[probability(2)]))),
     )
     assert delta.log_probabilities == [probability(1), probability(2)]
-    first, second = (to_message(Delta(0, [], [n], log_probabilities=[probability(n)])) for n in (1, 2))
+    first, second = (message(Delta(0, [], [n], log_probabilities=[probability(n)])) for n in (1, 2))
     (delta,) = merged(from_message(first), from_message(second))
     assert delta.log_probabilities == [probability(1), probability(2)]
 
@@ -115,7 +121,7 @@ deltas = st.builds(
 
 @given(deltas)
 def test_the_wire_changes_nothing(delta: Delta) -> None:
-    assert from_message(to_message(delta)) == delta
+    assert from_message(message(delta)) == delta
 
 
 @given(st.lists(deltas, min_size=1, max_size=8))
@@ -126,5 +132,5 @@ def test_what_was_merged_on_the_way_says_the_same(sent: list[Delta]) -> None:
         text, ids = alone.get(delta.index, ("", []))
         alone[delta.index] = (text + delta.text, [*ids, *delta.token_ids])
     half = len(sent) // 2
-    there = [to_message(delta) for part in (sent[:half], sent[half:]) if part for delta in merged(*part)]
+    there = [message(delta) for part in (sent[:half], sent[half:]) if part for delta in merged(*part)]
     assert {delta.index: (delta.text, list(delta.token_ids)) for delta in merged(*map(from_message, there))} == alone

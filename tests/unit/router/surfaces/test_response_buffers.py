@@ -2,20 +2,19 @@
 
 import asyncio
 
-from uplion.dispatch.v1 import run_pb2
-from uplion.dispatch.v1.run_pb2 import RunEvent
 from uplion.inference.v1.sampling_pb2 import FINISH_REASON_STOP, FINISH_REASON_UNSPECIFIED, TokenUsage
 
 from common.deltas import Delta
 from common.errors import Reason, UplionError
+from router.dispatch.runs import AnswerEvent
 from router.surfaces.response_buffers import StreamBuffer
 
 OPEN = FINISH_REASON_UNSPECIFIED
 
 
-def said(text: str, index: int = 0, finish: bool = False) -> RunEvent:
+def said(text: str, index: int = 0, finish: bool = False) -> AnswerEvent:
     reason = FINISH_REASON_STOP if finish else OPEN
-    return RunEvent(deltas=[run_pb2.Delta(index=index, parts=[run_pb2.Part(text=text)], finish_reason=reason)])
+    return AnswerEvent([Delta(index, [text], [], reason)])
 
 
 async def test_deltas_of_a_choice_are_merged() -> None:
@@ -56,7 +55,7 @@ async def test_the_reader_sleeps_until_something_comes() -> None:
 
 async def test_the_end_wakes_the_reader_with_usage_or_error() -> None:
     buffer = StreamBuffer(1, 10)
-    buffer.put(RunEvent(usage=TokenUsage(output_tokens=3)))
+    buffer.put(AnswerEvent(usage=TokenUsage(output_tokens=3)))
     error = UplionError(Reason.WORKER_LOST, "gone")
     buffer.end(error)
     await buffer.wait()

@@ -6,8 +6,7 @@ from base64 import b64decode
 from typing import Any
 
 import pytest
-from uplion.dispatch.v1 import run_pb2
-from uplion.dispatch.v1.run_pb2 import RunEvent, RunRequest, Vector
+from uplion.dispatch.v1.run_pb2 import RunRequest
 from uplion.inference.v1.sampling_pb2 import (
     FINISH_REASON_LENGTH,
     FINISH_REASON_STOP,
@@ -17,11 +16,12 @@ from uplion.inference.v1.sampling_pb2 import (
     TokenUsage,
 )
 
-from common.deltas import Delta, Part, Reasoning, Refusal, ToolCall, to_message
+from common.deltas import Delta, Part, Reasoning, Refusal, ToolCall
 from common.errors import Reason, UplionError
 from common.identity import Identity
 from common.operations import Capability
 from router.dispatch.jobs import Job
+from router.dispatch.runs import AnswerEvent
 from router.surfaces.openai import write as frames
 from router.surfaces.response_buffers import WholeAnswer
 
@@ -39,10 +39,6 @@ USAGE_JSON = {
 
 def new(index: int, text: str, finish_reason: "FinishReason.ValueType" = OPEN) -> Delta:
     return Delta(index, [text] if text else [], [], finish_reason)
-
-
-def said(index: int, text: str, finish_reason: "FinishReason.ValueType" = OPEN) -> run_pb2.Delta:
-    return to_message(new(index, text, finish_reason))
 
 
 def stream(capability: Capability = Capability.CHAT, **options: Any) -> frames.StreamFrames:
@@ -131,9 +127,9 @@ def test_an_error_after_the_headers_is_a_frame_and_then_done() -> None:
 
 def test_whole_answers() -> None:
     answer = WholeAnswer(2)
-    answer.add(RunEvent(deltas=[said(0, "a"), said(1, "c"), said(9, "?")]))
-    answer.add(RunEvent(deltas=[said(0, "b", FINISH_REASON_STOP)]))
-    answer.add(RunEvent(deltas=[said(1, "", FINISH_REASON_LENGTH)], usage=USAGE))
+    answer.add(AnswerEvent(deltas=[new(0, "a"), new(1, "c"), new(9, "?")]))
+    answer.add(AnswerEvent(deltas=[new(0, "b", FINISH_REASON_STOP)]))
+    answer.add(AnswerEvent(deltas=[new(1, "", FINISH_REASON_LENGTH)], usage=USAGE))
     body = json.loads(frames.whole_generation(job(Capability.CHAT), answer, 1))
     assert [choice["message"]["content"] for choice in body["choices"]] == ["ab", "c"]
     assert [choice["finish_reason"] for choice in body["choices"]] == ["stop", "length"]
@@ -146,7 +142,7 @@ def test_whole_answers() -> None:
 def test_embeddings_as_floats_and_as_base64() -> None:
     raw = struct.pack("<3f", 0.5, -1.0, 0.25)
     answer = WholeAnswer(0)
-    answer.add(RunEvent(vectors=[Vector(values=raw)], usage=TokenUsage(input_tokens=4)))
+    answer.add(AnswerEvent(vectors=[raw], usage=TokenUsage(input_tokens=4)))
     plain = json.loads(frames.embedding_list("m", answer, base64=False))
     assert plain["data"] == [{"object": "embedding", "index": 0, "embedding": [0.5, -1.0, 0.25]}]
     assert plain["usage"] == {"prompt_tokens": 4, "total_tokens": 4}
@@ -223,8 +219,8 @@ def test_the_first_and_the_last_delta_may_be_empty() -> None:
 def whole(*parts: Part, finish_reason: "FinishReason.ValueType" = FINISH_REASON_STOP) -> Any:
     answer = WholeAnswer(1)
     for part in parts:
-        answer.add(RunEvent(deltas=[to_message(typed(part))]))
-    answer.add(RunEvent(deltas=[to_message(typed(finish_reason=finish_reason))], usage=USAGE))
+        answer.add(AnswerEvent(deltas=[typed(part)]))
+    answer.add(AnswerEvent(deltas=[typed(finish_reason=finish_reason)], usage=USAGE))
     return json.loads(frames.whole_generation(job(), answer, 1))["choices"][0]
 
 
