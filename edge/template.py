@@ -103,7 +103,7 @@ def _digest(settings: EdgeSettings) -> str:
     return digest.hexdigest()[:32]
 
 
-def _filled(node: Any, addresses: dict[int, tuple[str, int]], paths: dict[str, str | None]) -> Any:
+def _filled(node: object, addresses: dict[int, tuple[str, int]], paths: dict[str, str | None]) -> object:
     if isinstance(node, list):
         return [_filled(each, addresses, paths) for each in node]
     if not isinstance(node, dict):

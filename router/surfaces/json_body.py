@@ -7,7 +7,7 @@ number and depth are bounded.
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, Generic, NoReturn, TypeVar
+from typing import Final, Generic, NoReturn, TypeVar
 
 import msgspec
 from msgspec import inspect
@@ -15,7 +15,7 @@ from msgspec import inspect
 from common.errors import Reason, UplionError
 from router.surfaces.requests import invalid
 
-Body = dict[str, Any]
+Body = dict[str, object]
 SchemaT = TypeVar("SchemaT", bound=msgspec.Struct)
 
 _MAX_DEPTH: Final = 64  # of values inside fields we do not know; chat clients send a handful
@@ -59,9 +59,9 @@ def json_object(data: bytes, once: Iterable[str]) -> Body:
 
 def _check_once(data: bytes, once: Iterable[str]) -> None:
     """The slow way to see what a dict cannot show; the words of those fields may well be in nested places."""
-    pairs: list[tuple[str, Any]] = []
+    pairs: list[tuple[str, object]] = []
 
-    def remember(found: list[tuple[str, Any]]) -> None:
+    def remember(found: list[tuple[str, object]]) -> None:
         nonlocal pairs
         pairs = found  # the outermost object is the last
 
@@ -85,9 +85,9 @@ def _why(problem: Exception) -> str:
 
 def check_unknown(body: Body, known: Iterable[str]) -> None:
     """Bounds what no schema looks at: depth, and integers beyond 64 bits. The fields in `known` are not looked at."""
-    level: list[Any] = [value for name, value in body.items() if name not in known]
+    level: list[object] = [value for name, value in body.items() if name not in known]
     for _ in range(_MAX_DEPTH):
-        deeper: list[Any] = []
+        deeper: list[object] = []
         for value in level:
             if type(value) is dict:
                 deeper += value.values()
@@ -124,7 +124,7 @@ class Schema(Generic[SchemaT]):
         self._params = params or {}
         self._prefix = prefix
 
-    def convert(self, given: Mapping[str, Any]) -> SchemaT:
+    def convert(self, given: Mapping[str, object]) -> SchemaT:
         """The object as the schema has it, where null is as good as absent; raises INVALID_REQUEST with the field."""
         if None in given.values():
             given = {name: value for name, value in given.items() if value is not None}

@@ -1,7 +1,6 @@
 """Brings the dispatcher's events to a client: collected into a whole answer, or written as they are made."""
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Protocol
@@ -16,10 +15,8 @@ from router.dispatch.jobs import Delivery, Job
 from router.dispatch.records import Record
 from router.dispatch.runs import AnswerEvent
 from router.settings import RouterSettings
-from router.surfaces.base import Context, internal_error
+from router.surfaces.base import Context
 from router.surfaces.response_buffers import StreamBuffer, WholeAnswer
-
-logger = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
@@ -122,6 +119,3 @@ async def _pump(events: AsyncGenerator[AnswerEvent, None], buffer: StreamBuffer)
         buffer.end()
     except UplionError as error:
         buffer.end(error)
-    except Exception:  # a task boundary
-        logger.exception("request failed")
-        buffer.end(internal_error())

@@ -5,7 +5,7 @@ Whatever is wrong is the client's error (400) and is found in one pass over boun
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from uplion.dispatch.v1.run_pb2 import TextInput, TokenArray
 from uplion.inference.v1.sampling_pb2 import Sampling
@@ -163,7 +163,7 @@ def _joined(parts: Sequence[schema.ContentPart] | None, param: str) -> str:
     return "\n".join(texts)
 
 
-def _text_input(value: Any, param: str) -> TextInput:
+def _text_input(value: object, param: str) -> TextInput:
     """A text or a token array."""
     if isinstance(value, str):
         if not value:
@@ -182,10 +182,9 @@ def _text_input(value: Any, param: str) -> TextInput:
     return TextInput(tokens=TokenArray(ids=value))
 
 
-def _embedding_items(value: Any) -> list[TextInput]:
+def _embedding_items(value: object) -> list[TextInput]:
     """`input` is a string, an array of strings, a token array, or an array of token arrays."""
-    many = isinstance(value, list) and value and isinstance(value[0], str | list)
-    if not many:
+    if not isinstance(value, list) or not value or not isinstance(value[0], str | list):
         return [_text_input(value, "input")]
     if len(value) > requests.MAX_INPUTS:
         invalid("input", f"may hold at most {requests.MAX_INPUTS} entries")

@@ -112,19 +112,19 @@ EMBEDDING: Final = Schema(EmbeddingBody, texts={"encoding_format": "must be floa
 # --- Fields of OpenAI's that are not built, each with the values that ask for nothing -------------------------------
 
 
-def _is_empty(value: Any) -> bool:
+def _is_empty(value: object) -> bool:
     return value in ([], {}, "", False)
 
 
-def _is_zero(value: Any) -> bool:
+def _is_zero(value: object) -> bool:
     return value is False or (type(value) is int and value == 0)
 
 
-def _never(value: Any) -> bool:
+def _never(value: object) -> bool:
     return False
 
 
-Unbuilt = Mapping[str, Callable[[Any], bool]]
+Unbuilt = Mapping[str, Callable[[object], bool]]
 
 CHAT_UNBUILT: Final[Unbuilt] = {
     "tools": _is_empty,

@@ -234,6 +234,19 @@ async def test_our_own_bug_shows_nothing_but_the_request_id(world: Any, monkeypa
     assert "req-9" in json.loads(data)["error"]["message"]
 
 
+@pytest.mark.parametrize("where", ["relay.StreamBuffer.put", "openai.service.frames.StreamFrames.deltas"])
+async def test_our_own_bug_in_a_stream_is_an_error_too(world: Any, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError(CANARY)
+
+    monkeypatch.setattr(f"router.surfaces.{where}", broken)
+    body = chat(world.model, stream=True)
+    status, headers, data, _ = await world.client.post("CreateChatCompletion", body, request_id="req-10")
+    assert status == 500
+    assert CANARY not in data.decode() + str(headers)
+    assert json.loads(data)["error"]["message"] == "Internal error; request req-10."
+
+
 async def test_the_prompt_is_in_no_ticket_log_or_usage_event(
     start_world: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
