@@ -70,7 +70,7 @@ def document(comments: Mapping[str, str]) -> Schema:
     for service in admin_api.services():
         for method in service.methods:
             verb, path = _route(method)
-            paths.setdefault(path, {})[verb] = _operation(service, method, verb, path, schemas, comments)
+            paths.setdefault(path, {})[verb] = _operation(method, path, schemas, comments)
     return {
         "openapi": "3.1.0",
         "info": {"title": _TITLE, "version": "v1", "description": _ABOUT},
@@ -96,14 +96,7 @@ def _route(method: MethodDescriptor) -> tuple[str, str]:
     return verb, getattr(rule, verb)
 
 
-def _operation(
-    service: ServiceDescriptor,
-    method: MethodDescriptor,
-    verb: str,
-    path: str,
-    schemas: Schemas,
-    comments: Mapping[str, str],
-) -> Operation:
+def _operation(method: MethodDescriptor, path: str, schemas: Schemas, comments: Mapping[str, str]) -> Operation:
     text = comments[method.full_name]
     scope = admin_api.required(method)
     in_path = re.findall(r"{(\w+)}", path)
@@ -111,7 +104,7 @@ def _operation(
     parameters = [_parameter(field, "path", schemas) for field in fields if field.name in in_path]
     operation: Operation = {
         "operationId": method.name,
-        "tags": [_tag(service)],
+        "tags": [_tag(method.containing_service)],
         "summary": re.split(r"(?<=\.) ", text)[0].removesuffix("."),
         "description": text,
         "security": [{scheme: [scope]} for scheme in _SECURITY],

@@ -20,11 +20,13 @@ from billing.pricing import Price, PriceList
 from control.charges import added, charges, total
 from control.export_formats import COLUMNS, FOCUS_COLUMNS, JSON_END, write_csv, write_focus, write_json
 from control.services.usage_service import margin_rows
+from ledger.prices import RATES as RATE_COLUMNS
 from ledger.prices import amount
+from ledger.usage_columns import TOKEN_COLUMNS
 
 COMPLETED, CANCELLED = AttemptStatus.ATTEMPT_STATUS_COMPLETED, AttemptStatus.ATTEMPT_STATUS_CANCELLED
 HOUR = datetime(2026, 12, 31, 23, tzinfo=UTC)
-RATES = {
+RATES = dict.fromkeys(RATE_COLUMNS) | {
     "input_per_million_tokens": Decimal("0.15"),
     "cached_per_million_tokens": Decimal("0.01"),
     "cache_write_per_million_tokens": None,
@@ -46,8 +48,8 @@ def rollup(**fields):
         "currency": "EUR",
         "policy": "",
     }
-    counts = {"requests": 1, "input_tokens": 0, "cached_tokens": 0, "cache_write_tokens": 0}
-    sums = {"output_tokens": 0, "reasoning_tokens": 0, "compute_seconds": Decimal(0), "cost": Decimal(0)}
+    counts = {"requests": 1} | dict.fromkeys(TOKEN_COLUMNS, 0)
+    sums = {"compute_seconds": Decimal(0), "cost": Decimal(0)}
     return {"hour": HOUR, "price_version": 1, **names, **texts, **counts, **sums, **fields}
 
 

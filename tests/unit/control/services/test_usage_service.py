@@ -3,6 +3,7 @@
 from decimal import Decimal
 
 from control.services.usage_service import micros, usage_rows
+from ledger.usage_columns import TOKEN_COLUMNS
 
 
 def test_micros_round_half_to_even():
@@ -10,9 +11,7 @@ def test_micros_round_half_to_even():
 
 
 def row(name, currency, requests, cost):
-    counts = dict.fromkeys(
-        ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens"), 1
-    )
+    counts = dict.fromkeys(TOKEN_COLUMNS, 1)
     unpriced = {"unpriced_requests": 0 if currency else requests, "unpriced_tokens": 0 if currency else 2}
     sums = {"requests": requests, "cost": Decimal(cost), "compute_seconds": Decimal("0.5")}
     return {"name": name, "currency": currency, **counts, **unpriced, **sums}
