@@ -34,7 +34,7 @@ from common.settings import dump
 from control.schema.migrate import migrate
 from credentials import api_keys
 from ledger.limits import Limit
-from stack import servers
+from stack.embedded import servers
 from stack.ports import free_port
 
 KEYS = 100_000

@@ -30,6 +30,6 @@ say "installing $torch"
 pip install --quiet --no-compile "$torch" -c requirements/torch-needs.in
 .venv/bin/uv pip install --quiet --no-deps --no-build-isolation --editable .
 say "preparing the first start"
-.venv/bin/python -m stack.warm || say "it will take a little longer"
+.venv/bin/python -m stack.prebuild || say "it will take a little longer"
 cat requirements/*.txt pyproject.toml scripts/setup.sh | cksum > .venv/installed
 say "done"

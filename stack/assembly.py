@@ -1,18 +1,18 @@
-"""The parts of one stack, built from its settings and not yet running."""
+"""The children of one stack, built from its settings and not yet running."""
 
 import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from stack import probes, servers
-from stack.parts import Part
-from stack.processes import Process, Program, python, spawn
-from stack.proxy import Proxy
-from stack.readiness import Readiness
+from stack.children.child import Child
+from stack.children.processes import Process, Program, python, spawn
+from stack.children.readiness import Readiness
+from stack.children.workers import LocalWorkerFactory
+from stack.embedded import probes, servers
+from stack.embedded.proxy import Proxy
 from stack.settings import StackSettings
 from stack.state import State
 from stack.wiring import ServicesProcess, Urls, Wiring
-from stack.workers import LocalWorkerFactory
 
 _SERVICES_TIMEOUT_SECONDS = 90.0
 
@@ -24,7 +24,7 @@ class Assembly:
         self._state, self._heard, self._on_change = state, heard, on_change
         self.wiring = Wiring(settings, state)
         self.external: dict[str, str] = {}  # server name -> its URL, where one was given
-        self.servers: list[Part] = []
+        self.servers: list[Child] = []
         self.urls = Urls(
             postgres=self._server(servers.Postgres, settings.postgres_url),
             redis=self._server(servers.Valkey, settings.redis_url),
@@ -32,18 +32,18 @@ class Assembly:
         )
         self.services = [self._services(process) for process in self.wiring.services(self.urls, heard.address)]
         self.proxy = Proxy(self.wiring.edge(), state.folder / "envoy", state.log("envoy"))
-        self.envoy = Part("envoy", self._launch_envoy, on_change, address=self.wiring.public_address)
+        self.envoy = Child("envoy", self._launch_envoy, on_change, address=self.wiring.public_address)
         self.workers = LocalWorkerFactory(state, self.wiring, heard, self.urls.nats, settings.grace_seconds)
 
     @property
-    def fixed(self) -> list[Part]:
-        """All parts but the workers."""
+    def fixed(self) -> list[Child]:
+        """All children but the workers."""
         return [*self.servers, *self.services, self.envoy]
 
     @property
-    def parts(self) -> list[Part]:
-        """All parts there are now."""
-        return [*self.fixed, *self.workers.parts]
+    def children(self) -> list[Child]:
+        """All children there are now."""
+        return [*self.fixed, *self.workers.children]
 
     async def check_external(self) -> None:
         """Refuses servers given by URL that do not answer."""
@@ -53,9 +53,9 @@ class Assembly:
 
     async def nats_ready(self) -> None:
         """Returns when NATS serves."""
-        for part in self.servers:
-            if part.name == servers.Nats.name:
-                await part.ready.wait()
+        for child in self.servers:
+            if child.name == servers.Nats.name:
+                await child.ready.wait()
 
     def _server(self, kind: type[servers.Postgres] | type[servers.Valkey] | type[servers.Nats], url: str | None) -> str:
         name = kind.name
@@ -64,10 +64,10 @@ class Assembly:
             return url
         folder, log = self._state.folder / name, self._state.log(name)
         server = kind(folder, log, self.wiring.ports[name], self.wiring.secrets[name])
-        self.servers.append(Part(name, partial(servers.start, server), self._on_change, address=server.address))
+        self.servers.append(Child(name, partial(servers.start, server), self._on_change, address=server.address))
         return server.url
 
-    def _services(self, process: ServicesProcess) -> Part:
+    def _services(self, process: ServicesProcess) -> Child:
         program = Program(
             name=process.name,
             argv=python("stack.services", *process.services),
@@ -84,7 +84,7 @@ class Assembly:
                 running.kill()
                 raise
 
-        return Part(
+        return Child(
             process.name,
             launch,
             self._on_change,

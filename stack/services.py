@@ -14,7 +14,7 @@ from functools import partial
 from common import lifecycle
 from common.lifecycle import ProcessSettings, Service
 from common.settings import SettingsError, load
-from stack import probes
+from stack.embedded import probes
 
 _SERVERS_TIMEOUT_SECONDS = 60.0
 _PROBE_EVERY_SECONDS = 0.02

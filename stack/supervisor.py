@@ -1,4 +1,4 @@
-"""The supervisor: starts the parts of a stack in parallel, keeps them running, and ends them in order."""
+"""The supervisor: starts the children of a stack in parallel, keeps them running, and ends them in order."""
 
 import asyncio
 import contextlib
@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from common import manifest, names
+from common.lifecycle import forever
 from common.manifest import AIModel, ManifestError
-from stack import binaries, http, ports
+from stack import ports
 from stack.assembly import Assembly
+from stack.children.child import Child
+from stack.children.readiness import Readiness, readiness
+from stack.embedded import binaries, http
 from stack.errors import StackError
-from stack.parts import Part
-from stack.readiness import Readiness, readiness
 from stack.settings import StackSettings, default_manifest
 from stack.state import State
 
@@ -43,9 +45,9 @@ class Supervisor:
         self._fleet_changed = asyncio.Event()
 
     @property
-    def parts(self) -> list[Part]:
-        """All parts there are now."""
-        return self._assembly.parts if self._assembly else []
+    def children(self) -> list[Child]:
+        """All children there are now."""
+        return self._assembly.children if self._assembly else []
 
     async def run(self, stop: asyncio.Event, now: asyncio.Event) -> None:
         """Runs until `stop`, then lets everything finish in order; `now` cuts that short."""
@@ -75,24 +77,21 @@ class Supervisor:
         await assembly.check_external()
         end_fleet = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
-            for part in assembly.fixed:
-                tasks.create_task(part.keep(), name=f"keep {part.name}")
+            for child in assembly.fixed:
+                tasks.create_task(child.keep(), name=f"keep {child.name}")
             fleet = tasks.create_task(self._run_fleet(assembly, models, end_fleet), name="fleet")
-            eternal = [
-                tasks.create_task(self._bound_logs(), name="bound logs"),
-                tasks.create_task(self._end_at_once(now), name="end at once"),
-            ]
+            ending = tasks.create_task(self._end_at_once(now), name="end at once")
             grace_seconds = 0.0
-            try:
-                if await self._until_answering(assembly, models, stop):
-                    self._say("ready")
-                    await stop.wait()
-                    grace_seconds = self.settings.grace_seconds
-            finally:
-                self._say("stopping")
-                await self._end(assembly, fleet, end_fleet, grace_seconds)
-                for task in eternal:
-                    task.cancel()
+            async with forever({"bound logs": self._bound_logs}):
+                try:
+                    if await self._until_answering(assembly, models, stop):
+                        self._say("ready")
+                        await stop.wait()
+                        grace_seconds = self.settings.grace_seconds
+                finally:
+                    self._say("stopping")
+                    await self._end(assembly, fleet, end_fleet, grace_seconds)
+                    ending.cancel()
 
     async def _run_fleet(self, assembly: Assembly, models: Sequence[AIModel], stop: asyncio.Event) -> None:
         await asyncio.sleep(0)  # the servers are spawned first, and start while the NATS client is imported (0.1 s)
@@ -120,8 +119,8 @@ class Supervisor:
         return not stop.is_set()
 
     async def _answering(self, assembly: Assembly, models: Sequence[AIModel]) -> None:
-        for part in assembly.fixed:
-            await part.ready.wait()
+        for child in assembly.fixed:
+            await child.ready.wait()
         headers = {"authorization": f"Bearer {self.state.first_key('api_key')}"}
         deadline = time.monotonic() + _ANSWER_TIMEOUT_SECONDS
         while True:
@@ -161,13 +160,13 @@ class Supervisor:
         await asyncio.wait({fleet}, timeout=left_seconds if grace_seconds else 0.0)
         fleet.cancel()
         left_seconds = max(deadline - time.monotonic(), _END_SECONDS if grace_seconds else 1.0)
-        await asyncio.gather(*(part.stop(left_seconds) for part in [*assembly.workers.parts, *assembly.services]))
-        await asyncio.gather(*(part.stop(_END_SECONDS) for part in assembly.servers))
+        await asyncio.gather(*(child.stop(left_seconds) for child in [*assembly.workers.children, *assembly.services]))
+        await asyncio.gather(*(child.stop(_END_SECONDS) for child in assembly.servers))
 
     async def _end_at_once(self, now: asyncio.Event) -> None:
         await now.wait()
-        for part in self.parts:
-            part.end_now()
+        for child in self.children:
+            child.end_now()
 
     async def _bound_logs(self) -> None:
         while True:
@@ -202,7 +201,7 @@ class Supervisor:
                 "redis_url": urls.redis,
                 "nats_url": urls.nats,
                 "external": sorted(assembly.external),
-                "parts": [part.report() for part in assembly.parts],
+                "parts": [child.report() for child in assembly.children],
             }
         return report
 

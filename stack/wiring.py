@@ -13,8 +13,8 @@ from control.settings import ControlSettings
 from edge.settings import EdgeSettings
 from router.settings import RouterSettings
 from stack import peppers, ports
-from stack.probes import HOST
-from stack.processes import base_environment
+from stack.children.processes import base_environment
+from stack.embedded.probes import HOST
 from stack.settings import StackSettings
 from stack.state import State
 

@@ -13,9 +13,9 @@ from typing import Any
 from bench import processes
 from billing.settings import BillingSettings
 from common.settings import dump
-from stack import servers
+from stack.children.processes import Program
+from stack.embedded import servers
 from stack.ports import free_port
-from stack.processes import Program
 
 # Enough memory for the benchmark's indexes; every commit is durable.
 POSTGRES_SETTINGS = {"shared_buffers": "1GB", "max_wal_size": "8GB"}

@@ -11,8 +11,8 @@ import time
 
 from cli.local.progress import Progress, progress
 from cli.output import CommandError, JsonObject, print_json
+from stack.children.processes import python
 from stack.errors import StackError
-from stack.processes import python
 from stack.settings import StackSettings, default_state
 from stack.state import State
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from stack import servers
+from stack.children.processes import Process
+from stack.embedded import servers
 from stack.errors import StackError
 from stack.ports import free_port
-from stack.processes import Process
 from tests.kit.processes import children
 from tests.kit.until import until
 

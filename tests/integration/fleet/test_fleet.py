@@ -20,11 +20,11 @@ from fleet import app
 from fleet.pools import Phase, PoolReport
 from fleet.settings import FleetSettings
 from messaging.bus import Bus, connect_bus
-from stack.readiness import readiness
+from stack.children.readiness import readiness
+from stack.children.workers import LocalWorkerFactory
 from stack.settings import StackSettings
 from stack.state import State
 from stack.wiring import Wiring
-from stack.workers import LocalWorkerFactory
 from tests.kit import until as kit
 
 
@@ -69,7 +69,7 @@ class Fleet:
         return [WorkerState.FromString(entry.value or b"") for entry in await self.bus.snapshot(names.KV_WORKERS)]
 
     def pids(self) -> list[int]:
-        return [part.process.pid for part in self.factory.parts if part.serving and part.process]
+        return [part.process.pid for part in self.factory.children if part.serving and part.process]
 
 
 until = functools.partial(kit.until, seconds=90.0, ignoring=(nats.errors.Error, TimeoutError))
@@ -93,7 +93,7 @@ async def running_fleet(nats_url: str, folder: Path, *models: AIModel) -> AsyncI
             finally:
                 stop.set()
                 await asyncio.wait_for(task, 60)
-    assert factory.parts == []
+    assert factory.children == []
 
 
 async def test_a_model_comes_changes_crashes_and_goes(start_server: Callable[[str], Any], tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ async def test_a_model_comes_changes_crashes_and_goes(start_server: Callable[[st
 
         os.kill(first, signal.SIGKILL)  # a crash: it is started again
         await until(lambda: fleet.pids() not in ([], [first]))
-        assert fleet.factory.parts[0].restarts == 1
+        assert fleet.factory.children[0].restarts == 1
         (second,) = fleet.pids()
 
         await fleet.put(a_model(replicas=2))  # more of the same: nobody is replaced
@@ -116,7 +116,7 @@ async def test_a_model_comes_changes_crashes_and_goes(start_server: Callable[[st
 
         await fleet.put(a_model(replicas=1, maxProcessNum=3))  # another version: all are
         await until(lambda: len(fleet.pids()) == 1 and fleet.pids()[0] not in before)
-        await until(lambda: len(fleet.factory.parts) == 1)
+        await until(lambda: len(fleet.factory.children) == 1)
 
         async def newest() -> bool:
             return [state.slots_total for state in await fleet.states() if not state.draining] == [3]
@@ -124,7 +124,7 @@ async def test_a_model_comes_changes_crashes_and_goes(start_server: Callable[[st
         await until(newest)
 
         await fleet.put(a_model(replicas=0))
-        await until(lambda: fleet.reports.get("m") == PoolReport(Phase.STOPPED) and not fleet.factory.parts)
+        await until(lambda: fleet.reports.get("m") == PoolReport(Phase.STOPPED) and not fleet.factory.children)
         await fleet.delete("m")
         await until(lambda: "m" not in fleet.reports)
         await until(lambda: _gone(fleet, "m"))

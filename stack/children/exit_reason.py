@@ -1,4 +1,4 @@
-"""The last words of a process: what its log says about why it ended, in one line."""
+"""Why a process ended, in one line, from the end of its log."""
 
 import json
 import re
@@ -11,7 +11,7 @@ _MOST_CHARACTERS = 300
 _EXCEPTION = re.compile(r"^[\s|]*(?P<name>[A-Za-z_][\w.]*): (?P<why>\S.*)$")
 
 
-def last_words(log: Path, start_bytes: int = 0) -> str:
+def exit_reason(log: Path, start_bytes: int = 0) -> str:
     """From what was written after `start_bytes`; empty when nothing was."""
     try:
         with open(log, "rb") as file:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from common import settings
 from edge.settings import EdgeSettings
-from stack import binaries, http
+from stack.children.processes import Process, Program, base_environment, python, spawn
+from stack.embedded import binaries, http
 from stack.errors import StackError
 from stack.ports import is_free
-from stack.processes import Process, Program, base_environment, python, spawn
 from stack.settings import default_cache
 
 _RENDER_TIMEOUT_SECONDS = 60.0

@@ -14,7 +14,8 @@ import nats
 import pytest
 import redis.asyncio
 
-from stack import binaries, probes, processes, servers
+from stack.children import processes
+from stack.embedded import binaries, probes, servers
 from stack.errors import PortTakenError, StackError
 from stack.ports import free_port
 
@@ -149,7 +150,7 @@ async def test_an_external_nats_that_answers_is_accepted(nats_url: str) -> None:
 async def test_a_server_ends_with_a_killed_parent(kind: str, tmp_path: Path) -> None:
     """The parent dies by SIGKILL, and every process of the server is gone within seconds."""
     code = (
-        "import asyncio, json, sys\nfrom pathlib import Path\nfrom stack import servers\n"
+        "import asyncio, json, sys\nfrom pathlib import Path\nfrom stack.embedded import servers\n"
         "from stack.ports import free_port\n"
         f"folder = Path({str(tmp_path)!r})\n"
         f"kind = dict(nats=servers.Nats, valkey=servers.Valkey, postgres=servers.Postgres)[{kind!r}]\n"

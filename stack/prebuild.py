@@ -1,4 +1,4 @@
-"""`python -m stack.warm`: makes in advance what a first start would wait for.
+"""`python -m stack.prebuild`: makes in advance what a first start would wait for.
 
 That is the template of Envoy's configuration, and the bytecode of all that our processes import. `make setup` calls it.
 """
@@ -9,9 +9,9 @@ import tempfile
 from pathlib import Path
 
 from edge.settings import EdgeSettings
+from stack.children.processes import Program, base_environment, spawn
+from stack.embedded.proxy import Proxy
 from stack.errors import StackError
-from stack.processes import Program, base_environment, spawn
-from stack.proxy import Proxy
 
 _ANY = "127.0.0.1:1"  # addresses are filled into the template at each start
 _IMPORTS = (

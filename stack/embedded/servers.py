@@ -14,11 +14,11 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Protocol
 
-from stack import binaries
+from stack.children.processes import Process, Program, base_environment, spawn
+from stack.embedded import binaries
+from stack.embedded.probes import HOST, USER, answer, nats_facts, postgres_accepts
 from stack.errors import PortTakenError, StackError
 from stack.ports import is_free
-from stack.probes import HOST, USER, answer, nats_facts, postgres_accepts
-from stack.processes import Process, Program, base_environment, spawn
 
 START_TIMEOUT_SECONDS = 60.0
 _PROBE_EVERY_SECONDS = 0.01

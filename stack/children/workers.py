@@ -8,11 +8,11 @@ from pathlib import Path
 from common import names, settings
 from common.manifest import AIModel
 from inference.settings import InferenceSettings
-from stack.parts import Part, PartStatus
+from stack.children.child import Child, ChildStatus
+from stack.children.processes import Process, Program, python, spawn
+from stack.children.readiness import Readiness
+from stack.embedded.probes import HOST
 from stack.ports import free_port
-from stack.probes import HOST
-from stack.processes import Process, Program, python, spawn
-from stack.readiness import Readiness
 from stack.state import State
 from stack.wiring import Wiring
 
@@ -21,21 +21,21 @@ _MANIFESTS = "manifests"
 
 
 class LocalWorkerFactory:
-    """Makes workers; `parts` are those that have not ended."""
+    """Makes workers; `children` are those that have not ended."""
 
     def __init__(self, state: State, wiring: Wiring, readiness: Readiness, nats_url: str, grace_seconds: float) -> None:
         self._state, self._wiring, self._readiness = state, wiring, readiness
         self._nats_url, self._grace_seconds = nats_url, grace_seconds
-        self._parts: list[Part] = []
+        self._children: list[Child] = []
         shutil.rmtree(state.folder / _MANIFESTS, ignore_errors=True)  # those of the run before
 
     @property
-    def parts(self) -> list[Part]:
+    def children(self) -> list[Child]:
         """The workers that are there, oldest first."""
-        self._parts = [part for part in self._parts if part.status is not PartStatus.STOPPED]
-        return self._parts
+        self._children = [child for child in self._children if child.status is not ChildStatus.STOPPED]
+        return self._children
 
-    def worker(self, model: AIModel, revision: int, number: int, on_change: Callable[[], None]) -> Part:
+    def worker(self, model: AIModel, revision: int, number: int, on_change: Callable[[], None]) -> Child:
         """A worker, not yet running. A failure to start is tried again, since a model may come later."""
         name = f"{_WORKER}/{model.name}/{number}"
         manifest = self._state.folder / _MANIFESTS / f"{names.token(model.name)}.{revision}.json"
@@ -43,8 +43,8 @@ class LocalWorkerFactory:
         async def launch(on_spawn: Callable[[Process], None]) -> None:
             manifest.parent.mkdir(exist_ok=True)
             manifest.write_bytes(model.to_json())
-            part.metrics_address = f"{HOST}:{free_port(self._wiring.ports.values())}"
-            process = spawn(self._program(name, model, manifest, revision, part.metrics_address))
+            child.metrics_address = f"{HOST}:{free_port(self._wiring.ports.values())}"
+            process = spawn(self._program(name, model, manifest, revision, child.metrics_address))
             on_spawn(process)
             try:
                 # No deadline: a large model may be on its way from a hub for an hour.
@@ -52,11 +52,11 @@ class LocalWorkerFactory:
             except BaseException:
                 process.kill()
                 raise
-            part.address = said["inference"]
+            child.address = said["inference"]
 
-        part = Part(name, launch, on_change, must_start=False)
-        self._parts.append(part)
-        return part
+        child = Child(name, launch, on_change, must_start=False)
+        self._children.append(child)
+        return child
 
     def _program(self, name: str, model: AIModel, manifest: Path, revision: int, metrics: str) -> Program:
         inference = InferenceSettings(
@@ -66,7 +66,7 @@ class LocalWorkerFactory:
             drain_grace_seconds=self._grace_seconds,
             spool_dir=self._state.spool,
         )
-        # A worker sees the user's own variables: proxies, hub tokens, accelerators. Those of other parts it does not.
+        # A worker gets the user's own variables (proxies, hub tokens, accelerators), but not those of other children.
         outer = {
             variable: value
             for variable, value in os.environ.items()

@@ -5,7 +5,7 @@ import json
 import struct
 from urllib.parse import urlsplit
 
-from stack import binaries
+from stack.embedded import binaries
 from stack.errors import StackError
 
 HOST = "127.0.0.1"

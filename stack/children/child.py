@@ -1,4 +1,4 @@
-"""One part of the stack: a child that is started, watched, started again when it crashes, and ended."""
+"""A child process of the stack: started, watched, started again when it crashes, and ended."""
 
 import asyncio
 import contextlib
@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from typing import Any
 
+from stack.children.processes import Process
 from stack.errors import StackError
-from stack.processes import Process
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +22,8 @@ _DOUBLINGS_MAX = 16
 Launch = Callable[[Callable[[Process], None]], Awaitable[object]]
 
 
-class PartStatus(Enum):
-    """How a part fares."""
+class ChildStatus(Enum):
+    """The state of a child."""
 
     WAITING = "waiting"
     STARTING = "starting"
@@ -39,7 +39,7 @@ def backoff_seconds(failures: int) -> float:
     return min(_BACKOFF_FIRST_SECONDS * (1 << min(failures - 2, _DOUBLINGS_MAX)), _BACKOFF_MAX_SECONDS)
 
 
-class Part:
+class Child:
     """A child by name. `keep` runs for its whole life; `stop` ends it."""
 
     def __init__(
@@ -57,7 +57,7 @@ class Part:
         self.address = address
         self.metrics_address = metrics_address  # host:port of GET /metrics; empty where there is none
         self.services = services  # that share the process; empty where it is one thing
-        self.status = PartStatus.WAITING
+        self.status = ChildStatus.WAITING
         self.message = ""
         self.restarts = 0
         self.process: Process | None = None
@@ -68,40 +68,40 @@ class Part:
     @property
     def serving(self) -> bool:
         """Whether it serves now."""
-        return self.status is PartStatus.READY
+        return self.status is ChildStatus.READY
 
     @property
     def failing(self) -> bool:
         """Whether its last start or run ended badly and it does not serve again yet."""
-        return self.status is PartStatus.FAILING or (self.status is PartStatus.STARTING and bool(self.message))
+        return self.status is ChildStatus.FAILING or (self.status is ChildStatus.STARTING and bool(self.message))
 
     async def keep(self) -> None:
         """Keeps it running until it is stopped. Where it must start, the first failure to do so is raised."""
         failures = 0
         while not self._stopping.is_set():
-            self._set(PartStatus.STARTING, self.message)
+            self._set(ChildStatus.STARTING, self.message)
             since = time.monotonic()
             try:
                 await self._launch(self._on_spawn)
             except (StackError, OSError) as error:
                 if self._stopping.is_set():
                     break
-                self._set(PartStatus.FAILING, str(error))
+                self._set(ChildStatus.FAILING, str(error))
                 if self._must_start and not self.ready.is_set():
                     raise
             else:
-                self._set(PartStatus.READY, "")
+                self._set(ChildStatus.READY, "")
                 self.ready.set()
                 await self._until_ended()
             failures = 1 if time.monotonic() - since > _HEALTHY_AFTER_SECONDS else failures + 1
             await self._pause(backoff_seconds(failures))
-        self._set(PartStatus.STOPPED, self.message)
+        self._set(ChildStatus.STOPPED, self.message)
 
     async def _until_ended(self) -> None:
         assert self.process is not None
         await self.process.wait()
         if not self._stopping.is_set():
-            self._set(PartStatus.FAILING, f"ended by {self.process.why_it_ended()}")
+            self._set(ChildStatus.FAILING, f"ended by {self.process.why_it_ended()}")
 
     async def _pause(self, seconds: float) -> None:
         if not self._stopping.is_set():
@@ -116,7 +116,7 @@ class Part:
         self._stopping.set()
         if self.process is not None:
             await self.process.stop(grace_seconds)
-        self._set(PartStatus.STOPPED, self.message)
+        self._set(ChildStatus.STOPPED, self.message)
 
     def end_now(self) -> None:
         """Ends it without grace, in the way that leaves none of its own children."""
@@ -145,9 +145,9 @@ class Part:
             process.kill()
         self._on_change()
 
-    def _set(self, status: PartStatus, message: str) -> None:
+    def _set(self, status: ChildStatus, message: str) -> None:
         self.status, self.message = status, message
-        level = logging.WARNING if status is PartStatus.FAILING else logging.INFO
+        level = logging.WARNING if status is ChildStatus.FAILING else logging.INFO
         pid = self.process.pid if self.process else None
-        logger.log(level, "part", extra={"part": self.name, "status": status.value, "pid": pid, "why": message})
+        logger.log(level, "child", extra={"child": self.name, "status": status.value, "pid": pid, "why": message})
         self._on_change()

@@ -10,8 +10,8 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 
+from stack.children.processes import Process
 from stack.errors import StackError
-from stack.processes import Process
 
 _CREDENTIALS = struct.Struct("iII")  # pid, uid, gid
 _DATAGRAM_BYTES = 4096

@@ -1,0 +1,1 @@
+"""The child processes of a stack: spawned, kept running, and ended."""
