@@ -25,6 +25,7 @@ _WRITE_SECONDS = 0.001  # between two writes at least, so that a busy service wr
 _KEYS_PER_SCAN = 1000
 
 Command = tuple[str | bytes | int, ...]
+Reply = Any  # bytes, int, None or lists of these, as the command has it (RESP2)
 
 
 class ValkeyError(Exception):
@@ -36,10 +37,10 @@ class ScriptMissingError(ValkeyError):
 
 
 class Commands(Protocol):
-    """What sends commands to Valkey. Replies are as RESP2 has them: bytes, int, None, or lists of these."""
+    """What sends commands to Valkey."""
 
-    async def call(self, *command: str | bytes | int) -> Any: ...
-    async def pipeline(self, commands: Sequence[Command]) -> list[Any]: ...
+    async def call(self, *command: str | bytes | int) -> Reply: ...
+    async def pipeline(self, commands: Sequence[Command]) -> list[Reply]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class Valkey:
         self._connection: _Connection | None = None
         self._connecting = asyncio.Lock()
 
-    async def call(self, *command: str | bytes | int) -> Any:
+    async def call(self, *command: str | bytes | int) -> Reply:
         """One command's reply; raises ValkeyError. It may have been run even when no reply came."""
         connection = self._connection
         if connection is None or connection.lost:
@@ -107,7 +108,7 @@ class Valkey:
             raise _error(reply)
         return reply
 
-    async def pipeline(self, commands: Sequence[Command]) -> list[Any]:
+    async def pipeline(self, commands: Sequence[Command]) -> list[Reply]:
         """The replies, in order; one that is an error is a ValkeyError. Raises it when not every reply came."""
         connection = self._connection
         if connection is None or connection.lost:
@@ -115,7 +116,7 @@ class Valkey:
         replies = await asyncio.gather(*[connection.send(command) for command in commands])
         return [_error(reply) if isinstance(reply, hiredis.ReplyError) else reply for reply in replies]
 
-    async def transaction(self, commands: Sequence[Command]) -> list[Any]:
+    async def transaction(self, commands: Sequence[Command]) -> list[Reply]:
         """The replies of commands between which no other is run; raises ValkeyError."""
         *_, replies = await self.pipeline([("MULTI",), *commands, ("EXEC",)])
         for reply in [replies] if isinstance(replies, ValkeyError) else replies:
@@ -175,14 +176,14 @@ class Script:
     async def load(self) -> None:
         await self._valkey.call("SCRIPT", "LOAD", self._text)
 
-    async def run(self, *arguments: str | bytes | int) -> Any:
+    async def run(self, *arguments: str | bytes | int) -> Reply:
         """One call, from the number of keys on; raises ValkeyError, and may then have run all the same."""
         try:
             return await self._valkey.call("EVALSHA", self._sha, *arguments)
         except ScriptMissingError:
             return await self._valkey.call("EVAL", self._text, *arguments)
 
-    async def run_all(self, calls: Sequence[Command]) -> list[Any]:
+    async def run_all(self, calls: Sequence[Command]) -> list[Reply]:
         """Many calls in one pipeline, in order; raises ValkeyError when one failed. Some may then have run."""
         replies = await self._valkey.pipeline([("EVALSHA", self._sha, *call) for call in calls])
         if any(isinstance(reply, ScriptMissingError) for reply in replies):
@@ -202,7 +203,7 @@ def _error(reply: Exception) -> ValkeyError:
     return ScriptMissingError(text) if text.startswith("NOSCRIPT") else ValkeyError(text)
 
 
-_Waiting = tuple["asyncio.Future[Any]", float]  # a reply's future, and its deadline
+_Waiting = tuple["asyncio.Future[Reply]", float]  # a reply's future, and its deadline
 
 
 class _Connection(asyncio.Protocol):
@@ -223,7 +224,7 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self.lost = False
 
-    def send(self, command: Command) -> "asyncio.Future[Any]":
+    def send(self, command: Command) -> "asyncio.Future[Reply]":
         """The reply's future; its result is a hiredis.ReplyError when Valkey answers with an error."""
         if self.lost:
             raise ValkeyError("the connection is lost")

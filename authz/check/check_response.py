@@ -3,10 +3,10 @@
 from base64 import b64encode
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
 
 from envoy.config.core.v3 import base_pb2
 from envoy.service.auth.v3 import external_auth_pb2 as auth
+from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 
 from authz.check.authorizer import Admission
@@ -78,7 +78,7 @@ def _varint(number: int) -> bytes:
     return bytes((number & 0x7F | 0x80,)) + _varint(number >> 7)
 
 
-def _tag(message: Any, field: str) -> bytes:
+def _tag(message: type[Message], field: str) -> bytes:
     """Of a field that is a message or text."""
     return bytes((message.DESCRIPTOR.fields_by_name[field].number << 3 | 2,))
 

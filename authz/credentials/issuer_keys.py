@@ -113,9 +113,10 @@ def fetch_keys(issuer: Issuer, seconds: float) -> dict[str, Key]:
         known = _json(f"{issuer.issuer.rstrip('/')}/.well-known/openid-configuration", deadline)
         if known.get("issuer") != issuer.issuer:
             raise FetchError("the discovery document is another issuer's")
-        url = known.get("jwks_uri")
-        if not isinstance(url, str) or not is_safe(url, plain=plain):
+        found_url = known.get("jwks_uri")
+        if not isinstance(found_url, str) or not is_safe(found_url, plain=plain):
             raise FetchError("the discovery document names no safe jwks_uri")
+        url = found_url
     keys = _json(url, deadline).get("keys")
     if not isinstance(keys, list):
         raise FetchError("the answer is no key set")
@@ -144,11 +145,11 @@ def _key(data: Any) -> Key | None:
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
+    def redirect_request(self, *_: object) -> None:
         return None
 
 
-def _json(url: str, deadline: float) -> dict[str, Any]:
+def _json(url: str, deadline: float) -> dict[str, object]:
     """A small JSON object, over TLS that is verified; no redirect is followed, and plain http takes no proxy."""
     proxies = {scheme: proxy for scheme, proxy in urllib.request.getproxies().items() if scheme != "http"}
     opener = urllib.request.build_opener(_NoRedirects, urllib.request.ProxyHandler(proxies))

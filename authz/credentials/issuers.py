@@ -1,9 +1,8 @@
 """Token issuers: the issuers file, read and validated once at the start."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -28,9 +27,9 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     value: str | tuple[str, ...] | None = None
     allowed: tuple[str, ...] | None = None
 
-    def values(self, claims: dict[str, Any]) -> tuple[str, ...]:
+    def values(self, claims: Mapping[str, object]) -> tuple[str, ...]:
         """A token's values; a text with spaces is several, as OAuth writes scopes."""
-        found: Any = self.value
+        found: object = self.value
         if self.claim is not None:
             found = claims
             for name in (self.claim,) if isinstance(self.claim, str) else self.claim:

@@ -121,7 +121,7 @@ class KeyRing:
         try:
             record = await self._look_up(key_id)
             flight.set_result(record)
-        except Exception as problem:
+        except UplionError as problem:
             flight.set_exception(problem)
             flight.exception()  # marks it as retrieved: no other caller may wait
             raise

@@ -56,7 +56,7 @@ class _Registry(JWSRegistry):
 class _StrictDecoder(json.JSONDecoder):
     """JSON without duplicate names, NaN and Infinity."""
 
-    def __init__(self, **_: Any) -> None:
+    def __init__(self, **_: object) -> None:
         super().__init__(object_pairs_hook=_once, parse_constant=_no_number)
 
 
@@ -150,7 +150,7 @@ class Tokens:
         return "tok_" + b32encode(hmac.digest(self._pseudonym_key, text, "sha256"))[:12].decode().lower()
 
 
-def _parts(text: str) -> tuple[dict[str, str], dict[str, Any]]:
+def _parts(text: str) -> tuple[dict[str, str], dict[str, object]]:
     """The header, validated, and the claims, not verified yet."""
     first, second, _ = text.encode("ascii").split(b".")
     header, claims = _decoded(first), _decoded(second)
@@ -175,7 +175,7 @@ def _name(text: str) -> str:
     return text
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a name is there twice")

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -26,7 +26,7 @@ from authz.metrics import AUTHZ_LOCAL_GRANTS
 from authz.request_facts import RequestFacts
 from common.errors import Reason, UplionError
 from common.operations import Kind
-from storage.valkey import Commands, Script, ValkeyError
+from storage.valkey import Commands, Reply, Script, ValkeyError
 
 logger = logging.getLogger(__name__)
 _LOAD_TRIES = 5
@@ -140,7 +140,7 @@ class Limiter:
             self._counter_writes.give_back(record.account, reservation)
             raise
 
-    async def _check(self, plan: Plan, request: RequestFacts, reservation: str) -> list[Any]:
+    async def _check(self, plan: Plan, request: RequestFacts, reservation: str) -> Reply:
         """Calls check.lua until it decides: it may first need the current epoch, or balances of the ledger."""
         if plan.rules and not self._epoch.complete:
             raise _EpochError
@@ -154,7 +154,7 @@ class Limiter:
         )
         verified, loaded = "0", b""
         for _ in range(_MAX_ROUNDS):
-            reply: list[Any] = await self._script.run(*plan.arguments, self._epoch.value, verified, *tail, loaded)
+            reply: Reply = await self._script.run(*plan.arguments, self._epoch.value, verified, *tail, loaded)
             outcome = reply[0]
             if outcome == b"LOAD":
                 loaded = await self._load(plan, [number - 1 for number in reply[1:]])
@@ -179,7 +179,7 @@ class Limiter:
             totals[number] = total
         return msgspec.msgpack.encode(totals)
 
-    def _grant(self, plan: Plan, request: RequestFacts, reservation: str, reply: list[Any]) -> Grant:
+    def _grant(self, plan: Plan, request: RequestFacts, reservation: str, reply: Reply) -> Grant:
         if reply[0] == b"NO":
             raise self._refusal(plan, reply)
         _, output, tightest, now_ms, remaining, resets, shadows = reply
@@ -205,7 +205,7 @@ class Limiter:
             tuple(refusal([self._violation(plan, remaining, number, wait)]) for number, wait in _pairs(shadows)),
         )
 
-    def _refusal(self, plan: Plan, reply: list[Any]) -> UplionError:
+    def _refusal(self, plan: Plan, reply: Reply) -> UplionError:
         _, remaining, resets, refused = reply
         status = rate_limit_status(plan, remaining, resets, self._plans.day, self._wall())
         return refusal([self._violation(plan, remaining, number, wait) for number, wait in _pairs(refused)], status)

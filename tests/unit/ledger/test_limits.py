@@ -1,9 +1,24 @@
 """What a limit may be, and how its rule is called."""
 
+from typing import get_args
+
 import msgspec
 import pytest
 
-from ledger.limits import Limit, Rule, scope
+from ledger.limits import (
+    CONCURRENCY,
+    COST_BUDGET,
+    KINDS,
+    PERIODS,
+    REQUESTS_PER_MINUTE,
+    TOKEN_BUDGET,
+    TOKENS_PER_MINUTE,
+    Counting,
+    Limit,
+    Measure,
+    Rule,
+    scope,
+)
 
 
 @pytest.mark.parametrize(
@@ -42,3 +57,24 @@ def test_a_rule_is_called_by_its_level_and_window() -> None:
     assert (rule.name, rule.scope) == ("key/cost/month/USD/llama-3", "k:k1")
     assert Rule("account", "acc", Limit("concurrency", "", 5)).name == "account/concurrency"
     assert scope("account", "acc") == "a"
+
+
+def test_every_measure_and_period_has_one_kind_and_every_kind_its_sentence() -> None:
+    pairs = [(kind.measure, period) for kind in KINDS for period in kind.periods]
+    assert len(pairs) == len(set(pairs))
+    assert set(PERIODS) == set(get_args(Measure))
+    for kind in KINDS:
+        assert kind.refusal.format(amount="", left="", per="", whose="", rule="")
+        assert bool(kind.balance) == (kind.counting is Counting.BALANCE)
+        assert KINDS[kind.code] is kind
+
+
+def test_counters_are_called_as_they_always_were() -> None:
+    """By authz and billing processes of neighbouring versions."""
+    assert [kind.code for kind in (REQUESTS_PER_MINUTE, TOKENS_PER_MINUTE, TOKEN_BUDGET, COST_BUDGET, CONCURRENCY)] == [
+        *range(5)
+    ]
+    assert TOKEN_BUDGET.field("a") == "t|a|"
+    assert TOKEN_BUDGET.field("k:x", "m") == "t|k:x|m"
+    assert COST_BUDGET.field("p:x", "m", "USD") == "c|p:x|m|USD"
+    assert CONCURRENCY.field("a", "m") == "n|a|m"
