@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 from uplion.billing.v1.usage_event_pb2 import UsageEvent
 
 from common import names, telemetry
-from common.errors import UplionError
+from common.errors import Reason
 from messaging.bus import TASK_ACK_WAIT_SECONDS, WORKER_TTL_SECONDS
 from router.dispatch.attempts import Attempt, Publisher
 from router.dispatch.jobs import Delivery
@@ -74,37 +74,37 @@ class AttemptRegistry:
         """What is begun now could perhaps not be billed."""
         return self._outbox.blocked
 
-    def attempt_ended(self, record: Record, error: UplionError) -> None:
-        """The current attempt failed with `error`, and another one follows, which is current from now on."""
+    def attempt_ended(self, record: Record, reason: Reason) -> None:
+        """The current attempt failed, and another one follows, which is current from now on."""
         attempt = record.attempt
-        attempt.ended_at, attempt.error = time.monotonic(), error
+        attempt.ended_at, attempt.reason = time.monotonic(), reason
         record.attempts.append(Attempt(attempt.number + 1))
         if not record.identity.reservation:
             return
         if attempt.accounting.publisher is Publisher.WORKER:
-            self._remember(record, attempt, partial(usage_event, record, attempt, error, last=False))
+            self._remember(record, attempt, partial(usage_event, record, attempt, reason, last=False))
         elif record.delivery is Delivery.STREAM:
-            self._publish(usage_event(record, attempt, error, last=False))
+            self._publish(usage_event(record, attempt, reason, last=False))
         # else the client gets all of the answer or nothing: whether the lost part counts is known at the request's end
 
-    def request_ended(self, record: Record, error: UplionError | None) -> None:
-        """The request is over, and with it the current attempt."""
+    def request_ended(self, record: Record, reason: Reason | None) -> None:
+        """The request is over, and with it the current attempt; `reason`: why it failed, None: it did not."""
         last = record.attempt
         last.ended_at = record.ended_at
         if not record.identity.reservation:
             return
-        delivered = error is None or record.delivery is Delivery.STREAM
+        delivered = reason is None or record.delivery is Delivery.STREAM
         if record.delivery is not Delivery.STREAM:
             for attempt in record.attempts[:-1]:
                 if attempt.accounting.publisher is Publisher.ROUTER:
-                    event = usage_event(record, attempt, attempt.error, last=False)
+                    event = usage_event(record, attempt, attempt.reason, last=False)
                     if not delivered:
                         event.ClearField("usage")
                     self._publish(event)
         if last.accounting.publisher is Publisher.WORKER:
-            self._remember(record, last, partial(usage_event, record, last, error, last=True, delivered=delivered))
+            self._remember(record, last, partial(usage_event, record, last, reason, last=True, delivered=delivered))
             return
-        event = usage_event(record, last, error, last=True, delivered=delivered)
+        event = usage_event(record, last, reason, last=True, delivered=delivered)
         if not self._models.knows(event.model):
             event.model = ""  # a client's invention must not fill the ledger's sums
         self._publish(event)

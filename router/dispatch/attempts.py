@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from uplion.inference.v1.sampling_pb2 import TokenUsage
 
-from common.errors import UplionError
+from common.errors import Reason
 
 
 class State(Enum):
@@ -90,10 +90,10 @@ class Attempt:
     __slots__ = (
         "delivered_tokens",
         "ended_at",
-        "error",
         "number",
         "offered_at",
         "published_at",
+        "reason",
         "state",
         "ticket_time_ns",
         "usage",
@@ -110,7 +110,7 @@ class Attempt:
         self.delivered_tokens = 0
         self.usage: TokenUsage | None = None  # as the worker counted it; set in COMPLETE
         self.ended_at: float | None = None
-        self.error: UplionError | None = None  # what it failed with, where another attempt follows
+        self.reason: Reason | None = None  # why it failed, where another attempt follows
 
     @property
     def queue_seconds(self) -> float | None:

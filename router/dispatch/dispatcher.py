@@ -117,6 +117,6 @@ class Dispatcher:
             raise failed.error
         # The event of a refused attempt says that another one follows, so one does: if not on a worker, then in the
         # router's event, which ends the request.
-        self._attempts.attempt_ended(record, failed.error)
+        self._attempts.attempt_ended(record, failed.error.reason)
         if ends:
             raise failed.error

@@ -87,8 +87,10 @@ class Run:
             raise self._lost("the stream ended without usage")
         self._heard_at = self._loop.time()
         self._attempt.answered()
-        usage = event.usage if event.HasField("usage") else None
-        if usage is not None:
+        usage: TokenUsage | None = None
+        if event.HasField("usage"):
+            usage = TokenUsage()
+            usage.CopyFrom(event.usage)  # it is remembered for a while, and must not keep the whole event in memory
             self._complete = True
             self._attempt.completed(usage)
         deltas = [from_message(delta) for delta in event.deltas[:]]  # a slice is read in a quarter of the time

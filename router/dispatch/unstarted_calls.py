@@ -7,8 +7,8 @@ headers arrive and runs the handler in it once the message is there; what ends i
 from __future__ import annotations  # grpc's classes are generic in the stubs only
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -19,6 +19,9 @@ from common.identity import Identity
 from router.dispatch.records import Record
 from rpc.interceptors import UNREADABLE
 
+RequestT = TypeVar("RequestT")
+ResponseT = TypeVar("ResponseT")
+
 
 class UnstartedCalls(grpc.aio.ServerInterceptor):
     """Watches the calls of the operations that authz reserves for; must be the first interceptor."""
@@ -28,9 +31,9 @@ class UnstartedCalls(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[RequestT, ResponseT] | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+    ) -> grpc.RpcMethodHandler[RequestT, ResponseT] | None:
         operation = operations.BY_RPC.get(handler_call_details.method)
         if operation is None or not operation.reserves:
             return await continuation(handler_call_details)
@@ -48,29 +51,32 @@ class _Call:
     __slots__ = ("_account", "_metadata", "_operation", "_started")
 
     def __init__(
-        self, operation: operations.Operation, metadata: Any, account: Callable[[Record, UplionError], None]
+        self,
+        operation: operations.Operation,
+        metadata: Iterable[tuple[str, str | bytes]],
+        account: Callable[[Record, UplionError], None],
     ) -> None:
         self._operation = operation
         self._metadata = metadata
         self._account = account
         self._started = False
 
-    def watched(self, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
-        """The same handler, which accounts for the call once it is called with a message."""
+    def watched(
+        self, handler: grpc.RpcMethodHandler[RequestT, ResponseT]
+    ) -> grpc.RpcMethodHandler[RequestT, ResponseT]:
+        """The same handler; once it is called with a message, it accounts for the call."""
         streams = handler.response_streaming
-        behavior: Any = handler.unary_stream if streams else handler.unary_unary
+        behavior: Any = handler.unary_stream if streams else handler.unary_unary  # a coroutine function in grpc.aio
 
-        async def start(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        async def start(request: RequestT, context: grpc.aio.ServicerContext[RequestT, ResponseT]) -> ResponseT:
             self._started = request is not UNREADABLE
-            return await behavior(request, context)
+            response: ResponseT = await behavior(request, context)
+            return response
 
-        make: Any = grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
-        watched: grpc.RpcMethodHandler[Any, Any] = make(
-            start, handler.request_deserializer, handler.response_serializer
-        )
-        return watched
+        make = grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
+        return make(start, handler.request_deserializer, handler.response_serializer)
 
-    def ended(self, task: asyncio.Task[Any]) -> None:
+    def ended(self, task: asyncio.Task[object]) -> None:
         """The call is over."""
         if self._started:
             return

@@ -4,7 +4,7 @@ import time
 
 from uplion.billing.v1 import usage_event_pb2 as billing
 
-from common.errors import Reason, UplionError
+from common.errors import Reason
 from router.dispatch.attempts import Attempt
 from router.dispatch.records import Record
 
@@ -18,9 +18,9 @@ _STATUSES = {
 
 
 def usage_event(
-    record: Record, attempt: Attempt, error: UplionError | None, *, last: bool, delivered: bool = True
+    record: Record, attempt: Attempt, reason: Reason | None, *, last: bool, delivered: bool = True
 ) -> billing.UsageEvent:
-    """The event of an attempt that ended with `error` (None: well).
+    """The event of an attempt that ended for a reason (None: well).
 
     A complete attempt counts what its worker counted. Any other counts the tokens that the client was given of it, none
     unless `delivered`; the prompt is counted once, by the attempt that completes, or by the `last` one.
@@ -57,9 +57,9 @@ def usage_event(
         event.usage.output_tokens = attempt.delivered_tokens
         if last:
             event.usage.input_tokens = record.input_tokens
-    if error is None:
+    if reason is None:
         event.status = billing.ATTEMPT_STATUS_COMPLETED
     else:
-        event.error_reason = error.reason.name
-        event.status = _STATUSES.get(error.reason, billing.ATTEMPT_STATUS_REFUSED)
+        event.error_reason = reason.name
+        event.status = _STATUSES.get(reason, billing.ATTEMPT_STATUS_REFUSED)
     return event

@@ -103,7 +103,7 @@ class CallLifecycle:
         metrics.ROUTER_IN_FLIGHT.dec()
         record.ended_at = time.monotonic()
         self._releases.ended(record.identity)
-        self._attempts.request_ended(record, error)
+        self._attempts.request_ended(record, None if error is None else error.reason)
         status = "ok" if error is None else error.reason.name
         self._metrics.observe(record, status)
         if logger.isEnabledFor(logging.INFO):

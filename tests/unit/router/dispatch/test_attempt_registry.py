@@ -5,7 +5,7 @@ import time
 import pytest
 from uplion.billing.v1 import usage_event_pb2 as billing
 
-from common.errors import Reason, UplionError
+from common.errors import Reason
 from common.identity import Identity
 from common.operations import BY_RPC
 from router.dispatch.attempt_registry import AttemptRegistry
@@ -16,7 +16,7 @@ from tests.unit.router.dispatch.test_attempts import attempt_in
 
 CHAT = BY_RPC["/uplion.openai.v1.OpenAIService/CreateChatCompletion"]
 
-LOST = UplionError(Reason.WORKER_LOST, "x")
+LOST = Reason.WORKER_LOST
 
 
 class Outbox:
@@ -135,7 +135,7 @@ def test_the_lost_part_of_an_answer_that_is_not_streamed_waits_for_its_end(
 def test_a_model_that_does_not_exist_fills_no_sums() -> None:
     world = World()
     record = Record(Identity("acme", "key1", "res1", "invented", "gold", None, None, "r1"), CHAT)
-    world.registry.request_ended(record, UplionError(Reason.MODEL_NOT_FOUND, "x"))
+    world.registry.request_ended(record, Reason.MODEL_NOT_FOUND)
     assert [event.model for event in world.outbox.events] == [""]
 
 

@@ -6,7 +6,7 @@ import pytest
 from uplion.billing.v1 import usage_event_pb2 as billing
 from uplion.inference.v1.sampling_pb2 import FINISH_REASON_STOP, TokenUsage
 
-from common.errors import Reason, UplionError
+from common.errors import Reason
 from common.identity import Identity
 from common.operations import BY_RPC
 from router.dispatch.records import Record
@@ -32,7 +32,7 @@ IDENTITY = Identity("acme", "key1", "res1", "m", "gold", None, None, "r1")
 )
 def test_an_event_says_how_the_attempt_ended(reason: Reason, status: int) -> None:
     record = Record(IDENTITY, CHAT)
-    found = usage_event(record, record.attempt, UplionError(reason, "x"), last=True)
+    found = usage_event(record, record.attempt, reason, last=True)
     assert (found.status, found.error_reason, found.last) == (status, reason.name, True)
     assert (found.account, found.key, found.reservation, found.tier) == ("acme", "key1", "res1", "gold")
     assert (found.request_id, found.attempt, found.model, found.operation) == ("r1", 1, "m", "chat")
@@ -41,7 +41,7 @@ def test_an_event_says_how_the_attempt_ended(reason: Reason, status: int) -> Non
 def test_a_lost_attempt_counts_what_was_delivered_and_its_prompt_only_when_it_is_the_last() -> None:
     record = Record(IDENTITY, CHAT)
     record.input_tokens, record.attempt.delivered_tokens = 10, 4
-    lost = UplionError(Reason.WORKER_LOST, "x")
+    lost = Reason.WORKER_LOST
     between = usage_event(record, record.attempt, lost, last=False)
     assert (between.usage.input_tokens, between.usage.output_tokens) == (0, 4)
     final = usage_event(record, record.attempt, lost, last=True)
