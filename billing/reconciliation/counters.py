@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -106,7 +106,7 @@ class CounterReader:
             found.append(Difference("reservations", f"{account} overdue", "0", str(overdue)))
         sums: dict[bytes, int] = defaultdict(int)
         for packed in amounts.values():
-            fields: list[Any] = msgspec.msgpack.decode(packed, strict=False)[2]
+            fields: list[bytes | str | int] = msgspec.msgpack.decode(packed, strict=False)[2]
             for field, amount in zip(fields[::2], fields[1::2], strict=True):
                 sums[_bytes(field)] += int(amount)
         for field in (reserved.keys() | sums.keys()) - {b"since"}:
@@ -159,8 +159,8 @@ def _hash(reply: list[bytes]) -> dict[bytes, bytes]:
     return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
-def _bytes(field: str | bytes) -> bytes:
-    return field if isinstance(field, bytes) else field.encode()
+def _bytes(field: bytes | str | int) -> bytes:
+    return field if isinstance(field, bytes) else str(field).encode()
 
 
 @asynccontextmanager

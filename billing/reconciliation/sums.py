@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from billing.reconciliation.difference import Difference
 from ledger.periods import LIFE, day_name, month_name, month_start
@@ -137,7 +137,7 @@ def _subject(row: "asyncpg.Record", *words: str) -> str:
     return " ".join((row["account"], row["scope"], *words))
 
 
-def _numbers(value: Any) -> dict[str, Any]:
+def _numbers(value: str | None) -> dict[str, object]:
     return {} if value is None else json.loads(value, parse_float=Decimal)
 
 

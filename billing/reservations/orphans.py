@@ -44,7 +44,7 @@ class OrphanSweep:
             if not await self._passed(mark.sequence):
                 self._mark = mark
                 return
-            await self._give_back(mark.ended_ms)
+            await self._release(mark.ended_ms)
         now_ms = await self._settlement.now_ms()
         state = (await self._bus.js.stream_info(names.STREAM_USAGE)).state
         self._mark = _Mark(state.last_seq, now_ms - self._grace_ms)
@@ -56,11 +56,11 @@ class OrphanSweep:
             return info.delivered is not None and info.delivered.stream_seq >= sequence
         return info.ack_floor is not None and info.ack_floor.stream_seq >= sequence
 
-    async def _give_back(self, ended_ms: int) -> None:
+    async def _release(self, ended_ms: int) -> None:
         async for account, orphans in self._settlement.overdue(ended_ms):
-            given = await self._settlement.give_back(account, orphans)
-            BILLING_ORPHANS.inc(given)
+            released = await self._settlement.release(account, orphans)
+            BILLING_ORPHANS.inc(released)
             logger.warning(
                 "no usage event came for these reservations: they are released",
-                extra={"account": account, "reservations": given, "some": orphans[:_SHOWN]},
+                extra={"account": account, "reservations": released, "some": orphans[:_SHOWN]},
             )

@@ -1,11 +1,11 @@
-"""Settling in Valkey: what was used goes up, what was reserved goes back. Idempotent, so it may be repeated at will.
+"""Settlement in Valkey: raises the used totals and releases reservations. Idempotent, so it may be retried at will.
 
-Why no use is missed when authz loads a counter from Postgres while billing settles. authz first marks the field (-1),
-then reads Postgres, then raises the field to what it read, if the field is still there. Billing first commits, then
-raises the field to the committed total, if the field is there. If billing finds the field, its total gets there and
-stays, because fields only rise. If it does not, the field was marked later, so it was read later too, and what was read
-holds the commit. The same order makes a reservation that authz writes again into a Valkey that lost it safe: it writes
-first and then asks the ledger whether the request has ended, so either settlement finds the reservation, or authz finds
+No usage is missed when authz loads a counter from Postgres while billing settles. authz first marks the field (-1),
+then reads Postgres, then raises the field to the value it read, if the field still exists. Billing first commits, then
+raises the field to the committed total, if the field exists. If billing finds the field, its total is stored and stays,
+because fields only rise. If it does not, the field was marked later, so Postgres was read later too, and the value read
+includes the commit. The same order makes it safe that authz restores a reservation into a Valkey that lost it: it
+writes first and then asks the ledger whether the request has ended, so either settlement finds the reservation or authz
 the event.
 """
 
@@ -40,20 +40,20 @@ class Settlement:
         self._script = Script(valkey, "billing.reservations", "settle.lua")
 
     async def settle(self, entries: Iterable[Entry], totals: Totals) -> int:
-        """Raises the used totals and gives back the reservations of entries that say `last`; how many it gave back."""
+        """Raises the used totals and releases the reservations of the entries with `last`; how many it released."""
         return await self._run(list(_calls(entries, totals)))
 
-    async def give_back(self, account: str, reservations: Sequence[str]) -> int:
-        """Gives back what no event ever came for; how many were still there."""
-        return await self._run(list(_givings_back(account, [(each, UNKNOWN_TOKENS) for each in reservations])))
+    async def release(self, account: str, reservations: Sequence[str]) -> int:
+        """Releases reservations that no event will settle; how many still existed."""
+        return await self._run(list(_releases(account, [(each, UNKNOWN_TOKENS) for each in reservations])))
 
     async def now_ms(self) -> int:
-        """By Valkey's clock, which deadlines of reservations are kept by."""
+        """Valkey's clock, by which the deadlines of reservations are kept."""
         seconds, microseconds = await self._valkey.call("TIME")
         return int(seconds) * 1000 + int(microseconds) // 1000
 
     async def overdue(self, ended_ms: int) -> AsyncIterator[tuple[str, list[str]]]:
-        """Accounts, and reservations there whose requests must have ended by then; each is to be given back."""
+        """Accounts, each with reservations whose deadline was before `ended_ms`; the caller must release them."""
         end = names.reservations_key("")[1:]
         async for key in self._valkey.scan(names.reservations_key("*"), "zset"):
             account = key.decode().removeprefix("{").removesuffix(end)
@@ -75,7 +75,7 @@ class Settlement:
 
 
 def _arguments(account: str, used: dict[str, list[str]], reservations: list[str | int]) -> Command:
-    """Of settle.lua, from the number of its keys on."""
+    """The arguments of settle.lua, from the number of keys on."""
     return (
         3 + len(used),
         names.reserved_key(account),
@@ -88,7 +88,7 @@ def _arguments(account: str, used: dict[str, list[str]], reservations: list[str 
 
 
 def _calls(entries: Iterable[Entry], totals: Totals) -> Iterator[_Call]:
-    """Totals go first: no moment may show a reservation back and its use missing."""
+    """Totals go first: at no moment may a reservation be released whose usage is not counted."""
     used: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for balance, field, amount in totals.used():
         used[balance.account][names.used_key(balance.account, balance.period)] += (field, str(amount))
@@ -97,28 +97,28 @@ def _calls(entries: Iterable[Entry], totals: Totals) -> Iterator[_Call]:
         if entry.last and entry.reservation:
             reservations[entry.account][entry.reservation] = total(entry.tokens)
     for account in used.keys() | reservations.keys():
-        for hashes in _slices(used[account]):
+        for hashes in _divided(used[account]):
             yield account, hashes, []
-        yield from _givings_back(account, list(reservations[account].items()))
+        yield from _releases(account, list(reservations[account].items()))
 
 
-def _slices(used: dict[str, list[str]]) -> Iterator[dict[str, list[str]]]:
-    """An account's totals in parts that do not hold Valkey up."""
-    part: dict[str, list[str]] = {}
+def _divided(used: dict[str, list[str]]) -> Iterator[dict[str, list[str]]]:
+    """An account's totals, divided so that no call blocks Valkey for long."""
+    call: dict[str, list[str]] = {}
     count = 0
     for key, pairs in used.items():
         for start in range(0, len(pairs), 2 * _TOTALS_PER_CALL):
             piece = pairs[start : start + 2 * _TOTALS_PER_CALL]
             if count and count + len(piece) > 2 * _TOTALS_PER_CALL:
-                yield part
-                part, count = {}, 0
-            part[key] = piece
+                yield call
+                call, count = {}, 0
+            call[key] = piece
             count += len(piece)
-    if part:
-        yield part
+    if call:
+        yield call
 
 
-def _givings_back(account: str, reservations: Sequence[tuple[str, int]]) -> Iterator[_Call]:
+def _releases(account: str, reservations: Sequence[tuple[str, int]]) -> Iterator[_Call]:
     for start in range(0, len(reservations), _RESERVATIONS_PER_CALL):
         part = reservations[start : start + _RESERVATIONS_PER_CALL]
         yield account, {}, list(chain.from_iterable(part))

@@ -10,6 +10,7 @@ from uplion.inference.v1.sampling_pb2 import TokenUsage
 from ledger import prices
 from ledger.usage_columns import DURATIONS, TOKEN_CLASSES, TOKEN_COLUMNS, TOTAL_TOKENS, disjoint, total
 
+NONE_LATER = [0] * (len(TOKEN_CLASSES) - 5)
 COUNTS = st.lists(st.integers(0, 1000), min_size=len(TOKEN_CLASSES), max_size=len(TOKEN_CLASSES))
 
 
@@ -29,15 +30,15 @@ def test_messages_have_a_field_for_each_measure():
 
 def test_all_tokens_are_input_and_output():
     assert TOTAL_TOKENS == "input_tokens + output_tokens"
-    assert total((100, 40, 20, 10, 3)) == 110
+    assert total((100, 40, 20, 10, 3, *NONE_LATER)) == 110
 
 
 def test_classes_apart_hold_each_token_once():
-    assert disjoint((100, 40, 20, 10, 3)) == [40, 40, 20, 7, 3]
+    assert disjoint((100, 40, 20, 10, 3, *NONE_LATER)) == [40, 40, 20, 7, 3, *NONE_LATER]
 
 
 def test_a_part_is_never_more_than_its_whole_has_left():
-    assert disjoint((100, 70, 50, 10, 30)) == [0, 70, 30, 0, 10]
+    assert disjoint((100, 70, 50, 10, 30, *NONE_LATER)) == [0, 70, 30, 0, 10, *NONE_LATER]
 
 
 @given(COUNTS)
