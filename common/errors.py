@@ -138,7 +138,7 @@ def grpc_status(error: UplionError) -> Status:
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> UplionError:
-    """The error another of our services answered with; a stranger's status maps by its code alone."""
+    """The error that another of our services answered with; a status without our ErrorInfo maps by its code alone."""
     code = error.code()
     message = error.details() or code.name
     for name, value in cast(Iterable[tuple[str, bytes]], error.trailing_metadata() or ()):

@@ -104,7 +104,7 @@ def whole_message() -> LuaPerRoute:
 
 
 def body_facts(facts: BodyFacts) -> JsonToMetadata:
-    """Reads the fields from the body whatever its content type: curl sends a wrong one unless told otherwise."""
+    """Reads the fields from the body whatever its content type: curl's default is another one."""
     rules = [
         JsonToMetadataRule(
             selectors=[JsonToMetadataSelector(key=name)],

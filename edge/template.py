@@ -1,4 +1,4 @@
-"""A template of the bootstrap on disk: filling in its addresses takes 0.1 s, rendering it anew takes 4 s of CPU.
+"""A template of the bootstrap on disk: filling in its addresses takes 0.1 s, rendering it takes 4 s of CPU.
 
 The template is the typed configuration rendered with a placeholder for every address; filling it in touches socket
 addresses only. Its file name is a digest of everything it is made from, so a stale one is never read. Stdlib only.

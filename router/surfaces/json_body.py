@@ -18,7 +18,7 @@ from router.surfaces.requests import invalid
 Body = dict[str, object]
 SchemaT = TypeVar("SchemaT", bound=msgspec.Struct)
 
-_MAX_DEPTH: Final = 64  # of values inside fields we do not know; chat clients send a handful
+_MAX_DEPTH: Final = 64  # of values in fields that no schema declares; chat clients send a handful
 _MAX_VALUES: Final = 100_000  # anywhere in a body: what it takes to walk them must stay well under 100 ms
 _MANY_BYTES: Final = 1 << 18
 _INT64: Final = 1 << 63
@@ -27,7 +27,7 @@ _HIDDEN_LETTER: Final = re.compile(rb"\\u00[4-7]")  # an ASCII letter as an esca
 _PATH: Final = re.compile(r" - at `\$\.?(.*)`$")  # where in the body msgspec found a problem
 _INDEX: Final = re.compile(r"\[\d+\]")
 _EXPECTED: Final = re.compile(r"Expected `(\w+)[^`]*`, got ")
-_WORDS: Final[Mapping[str, str]] = {
+_TYPE_TEXTS: Final[Mapping[str, str]] = {
     "array": "must be an array",
     "bool": "must be a boolean",
     "float": "must be a number",
@@ -58,7 +58,7 @@ def json_object(data: bytes, once: Iterable[str]) -> Body:
 
 
 def _check_once(data: bytes, once: Iterable[str]) -> None:
-    """The slow way to see what a dict cannot show; the words of those fields may well be in nested places."""
+    """Parses the body again, slowly, to see duplicates; the cheap check also finds the names in nested places."""
     pairs: list[tuple[str, object]] = []
 
     def remember(found: list[tuple[str, object]]) -> None:
@@ -140,13 +140,13 @@ class Schema(Generic[SchemaT]):
         expected = _EXPECTED.match(message)
         text = self._texts.get(place)
         if text is None:
-            text = self._ranges.get(place) if expected is None else _WORDS.get(expected[1])
+            text = self._ranges.get(place) if expected is None else _TYPE_TEXTS.get(expected[1])
         param = self._prefix + self._params.get(place, "{}").format(path)
         invalid(param, text or "has the wrong type")
 
 
 def _ranges(kind: inspect.Type, path: str = "") -> Iterator[tuple[str, str]]:
-    """By path, what a number that is out of its range is told."""
+    """The text for a number that is out of its range, by path."""
     if isinstance(kind, inspect.UnionType):
         for each in kind.types:
             yield from _ranges(each, path)

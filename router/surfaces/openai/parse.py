@@ -17,10 +17,10 @@ from router.dispatch.jobs import Job, capped_output, check_model
 from router.surfaces import requests
 from router.surfaces.json_body import Body, check_unknown, json_object
 from router.surfaces.openai import schema
-from router.surfaces.openai.schema import ChatBody, CompletionBody, Message
+from router.surfaces.openai.schema import GenerationBody, Message
 from router.surfaces.requests import invalid, unsupported
 
-_COMPLETION_TOKENS: Final = 16  # what the legacy API generates when it is not told
+_COMPLETION_TOKENS: Final = 16  # what the legacy API generates where the body does not say
 _READ_AGAIN: Final = OPENAI_FACTS.read_again
 _LOOKED_AT: Final = frozenset({"prompt", "input", "model"})  # item by item
 
@@ -92,7 +92,7 @@ def _refuse_unbuilt(given: Body, unbuilt: schema.Unbuilt) -> None:
             unsupported(name)
 
 
-def _generation(given: Body, body: ChatBody | CompletionBody, job: Job) -> OpenAIRequest:
+def _generation(given: Body, body: GenerationBody, job: Job) -> OpenAIRequest:
     options = body.stream_options
     if options is not None and not body.stream:
         invalid("stream_options", "is only allowed when 'stream' is true")
@@ -100,7 +100,7 @@ def _generation(given: Body, body: ChatBody | CompletionBody, job: Job) -> OpenA
     return OpenAIRequest(job, body.stream, include_usage=options is not None and bool(options.include_usage))
 
 
-def _sampling(given: Body, body: ChatBody | CompletionBody, max_output_tokens: int | None) -> Sampling:
+def _sampling(given: Body, body: GenerationBody, max_output_tokens: int | None) -> Sampling:
     """As workers take it; what the body leaves unset stays unset."""
     if body.n is not None and body.n > sampling.MAX_CHOICES:
         unsupported("n", f"must be at most {sampling.MAX_CHOICES}")

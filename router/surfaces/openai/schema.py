@@ -47,7 +47,7 @@ class StreamOptions(Struct):
     include_usage: bool | None = None
 
 
-class _Generation(SharedSampling, frozen=True, kw_only=True):
+class GenerationBody(SharedSampling, frozen=True, kw_only=True):
     """What chats and completions have in common."""
 
     model: str = ""
@@ -61,14 +61,14 @@ class _Generation(SharedSampling, frozen=True, kw_only=True):
     metadata: dict[str, Any] | None = None
 
 
-class ChatBody(_Generation, frozen=True, kw_only=True):
+class ChatBody(GenerationBody, frozen=True, kw_only=True):
     """The body of POST /v1/chat/completions."""
 
     messages: list[Message] | None = None
     max_completion_tokens: _OutputTokens | None = None
 
 
-class CompletionBody(_Generation, frozen=True, kw_only=True):
+class CompletionBody(GenerationBody, frozen=True, kw_only=True):
     """The body of POST /v1/completions."""
 
     prompt: Any = None  # a text, or an array of token ids

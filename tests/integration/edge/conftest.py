@@ -84,7 +84,7 @@ class Authz:
         self.answer = None
 
     def facts(self) -> dict[str, Any]:
-        """What the last check was told of the body."""
+        """The body facts of the last check."""
         found = self.checks[-1].attributes.metadata_context.filter_metadata
         return MessageToDict(found[FACTS_NAMESPACE]) if FACTS_NAMESPACE in found else {}
 
@@ -210,7 +210,7 @@ def edge(edge_process: Edge) -> Edge:
 
 @pytest.fixture(scope="session")
 def another_edge(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., EdgeProcess]:
-    """Starts one more Envoy, told where authz and the services are, and other settings; who calls it stops it."""
+    """Starts one more Envoy with these ports of authz and of the services, and other settings; the caller stops it."""
 
     def start(authz_port: int, service_port: int, **changes: Any) -> EdgeProcess:
         folder = tmp_path_factory.mktemp("edge")

@@ -141,7 +141,7 @@ def test_too_many_requests_of_one_client_are_429_and_the_next_client_passes(edge
                 assert len(edge.authz.checks) == checks
                 return reply
             assert reply.status == 200
-        raise AssertionError("nobody was refused")
+        raise AssertionError("no request was refused")
 
     replies = [ask("10.0.0.1") for _ in range(5)]
     assert [reply.status for reply in replies] == [200] * 5
@@ -172,7 +172,7 @@ def test_too_many_requests_of_one_client_are_429_and_the_next_client_passes(edge
 
 
 def test_a_client_address_is_envoys_own_word(edge: Any) -> None:
-    """Row I6: nobody but Envoy says where a client is; without trusted hops that is who connected."""
+    """Row I6: only Envoy's own address of a client counts; without trusted hops it is the connection's peer."""
     edge.chat(None, {"x-forwarded-for": "6.6.6.6", "x-envoy-external-address": "6.6.6.6", "x-real-ip": "6.6.6.6"})
     assert edge.authz.checks[-1].attributes.request.http.headers["x-envoy-external-address"] == "127.0.0.1"
     assert edge.backend.calls[-1].all("x-envoy-external-address") == ["127.0.0.1"]

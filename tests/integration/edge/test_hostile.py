@@ -54,7 +54,7 @@ def test_i6_no_header_of_ours_can_be_a_clients(edge: Any, name: str, spelling: A
     admin = b"GET /admin/v1/keys HTTP/1.1\r\nhost: x\r\n" + KEY + lines + b"\r\n"
     edge.backend.frames = lambda: iter([b""])
     assert first(edge.admin, admin).startswith(b"HTTP/1.1 200")
-    if name != names.HEADER_MODEL:  # the admin API knows no model, and authz writes it anew
+    if name != names.HEADER_MODEL:  # the admin API knows no model, and authz overwrites it
         nothing_evil(edge)
 
 

@@ -177,7 +177,7 @@ def test_the_body_is_read_whatever_its_content_type_says(edge: Any, content_type
     assert edge.backend.calls[-1].all("x-uplion-model") == ["org/name"]
 
 
-def test_authz_is_told_what_the_body_costs_and_nothing_of_its_text(edge: Any) -> None:
+def test_authz_gets_what_the_body_costs_and_nothing_of_its_text(edge: Any) -> None:
     edge.chat({"model": "m", "max_tokens": 5, "max_completion_tokens": 6, "n": 2, "messages": ["canary"]})
     assert edge.authz.facts() == {"model": "m", "max_tokens": 5.0, "max_completion_tokens": 6.0, "n": 2.0}
     assert b"canary" not in edge.authz.checks[-1].SerializeToString()
@@ -243,7 +243,7 @@ def test_even_an_authz_that_sets_nothing_lets_no_client_header_through(edge: Any
     assert found == ["x-uplion-model"]
 
 
-def test_the_request_id_is_ours_new_each_time_and_told(edge: Any) -> None:
+def test_the_request_id_is_ours_new_each_time_and_in_the_answer(edge: Any) -> None:
     seen = set()
     for _ in range(3):
         reply = edge.chat(None, {"x-request-id": "mine"})
@@ -294,7 +294,7 @@ def test_a_client_that_leaves_cancels_the_call(edge: Any) -> None:
     assert ended.wait(60)
 
 
-def test_the_access_log_tells_facts_and_no_content(edge: Any) -> None:
+def test_the_access_log_holds_facts_and_no_content(edge: Any) -> None:
     reply = edge.chat({"model": "m", "messages": ["canary-prompt"]}, {"cookie": "canary-cookie"})
     wanted = reply.headers["x-request-id"]
     deadline = time.monotonic() + 60  # Envoy flushes its log every 10 s, or sooner when it is long

@@ -58,7 +58,7 @@ def test_a_slow_authz_is_503_in_time_and_never_403(edge: Any, impatient: int) ->
 
 
 def assert_unavailable(edge: Any, reply: Any) -> None:
-    """The answer to a check that nobody could make; the next one can be made."""
+    """The answer to a check that could not be made; the next one can be made."""
     assert reply.status == 503
     assert (reply.error["type"], reply.error["code"]) == ("server_error", "unavailable")
     assert reply.headers["x-should-retry"] == "true"
@@ -92,9 +92,9 @@ def test_a_denial_passes_unchanged(edge: Any) -> None:
 @pytest.fixture(scope="module")
 def lonely(backends: Any, another_edge: Any) -> Iterator[Any]:
     """Envoys whose authz, and whose router, are not there."""
-    with socket.socket() as nobody, contextlib.ExitStack() as stack:
-        nobody.bind(("127.0.0.1", 0))
-        port = nobody.getsockname()[1]
+    with socket.socket() as unserved, contextlib.ExitStack() as stack:
+        unserved.bind(("127.0.0.1", 0))
+        port = unserved.getsockname()[1]
         started = []
         for authz_port in (port, backends[3]):
             process = another_edge(authz_port, port)
@@ -176,7 +176,7 @@ def test_a_body_just_under_the_limit_passes(edge: Any) -> None:
         ("BREW", "/v1/models", 400),
     ],
 )
-def test_unknown_paths_and_methods_are_error_objects_and_reach_nobody(
+def test_unknown_paths_and_methods_are_error_objects_and_reach_no_service(
     edge: Any, method: str, path: str, status: int
 ) -> None:
     reply = edge.request(method, path, b"{}" if method == "POST" else None)

@@ -1,4 +1,4 @@
-"""Every answer tells its request id, and it is the one that authz and the services were told."""
+"""Every answer has a request id, and it is the one that authz and the services got."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -53,7 +53,7 @@ def test_the_edges_own_answers_and_the_services(
         assert call.all("x-request-id") == [reply.headers["x-request-id"]]
 
 
-def test_what_envoy_takes_for_no_request_has_no_id_and_reaches_nobody(edge: Any) -> None:
+def test_what_envoy_takes_for_no_request_has_no_id_and_reaches_no_service(edge: Any) -> None:
     reply = edge.request("GET", "/v1/models/a%2fb")
     assert (reply.status, reply.headers.get("x-request-id")) == (400, None)
     assert (edge.authz.checks, edge.backend.calls) == ([], [])
@@ -67,7 +67,7 @@ def test_refusals_by_authz(edge: Any, answer: Any, status: int) -> None:
     assert reply.headers["x-request-id"] == edge.authz.checks[-1].attributes.request.http.headers["x-request-id"]
     with edge.channel() as channel, pytest.raises(grpc.RpcError) as refusal:
         channel.unary_unary(NATIVE)(b"", timeout=60)
-    assert told(refusal.value) == edge.authz.checks[-1].attributes.request.http.headers["x-request-id"]
+    assert request_id(refusal.value) == edge.authz.checks[-1].attributes.request.http.headers["x-request-id"]
 
 
 def test_streams_and_refusals_by_the_router(edge: Any) -> None:
@@ -92,15 +92,15 @@ def test_native_calls(edge: Any) -> None:
     edge.backend.frames = frames
     with edge.channel() as channel:
         _, call = channel.unary_unary(NATIVE).with_call(b"", timeout=60)
-        assert told(call) == edge.backend.calls[-1].all("x-request-id")[0]
+        assert request_id(call) == edge.backend.calls[-1].all("x-request-id")[0]
         edge.backend.reset()
         edge.backend.abort = (grpc.StatusCode.NOT_FOUND, "no such model")
         with pytest.raises(grpc.RpcError) as refusal:
             channel.unary_unary(NATIVE)(b"", timeout=60)
-        assert told(refusal.value) == edge.backend.calls[-1].all("x-request-id")[0]
+        assert request_id(refusal.value) == edge.backend.calls[-1].all("x-request-id")[0]
 
 
-def told(call: Any) -> str:
+def request_id(call: Any) -> str:
     """An answer without a message has its headers among its trailers."""
     found = dict((*(call.initial_metadata() or ()), *(call.trailing_metadata() or ())))
     return str(found["x-request-id"])

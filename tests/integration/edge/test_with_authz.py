@@ -119,7 +119,7 @@ def test_repeated_and_broken_credential_lines_open_nothing(edge: Any, real: Any,
     assert edge.backend.calls == []
 
 
-def test_the_request_limit_is_told_before_and_when_it_is_reached(edge: Any, real: Any) -> None:
+def test_the_request_limit_is_in_answers_before_and_when_it_is_reached(edge: Any, real: Any) -> None:
     port, _, limited = real
     replies = [edge.request("POST", "/v1/chat/completions", CHAT, bearer(limited), port=port) for _ in range(3)]
     assert [reply.status for reply in replies] == [200, 200, 429]

@@ -33,7 +33,7 @@ class ChatMessage(_message.Message):
     content: _builtins.str
     """The text of the turn; unset means empty."""
     name: _builtins.str
-    """Tells speakers of one role apart; unset means nobody in particular."""
+    """Tells speakers of one role apart; unset means no particular one."""
     def __init__(
         self,
         *,

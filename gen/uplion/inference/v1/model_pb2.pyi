@@ -31,7 +31,7 @@ class Model(_message.Message):
     name: _builtins.str
     """The name to call it by."""
     context_tokens: _builtins.int
-    """Most tokens of prompt and answer together; unset while no worker has said so."""
+    """Most tokens of prompt and answer together; unset while no worker has reported it."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was first applied."""

@@ -28,7 +28,7 @@ if _version_not_supported:
 
 class OpenAIServiceStub(object):
     """The OpenAI-compatible HTTP surface. Envoy's transcoder carries request and response bodies byte for byte in
-    google.api.HttpBody, so that frames, terminators, nulls and unknown fields stay exactly as written (Edge rule 1).
+    google.api.HttpBody, so that frames, terminators, nulls and unknown fields stay exactly as written.
     The content type of an answer is that of its first message; its HTTP status is the initial metadata
     `x-uplion-status` (unset means 200).
     """
@@ -68,7 +68,7 @@ class OpenAIServiceStub(object):
 
 class OpenAIServiceServicer(object):
     """The OpenAI-compatible HTTP surface. Envoy's transcoder carries request and response bodies byte for byte in
-    google.api.HttpBody, so that frames, terminators, nulls and unknown fields stay exactly as written (Edge rule 1).
+    google.api.HttpBody, so that frames, terminators, nulls and unknown fields stay exactly as written.
     The content type of an answer is that of its first message; its HTTP status is the initial metadata
     `x-uplion-status` (unset means 200).
     """
@@ -146,7 +146,7 @@ def add_OpenAIServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class OpenAIService(object):
     """The OpenAI-compatible HTTP surface. Envoy's transcoder carries request and response bodies byte for byte in
-    google.api.HttpBody, so that frames, terminators, nulls and unknown fields stay exactly as written (Edge rule 1).
+    google.api.HttpBody, so that frames, terminators, nulls and unknown fields stay exactly as written.
     The content type of an answer is that of its first message; its HTTP status is the initial metadata
     `x-uplion-status` (unset means 200).
     """

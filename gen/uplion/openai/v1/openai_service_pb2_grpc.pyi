@@ -29,7 +29,7 @@ GRPC_VERSION: str
 
 class OpenAIServiceStub:
     """The OpenAI-compatible HTTP surface. Envoy's transcoder carries request and response bodies byte for byte in
-    google.api.HttpBody, so that frames, terminators, nulls and unknown fields stay exactly as written (Edge rule 1).
+    google.api.HttpBody, so that frames, terminators, nulls and unknown fields stay exactly as written.
     The content type of an answer is that of its first message; its HTTP status is the initial metadata
     `x-uplion-status` (unset means 200).
     """
@@ -52,7 +52,7 @@ class OpenAIServiceStub:
 @_typing.type_check_only
 class OpenAIServiceAsyncStub(OpenAIServiceStub):
     """The OpenAI-compatible HTTP surface. Envoy's transcoder carries request and response bodies byte for byte in
-    google.api.HttpBody, so that frames, terminators, nulls and unknown fields stay exactly as written (Edge rule 1).
+    google.api.HttpBody, so that frames, terminators, nulls and unknown fields stay exactly as written.
     The content type of an answer is that of its first message; its HTTP status is the initial metadata
     `x-uplion-status` (unset means 200).
     """
@@ -71,7 +71,7 @@ class OpenAIServiceAsyncStub(OpenAIServiceStub):
 
 class OpenAIServiceServicer(metaclass=_abc_1.ABCMeta):
     """The OpenAI-compatible HTTP surface. Envoy's transcoder carries request and response bodies byte for byte in
-    google.api.HttpBody, so that frames, terminators, nulls and unknown fields stay exactly as written (Edge rule 1).
+    google.api.HttpBody, so that frames, terminators, nulls and unknown fields stay exactly as written.
     The content type of an answer is that of its first message; its HTTP status is the initial metadata
     `x-uplion-status` (unset means 200).
     """

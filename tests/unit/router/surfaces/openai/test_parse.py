@@ -78,7 +78,7 @@ def test_max_completion_tokens_wins_over_max_tokens() -> None:
     assert chat(max_tokens=50, max_completion_tokens=20).job.run.sampling.max_output_tokens == 20
 
 
-def test_the_legacy_api_generates_16_tokens_unless_told() -> None:
+def test_the_legacy_api_generates_16_tokens_by_default() -> None:
     assert completion().job.run.sampling.max_output_tokens == 16
 
 
