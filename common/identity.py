@@ -1,4 +1,4 @@
-"""Who calls: what authz found out, carried to the router in headers that no client can write."""
+"""The authenticated caller of a request, carried from authz to the router in headers that no client can write."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -74,7 +74,7 @@ async def _serve(services: Mapping[str, Service], process: ProcessSettings) -> i
         loop.add_signal_handler(number, on_signal)
     if process.metrics_listen:
         telemetry.serve_metrics(process.metrics_listen)
-    # What was imported lives for ever: keep it out of every later collection (a full one cost 30 ms of latency).
+    # What was imported stays: keep it out of every later collection (a full one cost 30 ms of latency).
     gc.collect()
     gc.freeze()
     gc.enable()

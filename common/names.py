@@ -8,13 +8,13 @@ STREAM_USAGE = "USAGE"
 STREAM_DEAD = "DEAD"
 KV_MODELS = "models"  # model name -> AIModel manifest as JSON; its revision is the model's revision
 KV_WORKERS = "workers"  # worker id -> dispatch.v1.WorkerState
-KV_FLEET = "fleet"  # model name -> what fleet says of it, as JSON {"phase", "message"}
+KV_FLEET = "fleet"  # model name -> its state as fleet reports it, JSON {"phase", "message"}
 CONSUMER_BILLING = "billing"
 LANE_DEFAULT = "default"
 STREAM_DECISIONS = "DECISIONS"  # what authz refused, or would have: for `uplion explain`; loss is bearable
 SUBJECT_INVALIDATE = "authz.invalidate"  # core NATS; payload b"key:<id>", b"account:<id>" or b"prices:"
 SUBJECT_RELEASE = "authz.release"  # core NATS; b"<account> <reservation>": the request ended, its slot is free
-SUBJECT_SINCE = "authz.since"  # core NATS, no payload: Valkey lost what it held; every authz adds what it knows
+SUBJECT_SINCE = "authz.since"  # core NATS, no payload: Valkey lost its data; every authz writes its reservations again
 SUBJECT_RECONCILE = "billing.reconcile"  # core NATS request; the answer is a billing.v1.Reconciliation, empty: failed
 SUBJECT_USED = "authz.used"  # core NATS; key ids separated by spaces: they were used in the last minute
 
@@ -69,11 +69,11 @@ HEADER_MODEL = "x-uplion-model"
 HEADER_TIER = "x-uplion-tier"
 HEADER_LIMITS = "x-uplion-limits"
 HEADER_SCOPES = "x-uplion-scopes"
-HEADER_STATUS = "x-uplion-status"  # the router's answer to the edge: HTTP status when it is not 200
-HEADER_LISTENER = "x-uplion-listener"  # the edge's word to authz: LISTENER_PUBLIC or LISTENER_ADMIN
+HEADER_STATUS = "x-uplion-status"  # from the router to the edge: HTTP status when it is not 200
+HEADER_LISTENER = "x-uplion-listener"  # from the edge to authz: LISTENER_PUBLIC or LISTENER_ADMIN
 HEADER_REQUEST_ID = "x-request-id"
 HEADER_CLIENT = "x-envoy-external-address"  # the client's IP address: Envoy always writes it anew
-HEADER_DEAD_REASON = "x-uplion-reason"  # on DEAD: why nobody could use the message
+HEADER_DEAD_REASON = "x-uplion-reason"  # on DEAD: why the message could not be used
 HEADER_DEAD_SUBJECT = "x-uplion-subject"  # on DEAD: where it was published
 HEADER_DEAD_SEQUENCE = "x-uplion-sequence"  # on DEAD: its number in the stream it came from
 LISTENER_PUBLIC = "public"
@@ -108,7 +108,7 @@ def reservations_key(account: str) -> str:
 
 
 def reservation_amounts_key(account: str) -> str:
-    """Hash: reservation id -> what to give back, as storage/giving_back.lua says."""
+    """Hash: reservation id -> what to give back, in the form of storage/giving_back.lua."""
     return f"{{{account}}}:reservation:amounts"
 
 

@@ -1,4 +1,4 @@
-"""Settings: one frozen dataclass per service, filled from `UPLION_<PREFIX>_<FIELD>`; every problem told at once."""
+"""Settings: one frozen dataclass per service, filled from `UPLION_<PREFIX>_<FIELD>`; all problems reported at once."""
 
 import dataclasses
 import types

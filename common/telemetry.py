@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -37,7 +37,7 @@ class _JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger, event, request and trace id, and the facts of `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Any] = {
+        line: dict[str, object] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{record.msecs:03.0f}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
@@ -57,7 +57,7 @@ def configure_logging(level: str, file: Path | None = None) -> None:
     """Every logger of the process writes JSON lines to stdout, or to the end of a file, from now on."""
     handler = logging.StreamHandler(sys.stdout) if file is None else logging.FileHandler(file, delay=True)
     handler.setFormatter(_JsonFormatter())
-    # What no line of ours says need not be found out for each: a tenth of a line's cost.
+    # No line of ours contains these, and finding them out is a tenth of a line's cost.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 

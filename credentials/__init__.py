@@ -1,1 +1,1 @@
-"""What a credential is, for whoever makes, shows, refuses or checks one: API keys, peppers, headers."""
+"""What services share about credentials: the form of API keys, their peppers, the headers that carry them."""

@@ -1,4 +1,4 @@
-"""How a caller shows a credential, and what is said to one that cannot be ours: the edge and authz say the same."""
+"""The headers that carry a credential, and the refusal of a malformed one, the same in the edge and authz."""
 
 from common.errors import Reason, UplionError
 

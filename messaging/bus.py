@@ -30,7 +30,7 @@ USAGE_ACK_WAIT_SECONDS = 20.0  # what a killed billing process held comes back a
 _API_SECONDS = 5.0
 _QUIET_SECONDS = 1.0
 _CLOSE_SECONDS = 5.0
-_WATCHER_SECONDS = 10.0  # how long the server keeps a watcher that nobody hears any more
+_WATCHER_SECONDS = 10.0  # how long the server keeps a watcher whose client is gone
 _DAY_SECONDS = 86_400.0
 _STREAM_NAME_IN_USE = 10058
 _DELETED = ("DEL", "PURGE")
@@ -89,7 +89,7 @@ class Bus(Connection):
             try:
                 await self.js.key_value(config.bucket)
             except NotFoundError:
-                with suppress(APIError):  # somebody else was faster
+                with suppress(APIError):  # another process was faster
                     await self.js.create_key_value(config)
 
     async def _ensure_stream(self, config: api.StreamConfig) -> None:
@@ -153,9 +153,9 @@ class Bus(Connection):
                 try:
                     while (entry := await watcher.updates(timeout=_QUIET_SECONDS)) is not None:  # type: ignore[no-untyped-call]
                         entries.append(entry)
-                    if entries or not await _told_too_early(watcher):
+                    if entries or not await _ended_too_early(watcher):
                         return [entry for entry in entries if entry.operation not in _DELETED]
-                except nats.errors.TimeoutError:  # its end was not told: see `watch`
+                except nats.errors.TimeoutError:  # the end was not announced: see `watch`
                     continue
                 finally:
                     await watcher.stop()  # type: ignore[no-untyped-call]
@@ -163,10 +163,10 @@ class Bus(Connection):
                         await self.js.delete_consumer(f"KV_{bucket}", watcher._sub._consumer)  # type: ignore[union-attr]
 
     async def watch(self, bucket: str, *, ttl_seconds: float | None = None) -> AsyncIterator["Change | None"]:
-        """What a bucket holds and how it changes, for ever; None says that all it held at first has been told.
+        """Yields the entries of a bucket and then their changes, without end; None marks the end of the first entries.
 
-        Survives reconnects: it then tells everything again, and also what vanished meanwhile. With `ttl_seconds` an
-        entry that was not renewed for so long is told as deleted (the server drops such entries silently).
+        Survives reconnects: it then yields all entries again, and deletions that it missed. With `ttl_seconds` an
+        entry that was not renewed for so long is yielded as deleted (the server drops such entries silently).
         """
         loop = asyncio.get_running_loop()
         seen: dict[str, float] = {}
@@ -191,7 +191,7 @@ class Bus(Connection):
                             entry = await watcher.updates(timeout=None)  # type: ignore[no-untyped-call]
                     except (TimeoutError, nats.errors.TimeoutError):
                         if not synced:
-                            # The end is told by the message after which none is pending. It never comes if that one
+                            # The end is marked by the message after which none is pending. It never comes if that one
                             # expires before it is delivered: begin anew.
                             break
                     if entry is not None and entry.key is not None:
@@ -205,7 +205,7 @@ class Bus(Connection):
                                 entry.key, entry.value or b"", entry.revision or 0, _unix_seconds(entry.created)
                             )
                     elif not synced:
-                        if not fresh and await _told_too_early(watcher):
+                        if not fresh and await _ended_too_early(watcher):
                             break
                         synced = True
                         for key in [key for key in seen if key not in fresh]:
@@ -222,7 +222,7 @@ class Bus(Connection):
                     await watcher.stop()  # type: ignore[no-untyped-call]
 
 
-async def _told_too_early(watcher: KeyValue.KeyWatcher) -> bool:
+async def _ended_too_early(watcher: KeyValue.KeyWatcher) -> bool:
     """Whether "nothing there" overtook what is there: the client asks the server while messages are on their way."""
     try:
         delivered = (await watcher._sub.consumer_info()).delivered  # type: ignore[union-attr]
@@ -247,7 +247,7 @@ class Change:
 
 @asynccontextmanager
 async def connect_bus(url: str, name: str, *, connect_seconds: float = 10.0) -> AsyncIterator[Bus]:
-    """A connection that reconnects for ever once it stood; leaving drains it, then closes it for good.
+    """A connection that reconnects until it is closed; leaving the block drains and closes it.
 
     Raises TimeoutError when nothing answers at `url` within `connect_seconds`.
     """
@@ -262,7 +262,7 @@ async def connect_bus(url: str, name: str, *, connect_seconds: float = 10.0) -> 
         logger.warning("lost NATS")
 
     async def on_error(problem: Exception) -> None:
-        logger.warning("NATS says", extra={"problem": repr(problem)})
+        logger.warning("NATS error", extra={"problem": repr(problem)})
 
     options: Mapping[str, object] = {
         "reconnected_cb": on_reconnect,
@@ -287,5 +287,5 @@ async def connect_bus(url: str, name: str, *, connect_seconds: float = 10.0) -> 
                 if nc.is_connected:
                     await nc.drain()
         if not nc.is_closed:
-            with suppress(nats.errors.Error, OSError):  # a broken connection cannot say goodbye
+            with suppress(nats.errors.Error, OSError):  # a broken connection cannot be closed in order
                 await nc.close()

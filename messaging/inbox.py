@@ -1,4 +1,4 @@
-"""One inbox for everything that is asked of NATS without waiting in a task: offers, publish acks, double acks.
+"""One inbox for all replies that no task waits for: refusals of offers, publish acknowledgements, double acks.
 
 A request of nats-py costs a future, a timer and a task switch; here an answer is one dictionary look-up.
 """
@@ -41,7 +41,7 @@ class Inbox:
         return f"{self._prefix}.{number}"
 
     def forget(self, subject: str) -> None:
-        """Nobody waits on it any more."""
+        """Drops what was expected on the subject."""
         self._waiting.pop(subject.rpartition(".")[2].encode(), None)
 
     def _arrived(self, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
@@ -50,4 +50,4 @@ class Inbox:
             try:
                 on_reply(Message(self._connection, subject, reply, header, payload))
             except Exception:  # a message-consumer boundary: one bad answer must not end the connection
-                logger.exception("an answer could not be handled")
+                logger.exception("a reply could not be handled")

@@ -45,7 +45,7 @@ class Message:
 
     @property
     def no_responders(self) -> bool:
-        """It is the server's word that nobody listens on the subject that was published to."""
+        """Whether it is the server's status 503: the subject that was published to has no subscriber."""
         return not self.data and self._header[9:12] == b"503"
 
     @property
@@ -55,19 +55,19 @@ class Message:
 
     @property
     def first_delivery(self) -> bool:
-        """Nobody was given it before."""
+        """Whether it was not delivered before."""
         words = self._reply.split(b".")  # $JS.ACK[.<domain>.<account>].<stream>.<consumer>.<delivered>. ...
         return words[4 if len(words) == 9 else 6] == b"1"
 
     async def ack_sync(self, timeout: float = 1.0) -> None:
-        """Acknowledges, and waits until the server has heard. Raises nats.errors.Error."""
+        """Acknowledges, and waits until the server confirms it. Raises nats.errors.Error."""
         await self._connection.request(self.reply, seconds=timeout)
 
 
 class Pull:
     """Messages of a durable consumer over one inbox subscription with a standing credit.
 
-    `want(n)` says how many may be on their way or waiting here; it is renewed at half, so that a message costs 3 us and
+    `want(n)` sets how many may be on their way or waiting here; it is renewed at half, so that a message costs 3 us and
     no round trip (`fetch(1)` costs 180). Take them in one task.
     """
 
@@ -126,7 +126,7 @@ class Pull:
 
     @property
     def waiting(self) -> list[Message]:
-        """What has come and nobody took."""
+        """Messages that have arrived and were not taken."""
         return list(self._waiting)
 
     @property
@@ -140,7 +140,7 @@ class Pull:
         await self._renew()
 
     async def finish(self) -> list[Message]:
-        """Ends the pull; returns what had arrived and nobody took, to be given back."""
+        """Ends the pull; returns what had arrived and was not taken, to be given back."""
         self._wanted = 0
         with suppress(nats.errors.Error, TimeoutError):
             await self._subscription.drain()  # type: ignore[no-untyped-call]
@@ -153,18 +153,18 @@ class Pull:
 
         (5,000 separate ack_sync cost 300 ms.) Raises nats.errors.Error or TimeoutError: some may come again.
         """
-        await self._say(messages[:-1], b"")
+        await self._reply(messages[:-1], b"")
         await messages[-1].ack_sync(timeout)
 
     async def give_back(self, messages: Sequence[Message]) -> None:
         """Lets another process have them at once, instead of after the ack wait. Raises nats.errors.Error."""
-        await self._say(messages, b"-NAK")
+        await self._reply(messages, b"-NAK")
 
     async def keep(self, messages: Sequence[Message]) -> None:
-        """Says that they are still being worked on: their ack wait begins anew. Raises nats.errors.Error."""
-        await self._say(messages, b"+WPI")
+        """Reports them as in progress: their ack wait begins anew. Raises nats.errors.Error."""
+        await self._reply(messages, b"+WPI")
 
-    async def _say(self, messages: Sequence[Message], word: bytes) -> None:
+    async def _reply(self, messages: Sequence[Message], word: bytes) -> None:
         if self._bus.closed:
             raise nats.errors.ConnectionClosedError
         if not messages:
@@ -197,7 +197,7 @@ class Pull:
             self._on_status(header)
 
     def _on_status(self, header: bytes) -> None:
-        """The server's word about a pull request: `NATS/1.0 <status> <description>`, then headers."""
+        """The server's status of a pull request: `NATS/1.0 <status> <description>`, then headers."""
         status = header[9:12]
         if status == b"408":  # a request's time is over; the rest of its credit is gone
             pending = header.partition(b"Nats-Pending-Messages:")[2].partition(b"\r\n")[0].strip()

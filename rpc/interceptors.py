@@ -1,4 +1,4 @@
-"""What stands between every RPC and its servicer: the request's context, and the one translation of errors.
+"""The interceptor around every RPC: it sets the request's context and translates errors.
 
 grpc.aio sends the text of an unknown exception to the client; here it becomes INTERNAL with the request id only.
 """
@@ -46,7 +46,7 @@ UNREADABLE = object()  # stands for a message that cannot be parsed
 
 
 def _lenient(deserializer: Any) -> Any:
-    """The gRPC library would tell the client what our parser raised; ours is one more refusal."""
+    """A deserializer that does not raise: the gRPC library would send the client the text of the exception."""
     if deserializer is None:
         return None
 

@@ -18,10 +18,12 @@ _SERVICES_TIMEOUT_SECONDS = 90.0
 
 
 class Assembly:
-    """Servers, services, proxy and the place of workers; who starts first does not matter to them."""
+    """Servers, services, proxy and the factory of workers; they may start in any order."""
 
-    def __init__(self, settings: StackSettings, state: State, heard: Readiness, on_change: Callable[[], None]) -> None:
-        self._state, self._heard, self._on_change = state, heard, on_change
+    def __init__(
+        self, settings: StackSettings, state: State, listener: Readiness, on_change: Callable[[], None]
+    ) -> None:
+        self._state, self._listener, self._on_change = state, listener, on_change
         self.wiring = Wiring(settings, state)
         self.external: dict[str, str] = {}  # server name -> its URL, where one was given
         self.servers: list[Child] = []
@@ -30,10 +32,10 @@ class Assembly:
             redis=self._server(servers.Valkey, settings.redis_url),
             nats=self._server(servers.Nats, settings.nats_url),
         )
-        self.services = [self._services(process) for process in self.wiring.services(self.urls, heard.address)]
+        self.services = [self._services(process) for process in self.wiring.services(self.urls, listener.address)]
         self.proxy = Proxy(self.wiring.edge(), state.folder / "envoy", state.log("envoy"))
         self.envoy = Child("envoy", self._launch_envoy, on_change, address=self.wiring.public_address)
-        self.workers = LocalWorkerFactory(state, self.wiring, heard, self.urls.nats, settings.grace_seconds)
+        self.workers = LocalWorkerFactory(state, self.wiring, listener, self.urls.nats, settings.grace_seconds)
 
     @property
     def fixed(self) -> list[Child]:
@@ -79,7 +81,7 @@ class Assembly:
             running = spawn(program)
             on_spawn(running)
             try:
-                await self._heard.wait(running, process.services, _SERVICES_TIMEOUT_SECONDS)
+                await self._listener.wait(running, process.services, _SERVICES_TIMEOUT_SECONDS)
             except BaseException:
                 running.kill()
                 raise

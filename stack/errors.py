@@ -1,4 +1,4 @@
-"""What stops the stack from starting, said in one sentence."""
+"""Why the stack cannot start, in one sentence for the terminal."""
 
 
 class StackError(Exception):

@@ -35,7 +35,7 @@ def choose(names: Iterable[str], previous: Mapping[str, int], taken: int = 0) ->
 
 
 def free_port(taken: Iterable[int] = ()) -> int:
-    """A loopback port nobody listens on."""
+    """A loopback port that no program listens on."""
     refused = set(taken)
     for _ in range(_ATTEMPTS):
         port = random.randint(_FIRST, _LAST)  # noqa: S311 - not a secret

@@ -8,7 +8,7 @@ PORT_DEFAULT = 8080
 
 
 def default_state() -> Path:
-    """Where a user's stack lives unless told otherwise: under the XDG state folder."""
+    """Where a user's stack lives unless --state is given: under the XDG state folder."""
     return _user_folder("XDG_STATE_HOME", ".local/state")
 
 

@@ -15,7 +15,7 @@ from stack.errors import StackError
 LOG_BYTES_MAX = 16 << 20  # of one part's log; the half before it is kept beside it
 FREE_BYTES_MIN = 200 << 20  # what a first start writes, with room to work
 _SECRET_BYTES = 24
-_LOCK_WAIT_SECONDS = 3.0  # a supervisor that was just told to end may still be on its way out
+_LOCK_WAIT_SECONDS = 3.0  # a supervisor that was just stopped may still be ending
 
 
 class State:
@@ -32,7 +32,7 @@ class State:
         return self.logs / f"{part.replace('/', '-')}.log"
 
     def create(self) -> None:
-        """Makes the folder, or says why it cannot be used."""
+        """Makes the folder; raises StackError when it cannot be used."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.folder.chmod(0o700)
@@ -92,11 +92,11 @@ class State:
         return {name: int(port) for name, port in self._kept("ports.json").items()}
 
     def read_run(self) -> dict[str, Any]:
-        """What the last supervisor said of itself; empty when there was none."""
+        """The last supervisor's run file; empty when there was none."""
         return self._kept("run.json")
 
     def write_run(self, run: Mapping[str, Any]) -> None:
-        """Says what runs."""
+        """Writes the run file."""
         self.write("run.json", run)
 
     def write(self, name: str, value: Mapping[str, Any]) -> None:

@@ -56,9 +56,9 @@ class Supervisor:
         with self.state.held():
             try:
                 self._check()
-                with readiness() as heard:
-                    await self._run(heard, models, stop, now)
-            except Exception as problem:  # the root of all tasks: said in a sentence where it is not our bug
+                with readiness() as listener:
+                    await self._run(listener, models, stop, now)
+            except Exception as problem:  # the root of all tasks: one sentence where it is no bug of ours
                 self._say("failed", sentence(problem) or repr(problem))
                 if not sentence(problem):
                     raise
@@ -72,8 +72,10 @@ class Supervisor:
         if port and not ports.is_free(port):
             raise StackError(f"port {port} is in use by another program; choose another with --port")
 
-    async def _run(self, heard: Readiness, models: Sequence[AIModel], stop: asyncio.Event, now: asyncio.Event) -> None:
-        assembly = self._assembly = Assembly(self.settings, self.state, heard, self._changed)
+    async def _run(
+        self, listener: Readiness, models: Sequence[AIModel], stop: asyncio.Event, now: asyncio.Event
+    ) -> None:
+        assembly = self._assembly = Assembly(self.settings, self.state, listener, self._changed)
         await assembly.check_external()
         end_fleet = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
@@ -181,7 +183,7 @@ class Supervisor:
         return self._assembly.wiring.public_address
 
     def report(self) -> dict[str, Any]:
-        """What the run file says: all that `uplion up --json` and `uplion status` need, but for the keys."""
+        """The content of the run file: all that `uplion up --json` and `uplion status` need, but for the keys."""
         report: dict[str, Any] = {
             "status": self.status,
             "message": self.message,

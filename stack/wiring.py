@@ -1,4 +1,4 @@
-"""Who listens where, and what each of our own processes is told: from the stack's settings to environments."""
+"""Addresses of all parts of a stack, and the environment of each of our own processes, from the stack's settings."""
 
 import os
 from collections.abc import Mapping
@@ -145,14 +145,14 @@ class Wiring:
         )
 
     def process_environment(self, notify_socket: str, metrics_listen: str) -> dict[str, str]:
-        """What each of our own processes is told about itself."""
+        """Environment variables that each of our own processes gets."""
         return {
             **base_environment(),
             **({_OTLP: os.environ[_OTLP]} if _OTLP in os.environ else {}),
             "NOTIFY_SOCKET": notify_socket,
             "UPLION_PROCESS_LOG_LEVEL": self._settings.log_level,
             "UPLION_PROCESS_METRICS_LISTEN": metrics_listen,
-            "MALLOC_ARENA_MAX": "2",  # an arena per thread costs tens of MB that nobody uses
+            "MALLOC_ARENA_MAX": "2",  # an arena per thread costs tens of MB that are not used
         }
 
 

@@ -125,7 +125,7 @@ class Child:
             self.process.signal(self.process.program.death_signal)
 
     def report(self) -> dict[str, Any]:
-        """What the run file says of it."""
+        """Its entry in the run file."""
         alive = self.process is not None and self.process.returncode is None
         return {
             "name": self.name,

@@ -29,7 +29,7 @@ def exit_reason(log: Path, start_bytes: int = 0) -> str:
 
 
 def _of_record(line: str) -> str:
-    """What one JSON log line says of an error; empty when it is something else."""
+    """The cause in a JSON log line of an error; empty for any other line."""
     try:
         record = json.loads(line)
     except ValueError:
@@ -44,4 +44,4 @@ def _cause(traceback: list[str]) -> str:
     if not found:
         return ""
     name, why = found[-1]["name"], found[-1]["why"]
-    return why if "." in name else f"{name}: {why}"  # our own errors say it in a sentence, Python's need their name
+    return why if "." in name else f"{name}: {why}"  # our own errors are sentences, Python's need their name

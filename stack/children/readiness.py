@@ -1,6 +1,6 @@
-"""Hears children say that they are ready, by systemd's sd_notify protocol.
+"""Receives the readiness of child processes by systemd's sd_notify protocol.
 
-The kernel says which process sent a datagram, so no child can speak for another, and no stranger for any.
+The kernel adds the sender's pid to each datagram, so no process can announce the readiness of another.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ class Readiness:
     def __init__(self, listener: socket.socket, address: str) -> None:
         self.address = address  # what children find in NOTIFY_SOCKET
         self._listener = listener
-        self._said: dict[int, dict[str, str]] = {}
+        self._addresses: dict[int, dict[str, str]] = {}
         self._news: dict[int, asyncio.Event] = {}
 
     async def wait(self, process: Process, services: Iterable[str], timeout_seconds: float | None) -> dict[str, str]:
@@ -32,27 +32,27 @@ class Readiness:
         Must be called before anything else is awaited after the process was spawned.
         """
         missing = set(services)
-        said = self._said.setdefault(process.pid, {})
+        addresses = self._addresses.setdefault(process.pid, {})
         news = self._news.setdefault(process.pid, asyncio.Event())
         try:
             with contextlib.ExitStack() as watching:
                 if process.returncode is None:
                     watching.enter_context(process.at_end(news.set))
                 async with asyncio.timeout(timeout_seconds):
-                    while not missing <= said.keys():
+                    while not missing <= addresses.keys():
                         if process.returncode is not None:
                             name, log = process.program.name, process.program.log
                             raise StackError(f"{name} ended while starting, {process.why_it_ended()}; see {log}")
                         await news.wait()
                         news.clear()
         except TimeoutError:
-            silent = ", ".join(sorted(missing - said.keys()))
+            not_ready = ", ".join(sorted(missing - addresses.keys()))
             raise StackError(
-                f"{silent} was not ready within {timeout_seconds:.0f} s; see {process.program.log}"
+                f"{not_ready} was not ready within {timeout_seconds:.0f} s; see {process.program.log}"
             ) from None
         finally:
-            del self._said[process.pid], self._news[process.pid]
-        return dict(said)
+            del self._addresses[process.pid], self._news[process.pid]
+        return dict(addresses)
 
     def _on_readable(self) -> None:
         while True:
@@ -62,13 +62,13 @@ class Readiness:
                 return
             for level, kind, content in ancillary:
                 if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
-                    self._hear(_CREDENTIALS.unpack(content[: _CREDENTIALS.size])[0], data.decode(errors="replace"))
+                    self._receive(_CREDENTIALS.unpack(content[: _CREDENTIALS.size])[0], data.decode(errors="replace"))
 
-    def _hear(self, pid: int, text: str) -> None:
+    def _receive(self, pid: int, text: str) -> None:
         lines = dict(line.partition("=")[::2] for line in text.splitlines())
-        if lines.get("READY") == "1" and pid in self._said:
+        if lines.get("READY") == "1" and pid in self._addresses:
             service, _, address = lines.get("STATUS", "").partition(" ")
-            self._said[pid][service] = address
+            self._addresses[pid][service] = address
             self._news[pid].set()
 
 
@@ -80,9 +80,9 @@ def readiness() -> Iterator[Readiness]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         listener.bind(f"\0{name}")
-        heard = Readiness(listener, f"@{name}")
-        loop.add_reader(listener, heard._on_readable)
+        found = Readiness(listener, f"@{name}")
+        loop.add_reader(listener, found._on_readable)
         try:
-            yield heard
+            yield found
         finally:
             loop.remove_reader(listener)

@@ -48,11 +48,11 @@ class LocalWorkerFactory:
             on_spawn(process)
             try:
                 # No deadline: a large model may be on its way from a hub for an hour.
-                said = await self._readiness.wait(process, ["inference"], None)
+                addresses = await self._readiness.wait(process, ["inference"], None)
             except BaseException:
                 process.kill()
                 raise
-            child.address = said["inference"]
+            child.address = addresses["inference"]
 
         child = Child(name, launch, on_change, must_start=False)
         self._children.append(child)

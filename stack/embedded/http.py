@@ -7,7 +7,7 @@ from collections.abc import Mapping
 async def request(
     address: str, method: str, path: str, headers: Mapping[str, str] | None = None, timeout_seconds: float = 5.0
 ) -> tuple[int, bytes]:
-    """The status and the body; (0, b"") when nobody answers. `address`: host:port, or unix:PATH."""
+    """The status and the body; (0, b"") without an answer. `address`: host:port, or unix:PATH."""
     try:
         async with asyncio.timeout(timeout_seconds):
             reader, writer = await _connect(address)

@@ -1,4 +1,4 @@
-"""Questions to servers over their own protocols: do they listen, serve, suit us? No client library needed."""
+"""Probes of servers over their own protocols: whether they listen, serve and are recent enough; without clients."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ _POSTGRES_STARTUP = struct.pack("!ii", 8 + len(_STARTUP_FIELDS), 196608) + _STAR
 
 
 async def nats_facts(address: str) -> dict[str, object] | None:
-    """What a NATS server says of itself; None when there is none."""
+    """The INFO of a NATS server; None when none answers."""
     line = await answer(address, b"", None)
     if line is None or not line.startswith(b"INFO "):
         return None
@@ -69,8 +69,8 @@ async def check_external(name: str, url: str) -> None:
 
 async def postgres_accepts(address: str) -> bool:
     """It asks for a password, or refuses us for any reason but that it is still starting."""
-    said = await answer(address, _POSTGRES_STARTUP, -1)
-    return said is not None and said != b"" and _POSTGRES_STARTING not in said
+    reply = await answer(address, _POSTGRES_STARTUP, -1)
+    return reply is not None and reply != b"" and _POSTGRES_STARTING not in reply
 
 
 async def answer(address: str, request: bytes, size: int | None) -> bytes | None:

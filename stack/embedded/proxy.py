@@ -89,7 +89,7 @@ class Proxy:
             await asyncio.sleep(_PROBE_EVERY_SECONDS)
 
     async def drain(self, grace_seconds: float) -> None:
-        """Takes no new connections, tells open ones to go, and waits for running requests within the grace."""
+        """Takes no new connections, asks clients to leave, and waits for running requests within the grace."""
         admin = self._edge.envoy_admin_address
         deadline = time.monotonic() + grace_seconds
         if (await http.request(admin, "POST", "/healthcheck/fail", timeout_seconds=grace_seconds))[0] != 200:
@@ -100,7 +100,7 @@ class Proxy:
             await asyncio.sleep(_PROBE_EVERY_SECONDS)
 
     async def _active_requests(self) -> int | None:
-        """None: it does not say."""
+        """None: Envoy does not answer."""
         path = "/stats?format=json&filter=^http\\..*\\.downstream_rq_active$"
         status, body = await http.request(self._edge.envoy_admin_address, "GET", path)
         if status != 200:

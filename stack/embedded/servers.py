@@ -230,7 +230,7 @@ jetstream {{
 
 
 def _nobody(process: Process) -> None:
-    """Nobody wants to know a process before it serves."""
+    """For callers that need the process only once it serves."""
 
 
 async def start(
