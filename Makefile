@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup up down test test-unit test-chaos lint format docs proto release-contract lock bench-quick clean
+.PHONY: help setup up down test test-unit test-pythons test-chaos lint format docs proto release-contract lock bench-quick clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -28,6 +28,9 @@ test: setup ## the whole test suite, real servers included
 
 test-unit: setup ## the tests without sockets
 	pytest -q tests/unit
+
+test-pythons: setup ## the unit tests on every Python from 3.11 on that is here
+	scripts/test_pythons.sh
 
 test-chaos: setup ## everything killed under load, for minutes; prints its seed
 	pytest -q -s -m chaos
@@ -62,4 +65,4 @@ bench-quick: setup ## the full path with the synthetic engine, in under 90 s
 	python -m bench.quick
 
 clean: ## remove what was installed here; state under --state stays
-	rm -rf .venv tools/node_modules
+	rm -rf .venv .venvs tools/node_modules
