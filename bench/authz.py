@@ -169,7 +169,7 @@ def _client(pipe: Connection, load: Load) -> None:
 async def _ask(load: Load) -> None:
     requests = [_request(text) for text in load.texts]
     async with grpc.aio.insecure_channel(load.address) as channel:
-        check: Any = channel.unary_unary(_CHECK)  # bytes in and out: the client's parsing is nobody's business here
+        check: Any = channel.unary_unary(_CHECK)  # bytes in and out: the client's own parsing is not measured
         metadata = ((names.HEADER_LISTENER, names.LISTENER_PUBLIC),)
 
         async def one(request: bytes) -> None:

@@ -32,7 +32,8 @@ def request_facts(request: auth.CheckRequest, listener: str) -> RequestFacts:
             if facts.tier in fields:
                 tier = fields[facts.tier].string_value
             if kind is Kind.GENERATION:
-                numbers = {name: value.number_value for name, value in fields.items()}
+                asked = (*facts.output_tokens, facts.choices)
+                numbers = {name: fields[name].number_value for name in asked if name in fields}
                 output_tokens = wanted_output_tokens(facts, numbers, _MAX_OUTPUT_TOKENS)
                 choices = wanted_choices(facts, numbers)
     return RequestFacts(

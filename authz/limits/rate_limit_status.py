@@ -30,16 +30,23 @@ def rate_limit_status(
     plan: Plan, remaining: Sequence[int], resets_ms: Sequence[int], day: Today, now: float
 ) -> RateLimitStatus:
     """From check.lua's reply: `remaining` of each rule, and ms until its window moves (-1: it has none)."""
-
-    def tightest(numbers: Sequence[int]) -> LimitStatus | None:
-        if not numbers:
-            return None
-        number = min(numbers, key=remaining.__getitem__)
-        rule = plan.rules[number]
-        if resets_ms[number] >= 0:
-            return LimitStatus(rule, remaining[number], resets_ms[number] / 1000)
-        ends = day.ends(rule.limit.period)
-        return LimitStatus(rule, remaining[number], None if ends is None else ends - now)
-
     requests, tokens = plan.headers
-    return RateLimitStatus(tightest(requests), tightest(tokens))
+    return RateLimitStatus(
+        _tightest(plan, requests, remaining, resets_ms, day, now) if requests else None,
+        _tightest(plan, tokens, remaining, resets_ms, day, now) if tokens else None,
+    )
+
+
+def _tightest(
+    plan: Plan, numbers: Sequence[int], remaining: Sequence[int], resets_ms: Sequence[int], day: Today, now: float
+) -> LimitStatus:
+    """Of several rules the one with the least left. (A loop: `min` with a key takes twice the time.)"""
+    number = numbers[0]
+    for other in numbers:
+        if remaining[other] < remaining[number]:
+            number = other
+    rule, reset_ms = plan.rules[number], resets_ms[number]
+    if reset_ms >= 0:
+        return LimitStatus(rule, remaining[number], reset_ms / 1000)
+    ends = day.ends(rule.limit.period)
+    return LimitStatus(rule, remaining[number], None if ends is None else ends - now)
