@@ -194,7 +194,7 @@ class Alerts:
         dead = (await self._bus.js.stream_info(names.STREAM_DEAD)).state.messages
         metrics.BILLING_DEAD.set(dead)
         if dead:
-            message = f"{dead} messages lie in {names.STREAM_DEAD}: nobody could use them."
+            message = f"{dead} messages in {names.STREAM_DEAD} could not be used."
             alerts.append(
                 Alert("dead", "critical", "", names.STREAM_DEAD, periods.day_name(now), message, {"messages": dead})
             )
