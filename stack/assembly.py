@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 
 from stack.children.child import Child
-from stack.children.processes import Process, Program, python, spawn
+from stack.children.processes import Process, Program, killed_on_failure, python, spawn
 from stack.children.readiness import Readiness
 from stack.children.workers import LocalWorkerFactory
 from stack.embedded import probes, servers
@@ -80,11 +80,8 @@ class Assembly:
         async def launch(on_spawn: Callable[[Process], None]) -> None:
             running = spawn(program)
             on_spawn(running)
-            try:
+            with killed_on_failure(running):
                 await self._listener.wait(running, process.services, _SERVICES_TIMEOUT_SECONDS)
-            except BaseException:
-                running.kill()
-                raise
 
         return Child(
             process.name,

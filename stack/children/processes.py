@@ -115,6 +115,15 @@ class Process:
         return f"{how}: {words}" if words else how
 
 
+@contextlib.contextmanager
+def killed_on_failure(process: Process) -> Iterator[None]:
+    """Kills the process when the block raises or is cancelled."""
+    with contextlib.ExitStack() as undo:
+        undo.callback(process.kill)
+        yield
+        undo.pop_all()
+
+
 def spawn(program: Program) -> Process:
     """Starts a child; raises StackError when it cannot be started at all."""
     if not (binary := Path(program.argv[0])).exists():

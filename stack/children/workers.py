@@ -9,7 +9,7 @@ from common import names, settings
 from common.manifest import AIModel
 from inference.settings import InferenceSettings
 from stack.children.child import Child, ChildStatus
-from stack.children.processes import Process, Program, python, spawn
+from stack.children.processes import Process, Program, killed_on_failure, python, spawn
 from stack.children.readiness import Readiness
 from stack.embedded.probes import HOST
 from stack.ports import free_port
@@ -46,12 +46,9 @@ class LocalWorkerFactory:
             child.metrics_address = f"{HOST}:{free_port(self._wiring.ports.values())}"
             process = spawn(self._program(name, model, manifest, revision, child.metrics_address))
             on_spawn(process)
-            try:
+            with killed_on_failure(process):
                 # No deadline: a large model may be on its way from a hub for an hour.
                 addresses = await self._readiness.wait(process, ["inference"], None)
-            except BaseException:
-                process.kill()
-                raise
             child.address = addresses["inference"]
 
         child = Child(name, launch, on_change, must_start=False)

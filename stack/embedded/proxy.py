@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common import settings
 from edge.settings import EdgeSettings
-from stack.children.processes import Process, Program, base_environment, python, spawn
+from stack.children.processes import Process, Program, base_environment, killed_on_failure, python, spawn
 from stack.embedded import binaries, http
 from stack.errors import StackError
 from stack.ports import is_free
@@ -70,11 +70,8 @@ class Proxy:
             )
         )
         on_spawn(process)
-        try:
+        with killed_on_failure(process):
             await self._until_live(process)
-        except BaseException:
-            process.kill()
-            raise
 
     async def _until_live(self, process: Process) -> None:
         deadline = time.monotonic() + _START_TIMEOUT_SECONDS
