@@ -40,8 +40,9 @@ async def test_a_standing_credit_brings_every_message_once_and_no_more_than_want
         async with Pull(bus, names.STREAM_TASKS, consumer) as pull:
             await pull.want(8)
             await until(lambda: len(pull._waiting) == 8)
-            await asyncio.sleep(0.2)
-            assert len(pull._waiting) == 8  # nothing was taken, so nothing more was asked for
+            info = await bus.js.consumer_info(names.STREAM_TASKS, consumer)  # after any request of the pull
+            assert info.delivered.consumer_seq == 8, "nothing was taken, so nothing more was asked for"
+            assert len(pull._waiting) == 8
             assert await _take(pull, 100) == [str(number) for number in range(100)]
             assert await pull.next(0.2) is None
 
