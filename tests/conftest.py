@@ -6,7 +6,7 @@ import hypothesis
 import pytest
 
 pytest.register_assert_rewrite("tests.kit")
-pytest_plugins = ["tests.kit.merge_gate", "tests.kit.seeds", "tests.kit.servers"]
+pytest_plugins = ["tests.kit.plugins.merge_gate", "tests.kit.plugins.seeds", "tests.kit.plugins.servers"]
 
 # Otherwise gRPC starts threads in every forked child, which then may not enter the namespace that Postgres needs.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")

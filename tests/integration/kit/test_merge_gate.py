@@ -32,7 +32,7 @@ def run(folder: Path, *tests: str) -> tuple[int, list[str]]:
         "pytest",
         "-q",
         "-p",
-        "tests.kit.merge_gate",
+        "tests.kit.plugins.merge_gate",
         "--merge-gate",
         "-p",
         "no:cacheprovider",

@@ -1,0 +1,1 @@
+"""What pytest loads for every test: options and fixtures."""
