@@ -1,11 +1,13 @@
 """An attempt goes forward only, and every state says who accounts for it."""
 
 import itertools
+import re
+from pathlib import Path
 
 import pytest
 from uplion.inference.v1.sampling_pb2 import TokenUsage
 
-from router.dispatch.attempts import ACCOUNTING, Attempt, State
+from router.dispatch.attempts import ACCOUNTING, Attempt, Fallback, State
 
 FORWARD = {
     (State.QUEUED, State.OFFERED),
@@ -63,6 +65,16 @@ def test_every_state_is_accounted_for() -> None:
     assert set(ACCOUNTING) == set(State)
     for state in State:
         assert attempt_in(state).accounting is ACCOUNTING[state]
+
+
+def test_the_documentation_has_the_same_table() -> None:
+    page = (Path(__file__).parents[4] / "docs/data-path.md").read_text()
+    rows = re.findall(r"^\| `([A-Z]+)`: .*? \| (router|worker) \| (.*) \|$", page, re.MULTILINE)
+    assert [State[name] for name, _, _ in rows] == list(State)
+    for name, publisher, fallback in rows:
+        accounting = ACCOUNTING[State[name]]
+        assert publisher == accounting.publisher.value
+        assert ("memory" in fallback) == (accounting.fallback is Fallback.MEMORY)
 
 
 def test_an_attempt_knows_its_times_as_far_as_it_came() -> None:
