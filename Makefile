@@ -41,6 +41,7 @@ lint: setup ## formatting, types, import rules, the contract
 	ruff check .
 	mypy
 	lint-imports --no-cache
+	python scripts/check_house.py
 	scripts/check_contract.sh
 	python scripts/generate_docs.py --check
 

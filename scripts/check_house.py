@@ -1,6 +1,6 @@
-"""Checks what no linter knows of the house (docs/style.md): sizes of folders and modules, and how rare exceptions to rules are.
+"""Checks what no linter knows of docs/style.md: sizes of folders and modules, and how rare exceptions to rules are.
 
-Usage: python scripts/check_house.py   at the repository's root. Prints the counts; exits with 1 where one is over its bound.
+`make lint` calls it at the repository's root. Prints the counts, and exits with 1 where one is over its bound.
 """
 
 import re
