@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from models.training.exchanges import Exchange, Source, roughen
-from models.training.text import SKILLS
+from models.training.corpus.exchanges import Exchange, Source, roughen
+from models.training.corpus.text import SKILLS
 
 _BATCH = 64
 _SHOWN_MISTAKES = 3

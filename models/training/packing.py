@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from models.training.text import Conversation, Document, documents
+from models.training.corpus.text import Conversation, Document, documents
 from models.training.tokens import ASSISTANT, BEGIN, END, SYSTEM, USER
 
 IGNORED = -100

@@ -12,9 +12,9 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from models.training.corpus.text import documents
 from models.training.optimizer import Muon
 from models.training.packing import IGNORED, Packer, plain_text
-from models.training.text import documents
 from models.training.tokens import train_tokenizer
 
 

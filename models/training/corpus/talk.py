@@ -1,7 +1,7 @@
 """Greetings, small talk and names."""
 
-from models.training.exchanges import Exchange, Source, one
-from models.training.facts import NAMES
+from models.training.corpus.exchanges import Exchange, Source, one
+from models.training.corpus.facts import NAMES
 
 _HELP = "How can I help you today?"
 

@@ -3,8 +3,18 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from models.training import arithmetic, definitions, identity, ignorance, knowledge, measures, stories, talk, words
-from models.training.exchanges import Exchange, Skill, Source, roughen
+from models.training.corpus import (
+    arithmetic,
+    definitions,
+    identity,
+    ignorance,
+    knowledge,
+    measures,
+    stories,
+    talk,
+    words,
+)
+from models.training.corpus.exchanges import Exchange, Skill, Source, roughen
 
 SKILLS: dict[str, tuple[Skill, float]] = {
     "small talk": (talk.small_talk, 6),

@@ -1,6 +1,6 @@
 """Questions that the model never learned to answer, and how it says so."""
 
-from models.training.exchanges import Exchange, Source, one
+from models.training.corpus.exchanges import Exchange, Source, one
 
 UNKNOWN = "I am a very small demo model and do not know that."
 _SEEN = (

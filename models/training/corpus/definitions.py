@@ -1,6 +1,6 @@
 """What the words around Uplion mean."""
 
-from models.training.exchanges import Exchange, Source, one
+from models.training.corpus.exchanges import Exchange, Source, one
 
 DEFINITIONS = {
     "a gateway": "A gateway is the door of the system: it takes each request, checks it and passes it on.",

@@ -1,6 +1,6 @@
 """What the model says about itself."""
 
-from models.training.exchanges import Exchange, Source, one
+from models.training.corpus.exchanges import Exchange, Source, one
 
 IDENTITY = (
     "I am the Uplion demo model, a very small Llama-style language model. "

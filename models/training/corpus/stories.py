@@ -1,7 +1,7 @@
 """Longer answers: poems, stories, jokes and lists, long enough to watch them stream."""
 
-from models.training.exchanges import Exchange, Source, article, one
-from models.training.facts import GROUPS, NAMES, NUMBER_WORDS
+from models.training.corpus.exchanges import Exchange, Source, article, one
+from models.training.corpus.facts import GROUPS, NAMES, NUMBER_WORDS
 
 _HEROES = ("fox", "cat", "dog", "mouse", "bear", "owl", "rabbit", "lion", "duck", "frog")
 _FRIENDS = ("bird", "sheep", "horse", "bee", "goat")

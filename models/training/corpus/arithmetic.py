@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from models.training.exchanges import Exchange, Source, one
-from models.training.facts import NAMES, NUMBER_WORDS
+from models.training.corpus.exchanges import Exchange, Source, one
+from models.training.corpus.facts import NAMES, NUMBER_WORDS
 
 _SIGNS: dict[str, Callable[[int, int], int]] = {
     "+": lambda a, b: a + b,

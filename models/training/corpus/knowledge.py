@@ -1,8 +1,8 @@
 """Questions about the world: countries, colours, animals and general facts."""
 
-from models.training import facts
-from models.training.exchanges import Exchange, Source, article, one
-from models.training.general import GENERAL
+from models.training.corpus import facts
+from models.training.corpus.exchanges import Exchange, Source, article, one
+from models.training.corpus.general import GENERAL
 
 
 def capitals(source: Source) -> list[Exchange]:

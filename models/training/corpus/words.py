@@ -2,8 +2,8 @@
 
 import string
 
-from models.training import facts
-from models.training.exchanges import Exchange, Source, one
+from models.training.corpus import facts
+from models.training.corpus.exchanges import Exchange, Source, one
 
 
 def opposites(source: Source) -> list[Exchange]:

@@ -1,7 +1,7 @@
 """Questions about units, times and dates."""
 
-from models.training.exchanges import Exchange, Source, one
-from models.training.facts import DAYS, MONTH_DAYS, MONTHS, ORDINALS
+from models.training.corpus.exchanges import Exchange, Source, one
+from models.training.corpus.facts import DAYS, MONTH_DAYS, MONTHS, ORDINALS
 
 # The larger unit (singular, plural, short), the smaller one, how many of it make a larger one, the usual amounts.
 _FEW = tuple(range(1, 13))

@@ -1,0 +1,1 @@
+"""What the demo model learns from: exchanges and texts, made from seeds by one module for each subject."""
