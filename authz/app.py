@@ -93,7 +93,7 @@ async def main(settings: AuthzSettings, stop: asyncio.Event, ready: Ready) -> No
 
 
 def _tokens(settings: AuthzSettings, pepper: bytes) -> "Tokens | None":
-    """Imported only where it is used: the libraries take 27 MB."""
+    """Imported only where it is used: the libraries take 28 MB."""
     if settings.issuers_file is None:
         return None
     from authz.credentials import issuers

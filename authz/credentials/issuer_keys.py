@@ -4,13 +4,15 @@ import asyncio
 import contextlib
 import json
 import logging
+import ssl
 import time
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
-from http.client import HTTPException
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
+import httpx2
 from joserfc.jwk import ECKey, Key, OKPKey, RSAKey, import_key
 
 from authz.credentials.issuers import Issuer, is_safe
@@ -21,7 +23,7 @@ logger = logging.getLogger(__name__)
 _MOST_BYTES = 256 << 10
 _MOST_KEYS = 100
 _LEAST_RSA_BITS = 2048
-_CHUNK_BYTES = 16 << 10
+_HEADERS = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "uplion"}
 
 
 class FetchError(Exception):
@@ -90,7 +92,7 @@ class IssuerKeys:
 
     async def _fetch(self) -> dict[str, Key] | None:
         try:
-            return await asyncio.to_thread(fetch_keys, self._issuer, self._intervals.fetch)
+            return await fetch_keys(self._issuer, self._intervals.fetch)
         except Exception as problem:  # the task boundary: another party's answer; known keys stay in use
             reason = str(problem) if isinstance(problem, FetchError) else repr(problem)
             logger.warning(
@@ -104,20 +106,34 @@ class IssuerKeys:
         return self._keys.get(key_id)
 
 
-def fetch_keys(issuer: Issuer, seconds: float) -> dict[str, Key]:
-    """The issuer's signing keys by id; blocks for about `seconds` at most; raises FetchError."""
-    deadline = time.monotonic() + seconds
+async def fetch_keys(issuer: Issuer, seconds: float) -> dict[str, Key]:
+    """The issuer's signing keys by id, fetched within `seconds`; raises FetchError."""
+    try:
+        async with asyncio.timeout(seconds):
+            key_set = await _key_set(issuer)
+            return await asyncio.to_thread(_signing_keys, key_set)
+    except TimeoutError:
+        raise FetchError("the answer took too long") from None
+
+
+async def _key_set(issuer: Issuer) -> dict[str, object]:
+    """The document at the issuer's `jwks_uri`, which its discovery document names where the issuers file does not."""
     plain = issuer.issuer.startswith("http://")  # then it is on this machine, and its keys may be, too
     url = issuer.jwks_uri
     if url is None:
-        known = _json(f"{issuer.issuer.rstrip('/')}/.well-known/openid-configuration", deadline)
+        known = await _json(f"{issuer.issuer.rstrip('/')}/.well-known/openid-configuration")
         if known.get("issuer") != issuer.issuer:
             raise FetchError("the discovery document is another issuer's")
         found_url = known.get("jwks_uri")
         if not isinstance(found_url, str) or not is_safe(found_url, plain=plain):
             raise FetchError("the discovery document names no safe jwks_uri")
         url = found_url
-    keys = _json(url, deadline).get("keys")
+    return await _json(url)
+
+
+def _signing_keys(key_set: dict[str, object]) -> dict[str, Key]:
+    """Those keys of a key set that could sign a token, by id; slow, so it runs in a thread."""
+    keys = key_set.get("keys")
     if not isinstance(keys, list):
         raise FetchError("the answer is no key set")
     found = {key.kid: key for key in map(_key, keys[:_MOST_KEYS]) if key is not None and key.kid}
@@ -144,28 +160,38 @@ def _key(data: Any) -> Key | None:
     return None if isinstance(key, RSAKey) and key.raw_value.key_size < _LEAST_RSA_BITS else key
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: object) -> None:
-        return None
-
-
-def _json(url: str, deadline: float) -> dict[str, object]:
+async def _json(url: str) -> dict[str, object]:
     """A small JSON object, over TLS that is verified; no redirect is followed, and plain http takes no proxy."""
-    proxies = {scheme: proxy for scheme, proxy in urllib.request.getproxies().items() if scheme != "http"}
-    opener = urllib.request.build_opener(_NoRedirects, urllib.request.ProxyHandler(proxies))
-    request = urllib.request.Request(url, headers={"accept": "application/json"})  # noqa: S310  is_safe() said so
-    body = b""
     try:
-        with opener.open(request, timeout=max(0.1, deadline - time.monotonic())) as answer:
-            while chunk := answer.read1(_CHUNK_BYTES):
-                body += chunk
-                if len(body) > _MOST_BYTES:
-                    raise FetchError("the answer is too large")
-                if time.monotonic() > deadline:
-                    raise FetchError("the answer took too long")
-        found = json.loads(body)
-    except (OSError, HTTPException, ValueError, RecursionError) as problem:  # URLError is an OSError
-        raise FetchError(f"{url}: {problem}") from problem
+        found = json.loads(await _body(url))
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, RecursionError) as problem:
+        raise FetchError(f"{url}: {problem!r}") from problem
     if not isinstance(found, dict):
         raise FetchError(f"{url}: no JSON object")
     return found
+
+
+async def _body(url: str) -> bytes:
+    """A successful response's body; the caller sets the deadline. Raises FetchError, httpx2.HTTPError and OSError."""
+    tls = await asyncio.to_thread(ssl.create_default_context)  # reads the system's certificate authorities
+    body = b""
+    async with (
+        httpx2.AsyncClient(
+            verify=tls, proxy=_proxy(url), timeout=None, follow_redirects=False, trust_env=False
+        ) as client,
+        client.stream("GET", url, headers=_HEADERS) as response,
+    ):
+        if not response.is_success:
+            raise FetchError(f"{url}: HTTP {response.status_code}")
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > _MOST_BYTES:
+                raise FetchError("the answer is too large")
+    return body
+
+
+def _proxy(url: str) -> str | None:
+    """The environment's proxy for an https address, if it names one."""
+    parts = urlsplit(url)
+    proxy = getproxies().get(parts.scheme) if parts.scheme == "https" and not proxy_bypass(parts.netloc) else None
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy

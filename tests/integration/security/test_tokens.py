@@ -3,7 +3,7 @@
 import asyncio
 import warnings
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
 from typing import Any
 
 import msgspec
@@ -232,17 +232,38 @@ async def test_with_an_issuer_that_never_answered_nobody_can_tell() -> None:
         lambda issuer: setattr(issuer, "published", [OctKey.generate_key(256, {"kid": "a"}).as_dict()]),
     ],
 )
-def test_what_an_issuer_must_not_answer(misbehave: Any) -> None:
+async def test_what_an_issuer_must_not_answer(misbehave: Any) -> None:
     with running_issuer() as issuer:
         misbehave(issuer)
         with pytest.raises(FetchError):
-            fetch_keys(trusting(issuer.url), 20.0)
+            await fetch_keys(trusting(issuer.url), 20.0)
 
 
 @pytest.mark.filterwarnings("ignore::joserfc.errors.SecurityWarning")
-def test_short_keys_are_not_taken_and_good_ones_beside_them_are() -> None:
+async def test_short_keys_are_not_taken_and_good_ones_beside_them_are() -> None:
     with running_issuer() as issuer:
         weak = RSAKey.generate_key(1024, {"kid": "weak"}).as_dict(private=False)
         issuer.published += [weak, generate_key("EC", "P-256", {"kid": "good"}).as_dict(private=False)]
-        assert fetch_keys(trusting(issuer.url), 20.0).keys() == {"first", "good"}
-        assert fetch_keys(trusting(issuer.url, jwks_uri=f"{issuer.url}/keys"), 20.0).keys() == {"first", "good"}
+        assert (await fetch_keys(trusting(issuer.url), 20.0)).keys() == {"first", "good"}
+        named = trusting(issuer.url, jwks_uri=f"{issuer.url}/keys")
+        assert (await fetch_keys(named, 20.0)).keys() == {"first", "good"}
+
+
+async def test_an_issuer_that_sends_its_answer_byte_by_byte_does_not_hold_a_fetch() -> None:
+    hung_up = asyncio.Event()
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nx-slow: ")
+        with closing(writer), suppress(ConnectionError):
+            while not writer.is_closing():
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+        hung_up.set()
+
+    server = await asyncio.start_server(drip, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(FetchError, match="too long"):
+            await fetch_keys(trusting(f"http://127.0.0.1:{port}"), 0.5)
+        await asyncio.wait_for(hung_up.wait(), 20)
