@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from authz.credentials.key_record import KeyRecord
-from authz.limits.prices import FREE, PriceTable, Rates
+from authz.limits.prices import FREE, HighestRates, PriceTable
 from authz.request_facts import RequestFacts
 from common import names
 from ledger.limits import Amount, Counting, Limit, Rule
@@ -46,7 +46,7 @@ class Plan:
         "used",
     )
 
-    def __init__(self, record: KeyRecord, rules: tuple[Rule, ...], price: Rates, day: Today) -> None:
+    def __init__(self, record: KeyRecord, rules: tuple[Rule, ...], price: HighestRates, day: Today) -> None:
         self.record = record
         self.rules = rules
         self.price = price
@@ -127,7 +127,7 @@ class _KeyPlans:
 
     __slots__ = ("day", "models", "plans", "priced", "prices", "record")
 
-    def __init__(self, record: KeyRecord, day: Today, prices: Mapping[str, Rates]) -> None:
+    def __init__(self, record: KeyRecord, day: Today, prices: Mapping[str, HighestRates]) -> None:
         self.record, self.day, self.prices = record, day, prices
         self.models = {rule.limit.model for rule in record.rules}
         self.priced = any(rule.limit.kind.is_money for rule in record.rules)
@@ -168,7 +168,7 @@ class Plans:
         return plan
 
 
-def _concerns(limit: Limit, model: str, price: Rates, *, reading: bool) -> bool:
+def _concerns(limit: Limit, model: str, price: HighestRates, *, reading: bool) -> bool:
     if limit.model and limit.model != model:
         return False
     if reading:

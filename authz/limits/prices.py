@@ -32,7 +32,7 @@ class Price(NamedTuple):
     request: int
 
 
-class Rates(NamedTuple):
+class HighestRates(NamedTuple):
     """The most that a model's tokens and requests may cost; units as in Price."""
 
     currency: str
@@ -46,14 +46,14 @@ class Rates(NamedTuple):
         return -(-units // 1_000_000)
 
 
-FREE = Rates("", 0, 0, 0)
+FREE = HighestRates("", 0, 0, 0)
 
 
 class PriceTable:
     """The current rates; replaced as a whole."""
 
     def __init__(self) -> None:
-        self.rates: Mapping[str, Rates] = {}
+        self.rates: Mapping[str, HighestRates] = {}
 
     def update(self, prices: Iterable[Price], now: float, ahead_seconds: float) -> None:
         """`rates` stays the same object when nothing changed, so that plans made from it stay valid."""
@@ -69,7 +69,7 @@ class PriceTable:
             self.rates = found
 
 
-def _rates(versions: list[Price], now: float, until: float) -> Rates | None:
+def _rates(versions: list[Price], now: float, until: float) -> HighestRates | None:
     """Of one model's versions, oldest first."""
     begun = [price for price in versions if price.effective_from <= now]
     coming = [price for price in versions if now < price.effective_from <= until]
@@ -78,7 +78,7 @@ def _rates(versions: list[Price], now: float, until: float) -> Rates | None:
         return None
     currency = possible[0].currency
     alike = [price for price in possible if price.currency == currency]
-    return Rates(
+    return HighestRates(
         currency,
         max(price.input for price in alike),
         max(price.output for price in alike),
