@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
+from typing import Final
 
 _VARIABLE = re.compile(r"\{([^}]*)\}")
 FACTS_NAMESPACE = "uplion.request"  # of Envoy's dynamic metadata; its keys are the names in `BodyFacts`
@@ -101,6 +102,7 @@ class Operation:
         return self.kind is not Kind.READING
 
 
+OPENAI_MAX_CHOICES: Final = 128  # of one request: OpenAI's own bound
 OPENAI_FACTS = BodyFacts(output_tokens=("max_completion_tokens", "max_tokens"), choices="n", tier="service_tier")
 
 

@@ -8,10 +8,9 @@ from authz.credentials.request_credential import credential
 from authz.request_facts import RequestFacts
 from common import names, operations
 from common.errors import Reason, UplionError
-from common.operations import BodyFacts, Kind
+from common.operations import OPENAI_MAX_CHOICES, BodyFacts, Kind
 
 _MODEL_CHARACTERS = 256
-_MAX_CHOICES = 128
 _MAX_OUTPUT_TOKENS = 1 << 30
 _BYTES_PER_TOKEN = 3  # of JSON; low, so that an estimate is seldom below the true count
 
@@ -87,7 +86,7 @@ def wanted_output_tokens(facts: BodyFacts, found: Mapping[str, float], most: int
 
 def wanted_choices(facts: BodyFacts, found: Mapping[str, float]) -> int:
     value = found.get(facts.choices, 1.0)
-    return int(min(max(value, 1.0), _MAX_CHOICES)) if value == value else 1
+    return int(min(max(value, 1.0), OPENAI_MAX_CHOICES)) if value == value else 1
 
 
 def client_address(headers: Mapping[str, str]) -> str:

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
 
+from common.operations import OPENAI_MAX_CHOICES
 from common.sampling import MAX_STOP_CHARACTERS, MAX_STOPS, SharedSampling
 from router.surfaces.json_body import Schema
 from router.surfaces.requests import BAD_ROLE, MAX_NAME_CHARACTERS
 
-MAX_CHOICES: Final = 128  # OpenAI's own bound
 MAX_PARTS: Final = 4096
 MAX_INPUT_TOKENS: Final = 1 << 18  # given as token arrays; OpenAI allows 300,000
 MAX_TOKEN_ID: Final = (1 << 32) - 1
@@ -52,7 +52,7 @@ class GenerationBody(SharedSampling, frozen=True, kw_only=True):
 
     model: str = ""
     max_tokens: _OutputTokens | None = None
-    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    n: Annotated[int, Meta(ge=1, le=OPENAI_MAX_CHOICES)] | None = None
     stop: str | list[str] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
