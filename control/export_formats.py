@@ -10,6 +10,7 @@ from uplion.control.v1.usage_pb2 import UsageClass
 
 from control.charges import COMPUTE, REQUEST, TOKENS, Charge, Columns, Rates, charges
 from control.requests.fields import decimal_text
+from ledger.periods import month_start, next_month
 from ledger.usage_columns import TOKEN_COLUMNS
 
 Row = Columns  # a rollup's columns, and the account's, project's and key's names
@@ -126,16 +127,14 @@ def _focus(row: Row, charge: Charge) -> dict[str, object]:
     # What a policy waived stands in the list cost alone. Requests: only those that completed have a price.
     listed = charge.cost if price is None or charge.usage_class == REQUEST else charge.quantity * price
     billed_quantity = charge.cost / price if charge.usage_class == REQUEST and price else charge.quantity
-    month_start = hour.astimezone(UTC).replace(day=1, hour=0)
-    month_end = (month_start + timedelta(days=32)).replace(day=1)
     tags = {"key": row["key"], "model": row["model"], "project": row["project"], "tier": row["tier"]}
     return {
         "BilledCost": decimal_text(charge.cost),
         "BillingAccountId": row["account"],
         "BillingAccountName": row["account_name"] or "",
         "BillingCurrency": row["currency"] or _NO_CURRENCY,
-        "BillingPeriodEnd": _moment(month_end),
-        "BillingPeriodStart": _moment(month_start),
+        "BillingPeriodEnd": _moment(next_month(hour.astimezone(UTC))),
+        "BillingPeriodStart": _moment(month_start(hour.astimezone(UTC))),
         "ChargeCategory": "Usage",
         "ChargeClass": "",  # "Correction" or nothing; history is never corrected
         "ChargeDescription": f"{row['model']}: {name.replace('_', ' ')}",

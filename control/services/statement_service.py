@@ -13,6 +13,7 @@ from control.charges import Charge, added, charges, total
 from control.requests import fields
 from control.requests.caller import Caller
 from control.stores.usage import UsageFilter, UsageStore
+from ledger.periods import next_month
 
 if TYPE_CHECKING:
     import asyncpg
@@ -91,4 +92,4 @@ def _month(text: str) -> tuple[datetime, datetime]:
     if match is None:
         raise fields.invalid("month", "must be a month such as 2026-11")
     start = datetime(int(match[1]), int(match[2]), 1, tzinfo=UTC)
-    return start, (start + timedelta(days=32)).replace(day=1)
+    return start, next_month(start)
