@@ -7,7 +7,6 @@ from uplion.dispatch.v1.run_pb2 import RunRequest
 from uplion.inference.v1.sampling_pb2 import BudgetCut
 
 from common import names
-from common.errors import Reason, UplionError
 from common.identity import Identity
 from common.operations import Capability
 
@@ -48,28 +47,3 @@ class Job:
         if not identity.capped_by or most != identity.max_output_tokens:
             return None
         return BudgetCut(limit=identity.capped_by, max_output_tokens=most)
-
-
-def check_model(model: str, identity: Identity) -> str:
-    """The model, if the router reads the same one from the request as the edge did; raises INVALID_REQUEST otherwise.
-
-    They differ where a body names `model` twice, or where a native client's metadata and message differ. Limits and
-    permissions were checked for what the edge read.
-    """
-    if not model:
-        raise UplionError(Reason.INVALID_REQUEST, "You must provide a model.", param="model")
-    if model != identity.model:
-        raise UplionError(
-            Reason.INVALID_REQUEST,
-            "The model in the request differs from the one it was admitted for; name it exactly once.",
-            param="model",
-        )
-    return model
-
-
-def capped_output(asked: int | None, identity: Identity) -> int | None:
-    """Most output tokens: what was asked for, within the caller's limit; None: context and model decide."""
-    cap = identity.max_output_tokens
-    if asked is None or cap is None:
-        return cap if asked is None else asked
-    return min(asked, cap)

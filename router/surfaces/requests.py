@@ -1,4 +1,4 @@
-"""What the parsers of all dialects share: refusals, limits of what a request may hold, and a job from checked parts."""
+"""What the parsers of all dialects share: refusals, bounds, and a job from checked parts."""
 
 from typing import Final, NoReturn
 
@@ -32,6 +32,31 @@ def invalid(param: str, problem: str) -> NoReturn:
 def unsupported(param: str, problem: str = "is not supported") -> NoReturn:
     """Refuses a field that asks for something that is not built."""
     raise UplionError(Reason.UNSUPPORTED_PARAMETER, f"'{param}' {problem}.", param=param)
+
+
+def check_model(model: str, identity: Identity) -> str:
+    """The model, if the router reads the same one from the request as the edge did; raises INVALID_REQUEST otherwise.
+
+    They differ where a body names `model` twice, or where a native client's metadata and message differ. Limits and
+    permissions were checked for what the edge read.
+    """
+    if not model:
+        raise UplionError(Reason.INVALID_REQUEST, "You must provide a model.", param="model")
+    if model != identity.model:
+        raise UplionError(
+            Reason.INVALID_REQUEST,
+            "The model in the request differs from the one it was admitted for; name it exactly once.",
+            param="model",
+        )
+    return model
+
+
+def capped_output(asked: int | None, identity: Identity) -> int | None:
+    """Most output tokens: what was asked for, within the caller's limit; None: context and model decide."""
+    cap = identity.max_output_tokens
+    if asked is None or cap is None:
+        return cap if asked is None else asked
+    return min(asked, cap)
 
 
 def chat_job(identity: Identity, model: str, messages: list[dict[str, str]], sampling: Sampling) -> Job:

@@ -7,10 +7,10 @@ from uplion.inference.v1 import chat_pb2, completion_pb2, embedding_pb2, samplin
 
 from common.identity import Identity
 from common.sampling import MAX_STOP_CHARACTERS, MAX_STOPS, Sampling, fields_set
-from router.dispatch.jobs import Job, capped_output, check_model
+from router.dispatch.jobs import Job
 from router.surfaces import requests
 from router.surfaces.json_body import Schema
-from router.surfaces.requests import invalid
+from router.surfaces.requests import capped_output, check_model, invalid
 
 _BAD_STOP: Final = f"may hold at most {MAX_STOPS} texts of 1 to {MAX_STOP_CHARACTERS} characters"
 _SAMPLING: Final = Schema(

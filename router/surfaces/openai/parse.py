@@ -13,12 +13,12 @@ from uplion.inference.v1.sampling_pb2 import Sampling
 from common import sampling
 from common.identity import Identity
 from common.operations import OPENAI_FACTS
-from router.dispatch.jobs import Job, capped_output, check_model
+from router.dispatch.jobs import Job
 from router.surfaces import requests
 from router.surfaces.json_body import Body, check_unknown, json_object
 from router.surfaces.openai import schema
 from router.surfaces.openai.schema import GenerationBody, Message
-from router.surfaces.requests import invalid, unsupported
+from router.surfaces.requests import capped_output, check_model, invalid, unsupported
 
 _COMPLETION_TOKENS: Final = 16  # what the legacy API generates where the body does not say
 _READ_AGAIN: Final = OPENAI_FACTS.read_again
