@@ -70,7 +70,6 @@ class Operation:
     method: str = "POST"  # of the HTTP request
     path: str = ""  # of the HTTP request, as google.api.http writes it; empty: it is called by gRPC only
     facts: BodyFacts | None = None  # None: the edge does not read the body; gRPC callers send `x-uplion-model`
-    streams: bool = False  # the answer can come in pieces
 
     @property
     def service(self) -> str:
@@ -106,28 +105,28 @@ OPENAI_MAX_CHOICES: Final = 128  # of one request: OpenAI's own bound
 OPENAI_FACTS = BodyFacts(output_tokens=("max_completion_tokens", "max_tokens"), choices="n", tier="service_tier")
 
 
-def _openai(method: str, path: str, kind: Kind, capability: Capability, *, streams: bool = False) -> Operation:
+def _openai(method: str, path: str, kind: Kind, capability: Capability) -> Operation:
     rpc = f"{_OPENAI}{method}"
-    return Operation(rpc, Dialect.OPENAI, kind, capability, path=path, facts=OPENAI_FACTS, streams=streams)
+    return Operation(rpc, Dialect.OPENAI, kind, capability, path=path, facts=OPENAI_FACTS)
 
 
-def _native(method: str, kind: Kind, capability: Capability | None = None, *, streams: bool = False) -> Operation:
-    return Operation(f"{_NATIVE}{method}", Dialect.NATIVE, kind, capability, streams=streams)
+def _native(method: str, kind: Kind, capability: Capability | None = None) -> Operation:
+    return Operation(f"{_NATIVE}{method}", Dialect.NATIVE, kind, capability)
 
 
 _OPENAI = "/uplion.openai.v1.OpenAIService/"
 _NATIVE = "/uplion.inference.v1.InferenceService/"
 
 OPERATIONS = (
-    _openai("CreateChatCompletion", "/v1/chat/completions", Kind.GENERATION, Capability.CHAT, streams=True),
-    _openai("CreateCompletion", "/v1/completions", Kind.GENERATION, Capability.COMPLETION, streams=True),
+    _openai("CreateChatCompletion", "/v1/chat/completions", Kind.GENERATION, Capability.CHAT),
+    _openai("CreateCompletion", "/v1/completions", Kind.GENERATION, Capability.COMPLETION),
     _openai("CreateEmbedding", "/v1/embeddings", Kind.EMBEDDING, Capability.EMBEDDING),
     Operation(f"{_OPENAI}ListModels", Dialect.OPENAI, Kind.READING, method="GET", path="/v1/models"),
     Operation(f"{_OPENAI}GetModel", Dialect.OPENAI, Kind.READING, method="GET", path="/v1/models/{model=**}"),
     _native("Chat", Kind.GENERATION, Capability.CHAT),
-    _native("ChatStream", Kind.GENERATION, Capability.CHAT, streams=True),
+    _native("ChatStream", Kind.GENERATION, Capability.CHAT),
     _native("Completion", Kind.GENERATION, Capability.COMPLETION),
-    _native("CompletionStream", Kind.GENERATION, Capability.COMPLETION, streams=True),
+    _native("CompletionStream", Kind.GENERATION, Capability.COMPLETION),
     _native("Embed", Kind.EMBEDDING, Capability.EMBEDDING),
     _native("ListModels", Kind.READING),
 )
