@@ -14,6 +14,7 @@ from typing import Any
 import grpc.aio
 import nats.errors
 from nats.aio.msg import Msg
+from nats.js.api import ConsumerInfo
 from uplion.billing.v1.usage_event_pb2 import UsageEvent
 from uplion.dispatch.v1.run_pb2 import ChatInput, RunEvent, RunRequest
 from uplion.dispatch.v1.ticket_pb2 import Caller, Offer, Ticket
@@ -123,6 +124,27 @@ class FakeRouter:
         subject = names.task_subject(self.model)
         held = (await self.bus.js.stream_info(names.STREAM_TASKS, subjects_filter=subject)).state.subjects or {}
         return sum(held.values())
+
+    async def deliveries(self) -> int:
+        """How often the broker has delivered a ticket of this model to a worker."""
+        delivered = (await self._consumer()).delivered
+        return delivered.consumer_seq if delivered else 0
+
+    async def left_alone(self, since: int) -> None:
+        """Waits until the worker has not taken a ticket that was published after so many deliveries.
+
+        Either it asks the broker for none, or it got the ticket and gave it back: then it was delivered again.
+        """
+
+        async def left() -> bool:
+            consumer = await self._consumer()
+            delivered = consumer.delivered.consumer_seq if consumer.delivered else 0
+            return delivered >= since + 2 or bool(consumer.num_pending and not consumer.num_waiting)
+
+        await until(left, WAIT_SECONDS, ignoring=(nats.errors.Error, TimeoutError))
+
+    async def _consumer(self) -> ConsumerInfo:
+        return await self.bus.js.consumer_info(names.STREAM_TASKS, names.task_consumer(self.model))
 
     async def settled(self) -> None:
         """Waits until every ticket is acknowledged."""

@@ -90,8 +90,9 @@ async def test_a_worker_whose_usage_is_refused_takes_no_tickets_until_it_is_not(
     first, second = router.chat(max_output_tokens=2), router.chat(max_output_tokens=2)
     assert (await router.run(first))[-1].usage.output_tokens == 2
     await until(unmetered)
+    deliveries = await router.deliveries()
     offering = asyncio.ensure_future(router.offer(second.ticket))
-    await asyncio.sleep(0.5)
+    await router.left_alone(deliveries)
     assert not offering.done(), "it would be inference for nothing"
     await limit(-1)
     offer, _ = await asyncio.wait_for(offering, SECONDS)

@@ -180,8 +180,9 @@ async def test_no_more_requests_than_slots(start_worker):
     first, second = router.chat(), router.chat()
     calls = [await router.open(first), await router.open(second)]
     third = router.chat(max_output_tokens=2)
+    deliveries = await router.deliveries()
     opening = asyncio.ensure_future(router.open(third))
-    await asyncio.sleep(0.5)
+    await router.left_alone(deliveries)
     assert not opening.done(), "no slot is free, so there is no offer"
     calls[0].cancel()
     call = await opening

@@ -61,7 +61,8 @@ async def test_an_expired_credit_is_renewed(nats_url: str, monkeypatch: pytest.M
         consumer = await bus.ensure_task_consumer(model)
         async with Pull(bus, names.STREAM_TASKS, consumer) as pull:
             await pull.want(3)
-            await asyncio.sleep(1.0)
+            assert pull.outstanding == 3
+            await until(lambda: not pull.outstanding)
             await _tickets(bus, model, 5)
             assert len(await _take(pull, 5)) == 5
 

@@ -82,9 +82,16 @@ class World:
     def tickets(self) -> str:
         return f"tasks.{token(self.model)}.>"
 
+    async def usage_published(self) -> None:
+        """Waits for all events that the router has published so far: that of a request refused now comes after them."""
+        request_id = str(uuid.uuid4())
+        await self.client.post("CreateChatCompletion", b"{", request_id=request_id)
+        await self.until(lambda: request_id in [event.request_id for event in self.usage])
+        self.usage[:] = [event for event in self.usage if event.request_id != request_id]
+
     async def one_usage(self) -> billing.UsageEvent:
         await self.until(lambda: self.usage)
-        await asyncio.sleep(0.02)
+        await self.usage_published()
         assert len({(event.request_id, event.attempt) for event in self.usage}) == len(self.usage)
         return self.usage[-1]
 

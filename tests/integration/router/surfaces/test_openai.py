@@ -1,6 +1,5 @@
 """The OpenAI surface against a real router, NATS and worker protocol."""
 
-import asyncio
 import json
 import struct
 import time
@@ -202,7 +201,7 @@ async def test_a_workers_own_error_keeps_its_reason(
         answered, _, data, _ = await world.client.post("CreateChatCompletion", chat(world.model))
         assert (answered, json.loads(data)["error"]["code"]) == (status, code)
         assert len(worker.runs) == 1
-        await asyncio.sleep(0.1)
+        await world.usage_published()
         assert world.usage == []  # such an attempt is the worker's to account for
 
 
