@@ -1,6 +1,5 @@
 """Does everything that counts say the same? The ledger against the clients, and against every sum made of it."""
 
-import asyncio
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -24,20 +23,25 @@ _QUIET_SECONDS = 180.0
 async def until_quiet(platform: Platform) -> None:
     """Waits until no event is on its way: none spooled, none in the stream unacknowledged, no ticket unsettled."""
     async with connect_bus(platform.facts["nats_url"], "chaos", connect_seconds=60) as bus:
-        deadline = time.monotonic() + _QUIET_SECONDS
-        quiet_since = None
-        while True:
+        rest: dict[str, Any] = {}
+        busy_at = time.monotonic()
+
+        async def quiet() -> bool:
+            nonlocal rest, busy_at
             try:
                 rest = await _on_the_way(platform, bus)
             except (nats.errors.Error, TimeoutError, OSError) as problem:
                 rest = {"problem": repr(problem)}
-            now = time.monotonic()
-            quiet_since = None if rest else quiet_since or now
-            # A router tells for a vanished worker once its entry has expired: 10 s.
-            if quiet_since is not None and now - quiet_since > 15.0:
-                return
-            assert now < deadline, f"still on the way: {rest}"
-            await asyncio.sleep(0.5)
+            if rest:
+                busy_at = time.monotonic()
+            # The router publishes the event of a vanished worker's attempt once the worker's entry has expired: 10 s.
+            return time.monotonic() - busy_at > 15.0
+
+        try:
+            await until(quiet, _QUIET_SECONDS)
+        except AssertionError as late:
+            late.add_note(f"still on the way: {rest}")
+            raise
 
 
 async def _on_the_way(platform: Platform, bus: Any) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from credentials import api_keys
 from ledger.limits import Limit
 from tests.integration.authz.rules import as_json
 from tests.kit import services
+from tests.kit.until import until
 
 PEPPER = b"test pepper"
 CHECK = "/envoy.service.auth.v3.Authorization/Check"
@@ -80,6 +81,14 @@ class Authz:
     channel: grpc.aio.Channel
     database: asyncpg.Connection
     account: str = field(default_factory=lambda: f"a-{uuid.uuid4().hex[:10]}")
+
+    async def until_status(self, key: str, status: int, seconds: float = 60.0) -> None:
+        """Asks until a check of the key is answered so."""
+
+        async def answered() -> bool:
+            return bool((await self.check(key)).status == status)
+
+        await until(answered, seconds)
 
     async def check(
         self,

@@ -6,6 +6,7 @@ from base64 import b64decode
 from collections.abc import AsyncIterator
 from typing import Any
 
+import nats.errors
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo, QuotaFailure, RetryInfo
 from google.rpc.status_pb2 import Status
@@ -16,6 +17,7 @@ from common import names
 from messaging.bus import Bus, connect_bus
 from messaging.decisions import Decision, decode
 from tests.integration.authz.rules import at_once, cost, requests, tokens
+from tests.kit.until import until
 
 NATIVE = "/uplion.inference.v1.InferenceService/Chat"
 
@@ -29,13 +31,13 @@ async def bus(nats_url: str) -> AsyncIterator[Bus]:
 
 async def decision(bus: Bus, request_id: str) -> Decision:
     """As `uplion explain` reads it."""
-    async with asyncio.timeout(60):
-        while True:
-            try:
-                found = await bus.js.get_last_msg(names.STREAM_DECISIONS, names.decision_subject(request_id))
-                return decode(found.data or b"")
-            except Exception:
-                await asyncio.sleep(0.05)
+
+    async def stored() -> Decision:
+        found = await bus.js.get_last_msg(names.STREAM_DECISIONS, names.decision_subject(request_id))
+        return decode(found.data or b"")
+
+    found: Decision = await until(stored, ignoring=(nats.errors.Error, TimeoutError))
+    return found
 
 
 async def test_each_refusal_names_its_rule_what_is_left_and_when_it_clears(authz: Any, bus: Bus) -> None:
@@ -164,9 +166,7 @@ async def test_an_admins_change_of_a_limit_applies_at_once(authz: Any, announce:
     assert [(await authz.check(key.text)).status for _ in range(2)] == [200, 429]
     await authz.set_limits("accounts", authz.account, requests(1_000))
     await announce(f"account:{authz.account}")
-    async with asyncio.timeout(60):
-        while (await authz.check(key.text)).status != 200:
-            await asyncio.sleep(0.01)
+    await authz.until_status(key.text, 200)
 
 
 async def test_an_announced_price_counts_at_once(authz: Any, announce: Any) -> None:
@@ -180,10 +180,11 @@ async def test_an_announced_price_counts_at_once(authz: Any, announce: Any) -> N
         model,
     )
     await announce("prices:")
-    async with asyncio.timeout(60):
-        while not (answer := await authz.check(key.text, model=model, facts={"max_tokens": 90})).limits:
-            await asyncio.sleep(0.01)
-    assert answer.limits == {"max_output_tokens": "30", "capped_by": "account/cost/life/USD"}
+
+    async def limits() -> Any:
+        return (await authz.check(key.text, model=model, facts={"max_tokens": 90})).limits
+
+    assert await until(limits) == {"max_output_tokens": "30", "capped_by": "account/cost/life/USD"}
 
 
 async def test_the_end_of_a_request_frees_its_place(authz: Any, bus: Bus) -> None:
@@ -193,9 +194,7 @@ async def test_the_end_of_a_request_frees_its_place(authz: Any, bus: Bus) -> Non
     assert first.limits == {"holds_slot": "1"}
     assert (await authz.check(key.text)).headers["retry-after-ms"] == "1000"
     await bus.publish_core(names.SUBJECT_RELEASE, f"{authz.account} {first.headers['x-uplion-reservation']}".encode())
-    async with asyncio.timeout(60):
-        while (await authz.check(key.text)).status != 200:
-            await asyncio.sleep(0.01)
+    await authz.until_status(key.text, 200)
 
 
 async def test_used_keys_are_told_in_batches(bus: Bus) -> None:

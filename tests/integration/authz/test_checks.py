@@ -162,9 +162,7 @@ async def test_a_revoked_key_stops_long_before_its_record_is_a_minute_old(authz:
     await authz.database.execute("UPDATE keys SET state = 'revoked' WHERE id = $1", key.id)
     assert (await authz.check(key.text)).status == 200  # believed until told otherwise
     await announce(f"key:{key.id}")
-    async with asyncio.timeout(30):
-        while (await authz.check(key.text)).status != 401:
-            await asyncio.sleep(0.01)
+    await authz.until_status(key.text, 401, 30)
 
 
 async def test_a_suspended_account_stops_all_its_keys(authz: Any, announce: Announce) -> None:
@@ -176,8 +174,7 @@ async def test_a_suspended_account_stops_all_its_keys(authz: Any, announce: Anno
     await announce(f"account:{authz.account}")
     async with asyncio.timeout(30):
         for key in found:
-            while (await authz.check(key.text)).status != 401:
-                await asyncio.sleep(0.01)
+            await authz.until_status(key.text, 401, 30)
 
 
 async def test_a_key_ends_at_its_expiry_without_a_lookup(authz: Any) -> None:
@@ -187,9 +184,7 @@ async def test_a_key_ends_at_its_expiry_without_a_lookup(authz: Any) -> None:
         if (first := await authz.check(key.text)).status == 200:  # a busy machine may be too late for a short one
             break
     assert first.status == 200
-    async with asyncio.timeout(30):
-        while (await authz.check(key.text)).status != 401:
-            await asyncio.sleep(0.02)
+    await authz.until_status(key.text, 401, 30)
 
 
 async def test_a_new_key_made_after_it_was_refused_works_once_announced(authz: Any, announce: Announce) -> None:
@@ -199,9 +194,7 @@ async def test_a_new_key_made_after_it_was_refused_works_once_announced(authz: A
     assert (await authz.check(key.text)).status == 401
     await authz.database.execute("UPDATE keys SET id = $1 WHERE id = 'ABCDEFGHIJKL'", key.id)
     await announce(f"key:{key.id}")
-    async with asyncio.timeout(30):
-        while (await authz.check(key.text)).status != 200:
-            await asyncio.sleep(0.01)
+    await authz.until_status(key.text, 200, 30)
 
 
 async def test_two_authz_share_one_limit_and_one_shelf(start: Any, authz: Any, settings: AuthzSettings) -> None:

@@ -19,7 +19,6 @@ from control.schema.migrate import migrate
 from storage.valkey import Valkey, ValkeyError
 from tests.integration.authz.rules import at_once, requests, tokens
 from tests.kit.services import ServiceProcess
-from tests.kit.until import until
 
 
 @pytest.fixture
@@ -30,13 +29,6 @@ def own_valkey(start_server: Callable[[str], Any]) -> Any:
 @pytest.fixture
 def own_postgres(start_server: Callable[[str], Any]) -> Any:
     return start_server("postgres")
-
-
-async def _until(authz: Any, key: str, status: int, seconds: float = 60.0) -> None:
-    async def answered() -> bool:
-        return bool((await authz.check(key)).status == status)
-
-    await until(answered, seconds)
 
 
 async def test_valkey_killed_known_keys_have_a_share_strangers_503_and_it_recovers_alone(
@@ -56,10 +48,10 @@ async def test_valkey_killed_known_keys_have_a_share_strangers_503_and_it_recove
         assert statuses == [200] * 4 + [503] * 4  # a quarter of the 19 that were left
         assert (await authz.check(stranger.text)).status == 503
         assert (await authz.check(unlimited.text)).status == 200
-        await _until(authz, unlimited.text, 503)  # the outage lasts too long
+        await authz.until_status(unlimited.text, 503)  # the outage lasts too long
         await valkey.start()
-        await _until(authz, known.text, 200)
-        await _until(authz, stranger.text, 200)
+        await authz.until_status(known.text, 200)
+        await authz.until_status(stranger.text, 200)
 
 
 async def test_a_flushed_valkey_is_told_what_is_outstanding_and_reads_the_rest_from_the_ledger(
@@ -79,7 +71,7 @@ async def test_a_flushed_valkey_is_told_what_is_outstanding_and_reads_the_rest_f
         assert answer.told["x-ratelimit-remaining-tokens"] == str((100_000 - 220) // 4 - 110)
         async with asyncio.timeout(60):
             while int(answer.told["x-ratelimit-remaining-tokens"]) < 50_000:
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.1)  # each check takes of the local share, so not as often as until() asks
                 last, answer = answer, await authz.check(key.text, facts={"max_tokens": 10})
         local = 1000 - int(answer.told["x-ratelimit-remaining-requests"]) - 3  # admitted by the share
         assert local > 0
@@ -102,15 +94,15 @@ async def test_postgres_killed_known_keys_work_and_strangers_get_503(
         authz.database = connection
         await authz.add_account()
         known, stranger = await authz.add_key(), await authz.add_key()
-        await _until(authz, known.text, 200)
+        await authz.until_status(known.text, 200)
         await connection.close()
         await postgres.kill()
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.3)  # beyond key_ttl_seconds, so that known keys are looked up again
         for _ in range(5):
             assert (await authz.check(known.text)).status == 200
         assert (await authz.check(stranger.text)).status == 503
         await postgres.start()
-        await _until(authz, stranger.text, 200)
+        await authz.until_status(stranger.text, 200)
 
 
 async def test_a_wrong_valkey_password_is_an_outage_and_no_free_pass(

@@ -16,6 +16,7 @@ from common.errors import Reason
 from common.operations import Kind
 from tests.integration.authz.harness import Harness, harness
 from tests.integration.authz.rules import at_once, cost, requests, tokens
+from tests.kit.until import until
 
 
 @pytest.fixture
@@ -253,9 +254,11 @@ async def test_a_check_whose_caller_left_holds_nothing(world: Harness) -> None:
         checking.cancel()
         admitted += not isinstance((await asyncio.gather(checking, return_exceptions=True))[0], BaseException)
     assert admitted < 40
-    async with asyncio.timeout(60):
-        while int(await world.valkey.call("ZCARD", names.reservations_key(world.account))) != admitted:
-            await asyncio.sleep(0.01)
+
+    async def only_admitted() -> bool:
+        return int(await world.valkey.call("ZCARD", names.reservations_key(world.account))) == admitted
+
+    await until(only_admitted)
 
 
 async def test_nothing_is_left_behind_once_all_is_settled(world: Harness) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from common.settings import dump
 from messaging.bus import connect_bus
 from tests.integration.authz.rules import requests, tokens
 from tests.kit.services import ServiceProcess
+from tests.kit.until import until
 
 pytestmark = pytest.mark.chaos
 
@@ -43,6 +45,9 @@ class Crowd:
         self.refused_in_a_row = 0
         self.stop = asyncio.Event()
         self.chance = chance
+
+    def has_spent(self, tokens_spent: float) -> bool:
+        return self.admitted * _TOKENS >= tokens_spent
 
     async def client(self) -> None:
         while not self.stop.is_set():
@@ -119,19 +124,20 @@ async def test_a_budget_is_overspent_by_one_percent_at_most(
             for _ in range(_CLIENTS):
                 clients.create_task(crowd.client())
             async with asyncio.timeout(_LONGEST_SECONDS):
-                for share in (0.3, 0.6):
-                    while crowd.admitted * _TOKENS < share * _BUDGET:
-                        await asyncio.sleep(0.02)
+                for tokens_spent in (0.3 * _BUDGET, 0.6 * _BUDGET):
+                    await until(partial(crowd.has_spent, tokens_spent), _LONGEST_SECONDS)
                     await blow(valkey)
-                while crowd.refused_in_a_row < 200:
-                    await asyncio.sleep(0.05)
+                await until(lambda: crowd.refused_in_a_row >= 200, _LONGEST_SECONDS)
             crowd.stop.set()
         print(f"admitted {crowd.admitted * _TOKENS} of {_BUDGET} tokens; answers {crowd.statuses}")
         assert crowd.admitted * _TOKENS <= 1.01 * _BUDGET
         assert crowd.admitted * _TOKENS >= 0.99 * _BUDGET  # and nothing stays behind that nobody uses
         async with asyncio.timeout(60), Redis.from_url(valkey.url) as redis:
-            while await redis.zcard(names.reservations_key(first.account)):
-                await asyncio.sleep(0.05)
+
+            async def settled() -> bool:
+                return not await redis.zcard(names.reservations_key(first.account))
+
+            await until(settled)
             used = await redis.hget(names.used_key(first.account, "life"), names.counter_field("t", "a"))
         assert int(used or 0) == crowd.admitted * _TOKENS
         stop.set()

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
+from tests.kit.until import until_sync
 
 UPLION = str(Path(sys.executable).with_name("uplion"))
 MANIFEST = """apiVersion: model.youxam.com/v1alpha1
@@ -129,14 +129,12 @@ def test_models_are_applied_listed_and_deleted(state: Path, tmp_path: Path) -> N
     manifest.write_text(MANIFEST % "second")
     (applied,) = uplion(state, "models", "apply", "-f", str(manifest))
     assert applied["name"] == "second"
-    deadline = time.monotonic() + 90
-    while True:
-        models = {model["name"]: model for model in uplion(state, "models", "list")}
-        second = models["second"]
-        if second["phase"] == "ready" and second["workers"]:
-            break
-        assert time.monotonic() < deadline, second
-        time.sleep(0.1)
+
+    def ready() -> Any:
+        (second,) = [model for model in uplion(state, "models", "list") if model["name"] == "second"]
+        return second if second["phase"] == "ready" and second["workers"] else None
+
+    second = until_sync(ready, 90)
     assert second["workers"][0]["slots_total"] == 8
     assert uplion(state, "models", "delete", "second") == {"deleted": "second"}
     assert "second" not in [model["name"] for model in uplion(state, "models", "list")]
@@ -150,15 +148,12 @@ def test_a_chat_is_answered_and_counted(state: Path) -> None:
     answer = uplion(state, "chat", "hello", "--model", "first")
     assert answer["content"]
     assert answer["finish_reason"]
-    deadline = time.monotonic() + 60
-    while True:
+
+    def counted() -> Any:
         rows = {row["group"]: row for row in uplion(state, "usage", "--by", "model")}
-        counted = rows.get("first", {}).get("output_tokens", 0) - before.get("first", {}).get("output_tokens", 0)
-        if counted:
-            break
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    assert counted == answer["usage"]["completion_tokens"]
+        return rows.get("first", {}).get("output_tokens", 0) - before.get("first", {}).get("output_tokens", 0)
+
+    assert until_sync(counted) == answer["usage"]["completion_tokens"]
     assert uplion(state, "chat", "hello", "--model", "absent", exit_code=1)["error"]
 
 
@@ -176,10 +171,12 @@ def test_a_price_is_set_listed_and_charged_from_then_on(state: Path) -> None:
     assert "rates.input_per_million_tokens" in refused["error"]
     answer = uplion(state, "chat", "hello", "--model", "first")["usage"]
     cost = Decimal("0.15") * answer["prompt_tokens"] + Decimal("0.60") * answer["completion_tokens"]
-    deadline = time.monotonic() + 30
-    while not (row := uplion(state, "usage", "--model", "first")[0])["currency"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+
+    def priced() -> Any:
+        (row, *_) = uplion(state, "usage", "--model", "first")
+        return row if row["currency"] else None
+
+    row = until_sync(priced, 30)
     assert (Decimal(row["cost"]), row["currency"]) == (cost / 1_000_000, "USD")
     assert row["unpriced_requests"] == row["requests"] - 1
     assert isinstance(uplion(state, "alerts", "list"), list)
@@ -189,10 +186,8 @@ def test_a_price_is_set_listed_and_charged_from_then_on(state: Path) -> None:
 
 
 def test_the_ledger_is_taken_out_and_verified_without_the_platform(state: Path, tmp_path: Path) -> None:
-    deadline = time.monotonic() + 60
-    while not (keys := uplion(state, "ledger", "key")) or not uplion(state, "usage")[0]["requests"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    until_sync(lambda: uplion(state, "ledger", "key") and uplion(state, "usage")[0]["requests"])
+    keys = uplion(state, "ledger", "key")
     file = tmp_path / "ledger.jsonl"
     assert uplion(state, "ledger", "export", "--all", "-o", str(file))["bytes"] == file.stat().st_size
     verify = ["ledger", "verify", str(file), "--public-key", keys[0]["public_key"]]
@@ -213,10 +208,12 @@ def test_a_conversation_reads_its_lines_from_a_pipe(state: Path) -> None:
 
 
 def test_status_shows_every_part(state: Path) -> None:
-    deadline = time.monotonic() + 60
-    while "worker/second/0" in (parts := {part["name"]: part for part in uplion(state, "status")["parts"]}):
-        assert time.monotonic() < deadline  # it was deleted, and may take its time to end
-        time.sleep(0.1)
+
+    def parts_without_the_deleted() -> Any:
+        parts = {part["name"]: part for part in uplion(state, "status")["parts"]}
+        return parts if "worker/second/0" not in parts else None
+
+    parts = until_sync(parts_without_the_deleted)  # its worker may take its time to end
     assert set(parts) >= {"supervisor", "postgres", "valkey", "nats", "services", "envoy", "worker/first/0"}
     assert all(part["healthy"] and part["pid"] and part["memory_bytes"] > 1 << 20 for part in parts.values())
     assert runner.invoke(app, ["status", "--state", str(state)]).exit_code == 0

@@ -16,6 +16,7 @@ import pytest
 from google.api.httpbody_pb2 import HttpBody
 
 from credentials.api_keys import TEST_KEY
+from tests.kit.until import until_sync
 
 IDENTITY = ("account", "key", "reservation", "tier", "limits")
 
@@ -297,12 +298,11 @@ def test_a_client_that_leaves_cancels_the_call(edge: Any) -> None:
 def test_the_access_log_holds_facts_and_no_content(edge: Any) -> None:
     reply = edge.chat({"model": "m", "messages": ["canary-prompt"]}, {"cookie": "canary-cookie"})
     wanted = reply.headers["x-request-id"]
-    deadline = time.monotonic() + 60  # Envoy flushes its log every 10 s, or sooner when it is long
-    line: dict[str, Any] = {}
-    while not line and time.monotonic() < deadline:
-        found = [each for each in edge.access_log.read_text().splitlines() if wanted in each]
-        line = json.loads(found[0]) if found else {}
-        time.sleep(0.1)
+
+    def written() -> list[str]:
+        return [each for each in edge.access_log.read_text().splitlines() if wanted in each]
+
+    line = json.loads(until_sync(written)[0])  # Envoy flushes its log every 10 s, or sooner when it is long
     assert (line["status"], line["method"], line["account"]) == (200, "POST", "from-authz-account")
     assert "canary" not in edge.access_log.read_text()
     assert TEST_KEY not in edge.access_log.read_text()

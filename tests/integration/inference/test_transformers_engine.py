@@ -20,6 +20,7 @@ from inference.engines.output import Output
 from inference.engines.registry import engine_for
 from inference.settings import InferenceSettings
 from tests.integration.inference import tiny_model
+from tests.kit.until import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # one engine for all: a start costs a second
 GREEDY = Sampling(max_output_tokens=12, temperature=0.0)
@@ -144,9 +145,7 @@ async def test_a_stop_text_ends_the_answer_and_is_not_part_of_it(engine):
     pieces, _ = await collect(engine, Text("Hello"), sampling)
     assert pieces[0][0] == whole[:at]
     assert pieces[0][2] == FINISH_REASON_STOP
-    async with asyncio.timeout(WAIT_SECONDS):
-        while engine.stats().running:
-            await asyncio.sleep(0.01)
+    await until(lambda: not engine.stats().running, WAIT_SECONDS)
 
 
 async def test_an_answer_goes_on_where_an_earlier_attempt_ended(engine):
@@ -196,9 +195,7 @@ async def test_cancel_stops_within_a_step(engine):
     await output.take()
     engine.cancel("c")
     counted = output.output_tokens
-    async with asyncio.timeout(WAIT_SECONDS):
-        while engine.stats().running or engine.stats().queued:
-            await asyncio.sleep(0.005)
+    await until(lambda: not (engine.stats().running or engine.stats().queued), WAIT_SECONDS)
     await collect(engine, Text("Hello"), Sampling(max_output_tokens=1))  # steps come in their order
     assert output.output_tokens == counted, "nothing is said of a cancelled request"
 

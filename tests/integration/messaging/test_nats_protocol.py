@@ -9,6 +9,7 @@ import pytest
 from messaging import nats_protocol
 from messaging.bus import connect_bus
 from messaging.inbox import Inbox
+from tests.kit.until import until
 
 _WAIT_SECONDS = 60.0
 
@@ -41,9 +42,7 @@ async def test_what_is_sent_while_nats_is_away_waits_for_it_as_far_as_there_is_r
         heard = await bus.subscribe("wire.away")
         await bus.flush()
         await server.kill()
-        async with asyncio.timeout(_WAIT_SECONDS):
-            while bus.connected:  # nats-py has no event for it
-                await asyncio.sleep(0.01)
+        await until(lambda: not bus.connected, _WAIT_SECONDS)  # nats-py has no event for it
         bus.send("wire.away", b"kept", now=False)
         for _ in range(15):
             bus.send("wire.filler", bytes(1 << 19))

@@ -8,7 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,12 @@ async def connected(bus: Bus) -> None:
 
 async def ids(bus: Bus, model: str, count: int) -> list[str]:
     """The ids of the model's events in the stream, once there are so many."""
-    async with asyncio.timeout(SECONDS):
-        while True:
-            with suppress(nats.errors.Error, TimeoutError):  # the next try may do
-                info = await bus.js.stream_info(names.STREAM_USAGE, subjects_filter=names.usage_subject(model))
-                if sum((info.state.subjects or {}).values()) >= count:
-                    break
-            await asyncio.sleep(0.02)
+
+    async def stored() -> bool:
+        info = await bus.js.stream_info(names.STREAM_USAGE, subjects_filter=names.usage_subject(model))
+        return sum((info.state.subjects or {}).values()) >= count
+
+    await until(stored, SECONDS, ignoring=(nats.errors.Error, TimeoutError))
     subscription = await bus.js.subscribe(names.usage_subject(model), ordered_consumer=True)
     found = [UsageEvent.FromString((await subscription.next_msg(5)).data).request_id for _ in range(count)]
     await subscription.unsubscribe()

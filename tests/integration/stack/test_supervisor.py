@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from stack.errors import StackError
 from stack.settings import StackSettings
 from stack.supervisor import Supervisor
 from tests.kit.processes import alive
+from tests.kit.until import until_sync
 
 
 def _models(stack: Any) -> int:
@@ -83,9 +83,12 @@ def test_a_model_that_cannot_start_ends_everything(start_stack: Any, tmp_path: P
     )
     broken = start_stack(manifests=(manifest,))
     pids: set[int] = set()
-    while broken.process.poll() is None:
-        pids |= {part["pid"] for part in broken.run().get("parts", ()) if part["pid"]}
-        time.sleep(0.02)
+
+    def ended() -> bool:
+        pids.update(part["pid"] for part in broken.run().get("parts", ()) if part["pid"])
+        return broken.process.poll() is not None
+
+    until_sync(ended, 90)
     _, complaint = broken.process.communicate(timeout=90)
     assert broken.process.returncode == 1
     assert complaint.startswith("the model broken cannot start: ")

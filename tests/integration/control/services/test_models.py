@@ -1,6 +1,5 @@
 """Models over the real admin API and a real JetStream."""
 
-import asyncio
 import json
 import uuid
 
@@ -12,6 +11,7 @@ from uplion.dispatch.v1.worker_state_pb2 import WorkerState
 
 from common import names
 from common.errors import Reason
+from tests.kit.until import until
 
 
 def manifest(name, **spec):
@@ -71,9 +71,12 @@ async def test_a_list_joins_manifest_workers_and_queue(control, bus, name):
         await bucket.put(names.token(state.worker_id), state.SerializeToString())
     for attempt in range(2):
         await bus.publish(names.task_subject(name), Ticket(request_id=name, attempt=attempt).SerializeToString())
-    async with asyncio.timeout(60):  # the server counts what waits a moment after it took it
-        while (model := await listed(control, name)).queued != 2:
-            await asyncio.sleep(0.02)
+
+    async def with_its_queue():  # the server counts what waits a moment after it took it
+        model = await listed(control, name)
+        return model if model.queued == 2 else None
+
+    model = await until(with_its_queue)
     assert (model.phase, model.message) == (ModelPhase.MODEL_PHASE_READY, "")
     assert [(w.id, w.address, w.pid, w.slots_total, w.slots_free) for w in model.workers] == [
         (worker.worker_id, "127.0.0.1:7", 3, 8, 5)

@@ -12,6 +12,8 @@ from uplion.billing.v1 import usage_event_pb2 as billing
 from uplion.dispatch.v1 import run_pb2
 from uplion.inference.v1 import sampling_pb2
 
+from tests.kit.until import until
+
 STOP = sampling_pb2.FINISH_REASON_STOP
 SECONDS = 30.0
 
@@ -127,16 +129,15 @@ async def test_no_work_is_begun_whose_usage_no_worker_can_have_stored(start_worl
             status, headers, data, _ = await world.client.post("CreateChatCompletion", chat(world.model))
             return (status, headers.get("retry-after")) == (503, "1") and code(data) == "unavailable"
 
-        async with asyncio.timeout(SECONDS):
-            while not await refused():
-                await asyncio.sleep(0.02)
+        async def admitted() -> bool:
+            return not await refused()
+
+        await until(refused, SECONDS)
         seen = len(worker.offered)
         assert await refused()
         assert len(worker.offered) == seen, "no ticket was published"
         await worker.announce()
-        async with asyncio.timeout(SECONDS):
-            while await refused():
-                await asyncio.sleep(0.02)
+        await until(admitted, SECONDS)
 
 
 async def test_a_router_that_cannot_store_usage_refuses_quickly(
@@ -161,15 +162,11 @@ async def test_a_router_that_cannot_store_usage_refuses_quickly(
 
 
 async def _stored(world: Any, count: int) -> None:
-    async with asyncio.timeout(SECONDS):
-        while True:
-            try:
-                info = await world.bus.js.stream_info("USAGE", subjects_filter=f"usage.{world.model}")
-                if sum((info.state.subjects or {}).values()) == count:
-                    return
-            except (nats.errors.Error, TimeoutError):
-                pass
-            await asyncio.sleep(0.05)
+    async def stored() -> bool:
+        info = await world.bus.js.stream_info("USAGE", subjects_filter=f"usage.{world.model}")
+        return sum((info.state.subjects or {}).values()) == count
+
+    await until(stored, SECONDS, ignoring=(nats.errors.Error, TimeoutError))
 
 
 async def test_what_a_router_owes_is_told_after_its_restart(start_world: Any, start_server: Any, tmp_path: Any) -> None:

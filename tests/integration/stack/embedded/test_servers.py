@@ -18,6 +18,7 @@ from stack.children import processes
 from stack.embedded import binaries, probes, servers
 from stack.errors import PortTakenError, StackError
 from stack.ports import free_port
+from tests.kit.until import until
 
 
 async def test_postgres_keeps_committed_rows_over_a_kill(start_server: Callable[[str], Any]) -> None:
@@ -165,9 +166,7 @@ async def test_a_server_ends_with_a_killed_parent(kind: str, tmp_path: Path) -> 
     family = [pid, *_children(pid)]
     parent.kill()
     await parent.wait()
-    async with asyncio.timeout(60):
-        while any(_alive(member) for member in family):
-            await asyncio.sleep(0.02)
+    await until(lambda: not any(_alive(member) for member in family))
 
 
 def _children(pid: int) -> list[int]:
