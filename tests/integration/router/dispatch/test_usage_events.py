@@ -1,7 +1,6 @@
 """What the router tells the meter where a worker dies before its own event is safe, and when the meter cannot store."""
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,33 +11,19 @@ from uplion.billing.v1 import usage_event_pb2 as billing
 from uplion.dispatch.v1 import run_pb2
 from uplion.inference.v1 import sampling_pb2
 
+from tests.integration.router.dispatch.scripts import chat, code, one
 from tests.kit.until import until
 
 STOP = sampling_pb2.FINISH_REASON_STOP
 SECONDS = 30.0
 
 
-def chat(model: str, **fields: Any) -> bytes:
-    return json.dumps({"model": model, "messages": [{"role": "user", "content": "hi"}], **fields}).encode()
-
-
-def code(data: bytes) -> str:
-    return str(json.loads(data)["error"]["code"])
-
-
-def said(text: str, token: int, *, finish: bool = False) -> run_pb2.RunEvent:
-    delta = run_pb2.Delta(index=0, parts=[run_pb2.Part(text=text)], token_ids=[token])
-    if finish:
-        delta.finish_reason = STOP
-    return run_pb2.RunEvent(deltas=[delta], input_tokens=7)
-
-
 async def answers_or_breaks(request: run_pb2.RunRequest, context: Any) -> AsyncIterator[run_pb2.RunEvent]:
     """Two tokens; asked for one, it breaks off as a killed process does."""
     if request.sampling.max_output_tokens == 1:
         await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
-    yield said("Hello", 1)
-    yield said(" there", 2, finish=True)
+    yield one("Hello", 1)
+    yield one(" there", 2, finish=True)
     usage = sampling_pb2.TokenUsage(input_tokens=7, cached_tokens=3, output_tokens=2)
     yield run_pb2.RunEvent(usage=usage)
 
@@ -90,7 +75,7 @@ async def test_the_usage_of_a_finished_attempt_is_told_when_its_worker_breaks_of
 
 async def test_a_cancelled_attempt_whose_worker_dies_is_told_with_what_the_client_got(start_world: Any) -> None:
     async def forever(request: run_pb2.RunRequest, context: Any) -> AsyncIterator[run_pb2.RunEvent]:
-        yield said("Hello", 1)
+        yield one("Hello", 1)
         await asyncio.sleep(3600)
 
     async with start_world(worker=False) as world:
