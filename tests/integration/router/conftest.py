@@ -67,9 +67,6 @@ class World:
     router: "asyncio.Task[None]"
     start_worker: Callable[..., Awaitable[ScriptedWorker]]
 
-    async def until(self, condition: Callable[[], object], seconds: float = _STEP_SECONDS) -> None:
-        await until(condition, seconds)
-
     async def until_queued(self) -> None:
         """Waits until a ticket of this model is in its stream."""
 
@@ -86,11 +83,11 @@ class World:
         """Waits for all events that the router has published so far: that of a request refused now comes after them."""
         request_id = str(uuid.uuid4())
         await self.client.post("CreateChatCompletion", b"{", request_id=request_id)
-        await self.until(lambda: request_id in [event.request_id for event in self.usage])
+        await until(lambda: request_id in [event.request_id for event in self.usage])
         self.usage[:] = [event for event in self.usage if event.request_id != request_id]
 
     async def one_usage(self) -> billing.UsageEvent:
-        await self.until(lambda: self.usage)
+        await until(lambda: self.usage)
         await self.usage_published()
         assert len({(event.request_id, event.attempt) for event in self.usage}) == len(self.usage)
         return self.usage[-1]

@@ -25,6 +25,7 @@ from rpc.interceptors import abort
 from tests.integration.router.conftest import Client
 from tests.kit.scripted_worker import hello, word
 from tests.kit.services import ServiceProcess
+from tests.kit.until import until
 
 SECONDS = 60.0
 CHAT = "CreateChatCompletion"
@@ -77,7 +78,7 @@ async def end_in(world: Any, state: State) -> Any:
     if state is State.QUEUED:
         await world.until_queued()
     elif state is State.OFFERED:
-        await world.until(lambda: worker.runs)
+        await until(lambda: worker.runs)
     elif state is State.RUNNING:
         await asyncio.wait([reading])
     else:
@@ -90,10 +91,8 @@ async def end_in(world: Any, state: State) -> Any:
 
 
 async def published(world: Any) -> list[billing.UsageEvent]:
-    """The router's events of the attempt so far: a later event of its own comes after them."""
-    later = f"{world.model}-later"
-    await world.client.post(CHAT, b"{", request_id=later)
-    await world.until(lambda: any(event.request_id == later for event in world.usage))
+    """The events of the request under test that the router has published so far."""
+    await world.usage_published()
     return [event for event in world.usage if event.request_id == world.model]
 
 
@@ -105,15 +104,15 @@ async def test_the_event_is_the_routers_or_the_workers_and_the_routers_when_the_
     async with start_world(worker=False, attempts=1) as world:
         worker = await end_in(world, state)
         if ACCOUNTING[state].publisher is Publisher.ROUTER:
-            await world.until(lambda: any(event.request_id == world.model for event in world.usage))
+            await until(lambda: any(event.request_id == world.model for event in world.usage))
         else:
             if state is State.RUNNING:
-                await world.until(lambda: worker.cancelled)
+                await until(lambda: worker.cancelled)
             assert await published(world) == []
             assert ACCOUNTING[state].fallback is Fallback.MEMORY
         if worker is not None:
             await worker.vanish()
-        await world.until(lambda: any(event.request_id == world.model for event in world.usage))
+        await until(lambda: any(event.request_id == world.model for event in world.usage))
         (event,) = await published(world)
         assert (event.attempt, event.status, event.last) == (1, STATUS[state], True)
 
@@ -134,7 +133,8 @@ async def test_a_router_that_dies_leaves_the_attempt_to_a_worker(
                 if worker is None:
                     await world.until_queued()
                 else:
-                    await world.until(lambda: worker.runs)
+                    runs = worker.runs
+                    await until(lambda: runs)
                 if state in (State.RUNNING, State.COMPLETE):
                     await asyncio.wait([reading])
                 if state is State.COMPLETE:
@@ -146,7 +146,7 @@ async def test_a_router_that_dies_leaves_the_attempt_to_a_worker(
             router.process.kill()
         if worker is None:  # its ticket waits for a worker, whose offer finds no router
             worker = await world.start_worker()
-            await world.until(lambda: worker.refused)
+            await until(lambda: worker.refused)
             assert [ticket.request_id for ticket in worker.offered] == [world.model]
             assert worker.runs == []
         else:

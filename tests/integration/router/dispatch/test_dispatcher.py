@@ -13,6 +13,7 @@ from uplion.dispatch.v1 import run_pb2
 from common.operations import Operation
 from router.surfaces.base import CallLifecycle, caller
 from tests.integration.router.dispatch.scripts import chat, done, forever, one, text
+from tests.kit.until import until
 
 
 async def test_a_worker_that_took_its_offer_back_is_asked_anew(start_world: Any) -> None:
@@ -34,12 +35,12 @@ async def test_the_first_offer_wins_and_later_ones_are_refused(start_world: Any)
         call = world.client.open("CreateChatCompletion", chat(world.model, stream=True))
         await call.read()
         await worker.offer(worker.offered[0])
-        await world.until(lambda: worker.refused)
+        await until(lambda: worker.refused)
         assert len(worker.runs) == 1
         call.cancel()
-        await world.until(lambda: worker.cancelled)
+        await until(lambda: worker.cancelled)
         await worker.offer(worker.offered[0])
-        await world.until(lambda: len(worker.refused) == 2)
+        await until(lambda: len(worker.refused) == 2)
 
 
 async def test_a_silent_stream_gets_signs_of_life(start_world: Any) -> None:
@@ -107,7 +108,7 @@ async def test_stopping_lets_running_requests_finish(start_world: Any) -> None:
             asyncio.create_task(world.client.post("CreateChatCompletion", chat(world.model, stream=True)))
             for _ in range(8)
         ]
-        await world.until(lambda: len(worker.runs) == 8)
+        await until(lambda: len(worker.runs) == 8)
         world.stop.set()
         for status, _, data, _ in await asyncio.gather(*asking):
             assert status == 200
@@ -153,6 +154,6 @@ async def test_every_admitted_request_ends_in_a_last_usage_event(
                 pass
 
         await asyncio.gather(*(ask(number) for number in range(60)))
-        await world.until(lambda: {event.request_id for event in world.usage if event.last} >= set(admitted))
+        await until(lambda: {event.request_id for event in world.usage if event.last} >= set(admitted))
         assert len(admitted) >= 51
         assert len(admitted) == len(set(admitted))

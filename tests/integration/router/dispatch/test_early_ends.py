@@ -7,6 +7,7 @@ from typing import Any
 from uplion.billing.v1 import usage_event_pb2 as billing
 
 from tests.integration.router.dispatch.scripts import chat, code, forever, silent
+from tests.kit.until import until
 
 
 async def test_the_deadline_ends_a_stream_with_an_error_frame(start_world: Any) -> None:
@@ -21,7 +22,7 @@ async def test_the_deadline_ends_a_stream_with_an_error_frame(start_world: Any) 
         assert status == 200
         assert json.loads(error[6:])["error"]["code"] == "deadline_exceeded"
         assert (end, empty) == ("data: [DONE]", "")
-        await world.until(lambda: worker.cancelled)
+        await until(lambda: worker.cancelled)
 
 
 async def test_a_client_that_leaves_mid_stream_stops_the_worker(start_world: Any) -> None:
@@ -30,7 +31,7 @@ async def test_a_client_that_leaves_mid_stream_stops_the_worker(start_world: Any
         call = world.client.open("CreateChatCompletion", chat(world.model, stream=True))
         await call.read()
         call.cancel()
-        await world.until(lambda: worker.cancelled)
+        await until(lambda: worker.cancelled)
         event = await world.one_usage()
         assert (event.status, event.provider) == (billing.ATTEMPT_STATUS_CANCELLED, "worker")
 
@@ -40,10 +41,10 @@ async def test_a_client_that_leaves_before_the_first_token_stops_the_worker(star
         worker = await world.start_worker(script=silent)
         call = world.client.open("CreateChatCompletion", chat(world.model))
         reading = asyncio.create_task(call.read())
-        await world.until(lambda: worker.runs)
+        await until(lambda: worker.runs)
         call.cancel()
         await asyncio.wait([reading])
-        await world.until(lambda: worker.cancelled)
+        await until(lambda: worker.cancelled)
 
 
 async def test_a_deadline_that_a_worker_used_up_is_not_to_be_tried_again_unasked(start_world: Any) -> None:
@@ -62,8 +63,8 @@ async def test_a_client_that_leaves_a_short_answer_stops_the_worker(start_world:
     async with start_world(worker=False) as world:
         worker = await world.start_worker(script=forever)
         call = world.client.open("CreateChatCompletion", chat(world.model, max_tokens=8))
-        await world.until(lambda: worker.runs, 30.0)
+        await until(lambda: worker.runs, 30.0)
         assert worker.runs[0].once
         call.cancel()
-        await world.until(lambda: worker.cancelled, 30.0)
+        await until(lambda: worker.cancelled, 30.0)
         assert (await world.one_usage()).status == billing.ATTEMPT_STATUS_CANCELLED

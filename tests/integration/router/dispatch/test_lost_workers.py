@@ -23,6 +23,7 @@ from tests.integration.router.dispatch.scripts import (
     text,
     vanish_at_once,
 )
+from tests.kit.until import until
 
 
 async def test_a_worker_lost_before_its_first_token_is_replaced_unseen(start_world: Any) -> None:
@@ -39,7 +40,7 @@ async def test_a_worker_lost_before_its_first_token_is_replaced_unseen(start_wor
         assert json.loads(data)["choices"][0]["message"]["content"] == "fine"
         assert [run.ticket.attempt for run in worker.runs] == [1, 2]
         assert not worker.runs[1].resume
-        await world.until(lambda: len(world.usage) == 2)
+        await until(lambda: len(world.usage) == 2)
         lost = next(event for event in world.usage if event.attempt == 1)
         assert (lost.status, lost.last) == (billing.ATTEMPT_STATUS_WORKER_LOST, False)
         assert not lost.usage.output_tokens
@@ -49,7 +50,7 @@ async def test_a_killed_worker_process_is_a_lost_worker(start_world: Any) -> Non
     async with start_world(worker=False) as world:
         first = await world.start_worker(script=silent)
         asking = asyncio.create_task(world.client.post("CreateChatCompletion", chat(world.model)))
-        await world.until(lambda: first.runs)
+        await until(lambda: first.runs)
         await first.kill()
         await world.start_worker()
         status, *_ = await asking
@@ -70,7 +71,7 @@ async def test_a_stream_goes_on_where_the_lost_worker_stopped(start_world: Any) 
         assert not first.resume
         usage = json.loads(data.decode().split("\n\n")[-3][6:])["usage"]
         assert (usage["prompt_tokens"], usage["completion_tokens"]) == (7, 3)
-        await world.until(lambda: len(world.usage) == 2)
+        await until(lambda: len(world.usage) == 2)
         billed = sum(event.usage.output_tokens for event in world.usage)
         assert billed == 3
         assert sum(event.usage.input_tokens for event in world.usage) == 7
@@ -126,7 +127,7 @@ async def test_a_short_answer_is_asked_for_in_one_event_and_begins_anew_elsewher
         assert (status, body["choices"][0]["message"]["content"]) == (200, "Hello there")
         assert body["usage"]["completion_tokens"] == 2
         assert [(run.once, list(run.resume)) for run in worker.runs] == [(True, []), (True, [])]
-        await world.until(lambda: len({event.attempt for event in world.usage}) == 2, 30.0)
+        await until(lambda: len({event.attempt for event in world.usage}) == 2, 30.0)
         assert {event.attempt: event.usage.output_tokens for event in world.usage} == {1: 0, 2: 2}
         await world.client.post("CreateChatCompletion", chat(world.model, max_tokens=8, stream=True))
         await world.client.post("CreateChatCompletion", chat(world.model, max_tokens=1000), max_output_tokens=None)
@@ -147,7 +148,7 @@ async def test_a_whole_answers_lost_parts_count_only_when_it_became_whole(start_
         long = chat(world.model, max_tokens=1000)
         status, headers, data, _ = await world.client.post("CreateChatCompletion", long, max_output_tokens=None)
         attempts = 2 if recovers else 3
-        await world.until(lambda: len({event.attempt for event in world.usage}) == attempts, 30.0)
+        await until(lambda: len({event.attempt for event in world.usage}) == attempts, 30.0)
         counted = {event.attempt: event.usage.output_tokens for event in world.usage}
         if recovers:
             assert (status, counted) == (200, {1: 1, 2: 1})
@@ -163,7 +164,7 @@ async def test_three_lost_workers_are_enough(start_world: Any) -> None:
         status, _, data, _ = await world.client.post("CreateChatCompletion", chat(world.model))
         assert (status, code(data)) == (502, "worker_lost")
         assert [run.ticket.attempt for run in worker.runs] == [1, 2, 3]
-        await world.until(lambda: len(world.usage) == 3)
+        await until(lambda: len(world.usage) == 3)
         assert [(event.attempt, event.last) for event in world.usage] == [(1, False), (2, False), (3, True)]
 
 
@@ -173,8 +174,8 @@ async def test_a_worker_that_falls_silent_is_lost(start_world: Any) -> None:
         _, _, data, _ = await world.client.post("CreateChatCompletion", chat(world.model, stream=True))
         assert "worker_lost" in data.decode()
         assert data.endswith(b"data: [DONE]\n\n")
-        await world.until(lambda: worker.cancelled)
-        await world.until(lambda: any(event.provider != "worker" for event in world.usage))
+        await until(lambda: worker.cancelled)
+        await until(lambda: any(event.provider != "worker" for event in world.usage))
         own = [event for event in world.usage if event.provider != "worker"]
         assert [(event.status, event.usage.output_tokens) for event in own] == [(billing.ATTEMPT_STATUS_WORKER_LOST, 1)]
 

@@ -55,7 +55,7 @@ async def test_a_stream_survives_the_loss_of_nats(start_world: Any, start_server
     async with start_world(url=server.url, worker=False) as world:
         worker = await world.start_worker(script=held)
         asking = asyncio.create_task(world.client.post("CreateChatCompletion", chat(world.model, stream=True)))
-        await world.until(lambda: worker.runs)
+        await until(lambda: worker.runs)
         await server.kill()
         release.set()
         status, _, data, _ = await asking
@@ -70,7 +70,7 @@ async def test_a_queued_request_survives_a_restart_of_nats(start_world: Any, sta
         await world.until_queued()
         await server.kill()
         await server.start()
-        await world.until(lambda: world.bus.reconnects)
+        await until(lambda: world.bus.reconnects)
         await world.bus.ensure_streams()
         await world.start_worker()
         status, *_ = await asyncio.wait_for(asking, 60)

@@ -19,6 +19,7 @@ from common import operations
 from common.names import KV_MODELS, SUBJECT_RELEASE, token
 from tests.integration.router.conftest import MANIFEST
 from tests.kit.scripted_worker import hello, word
+from tests.kit.until import until
 
 _OPENAI = "/uplion.openai.v1.OpenAIService/"
 _NATIVE = "/uplion.inference.v1.InferenceService/"
@@ -128,10 +129,8 @@ class Ledger:
             return {ids[event.request_id]: event for event in self.events if event.last and event.request_id in ids}
 
         try:
-            await self._world.until(
-                lambda: len(found()) == len(ids) and len(set(self.released)) == len(ids), _WAIT_SECONDS
-            )
-        except TimeoutError:
+            await until(lambda: len(found()) == len(ids) and len(set(self.released)) == len(ids), _WAIT_SECONDS)
+        except AssertionError:
             unreleased = {name.replace(" ", "_") for name in ids} - set(self.released)
             raise AssertionError(f"no event: {set(requests) - set(found())}, no release: {unreleased}") from None
         assert Counter(self.released).most_common(1)[0][1] == 1
@@ -222,7 +221,7 @@ async def test_a_slot_is_released_once_whatever_became_of_the_request(start_worl
 async def test_a_request_that_holds_no_slot_announces_nothing(world: Any) -> None:
     ledger = await Ledger(world).open()
     await world.client.post("CreateChatCompletion", b"{", request_id=f"{world.model}-none", holds_slot=False)
-    await world.until(lambda: any(event.request_id == f"{world.model}-none" for event in ledger.events))
+    await until(lambda: any(event.request_id == f"{world.model}-none" for event in ledger.events))
     await world.bus.flush()
     assert ledger.released == []
 

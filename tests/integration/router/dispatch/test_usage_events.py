@@ -50,9 +50,9 @@ async def test_the_usage_of_a_finished_attempt_is_told_when_its_ticket_comes_bac
     async with start_world(worker=False) as world:
         worker = await one_answer(world)
         await worker.offer(worker.offered[0])
-        await world.until(lambda: worker.refused and world.usage, SECONDS)
+        await until(lambda: worker.refused and world.usage, SECONDS)
         await worker.offer(worker.offered[0])
-        await world.until(lambda: len(worker.refused) == 2, SECONDS)
+        await until(lambda: len(worker.refused) == 2, SECONDS)
         check_told(world, worker)
 
 
@@ -60,7 +60,7 @@ async def test_the_usage_of_a_finished_attempt_is_told_when_its_worker_vanishes(
     async with start_world(worker=False) as world:
         worker = await one_answer(world)
         await worker.vanish()
-        await world.until(lambda: world.usage, SECONDS)
+        await until(lambda: world.usage, SECONDS)
         check_told(world, worker)
 
 
@@ -69,7 +69,7 @@ async def test_the_usage_of_a_finished_attempt_is_told_when_its_worker_breaks_of
         worker = await one_answer(world)
         status, *_ = await world.client.post("CreateChatCompletion", chat(world.model, max_tokens=1))
         assert status == 502
-        await world.until(lambda: len(world.usage) == 2, SECONDS)
+        await until(lambda: len(world.usage) == 2, SECONDS)
         check_told(world, worker)
 
 
@@ -83,7 +83,7 @@ async def test_a_cancelled_attempt_whose_worker_dies_is_told_with_what_the_clien
         call = world.client.open("CreateChatCompletion", chat(world.model, stream=True))
         await call.read()
         call.cancel()
-        await world.until(lambda: worker.cancelled, SECONDS)
+        await until(lambda: worker.cancelled, SECONDS)
         await worker.vanish()
         event = await world.one_usage()
         assert (event.status, event.last) == (billing.ATTEMPT_STATUS_CANCELLED, True)
@@ -100,7 +100,7 @@ async def test_nothing_is_told_twice_of_a_worker_that_leaves_in_order(start_worl
         other = await world.start_worker()
         status, *_ = await world.client.post("CreateChatCompletion", chat(world.model), request_id=f"{world.model}-2")
         assert status == 200
-        await world.until(lambda: world.usage, SECONDS)
+        await until(lambda: world.usage, SECONDS)
         assert [event.request_id for event in world.usage] == [f"{world.model}-2"]
         assert other.runs
 
@@ -132,7 +132,7 @@ async def test_a_router_that_cannot_store_usage_refuses_quickly(
     server = await asyncio.to_thread(start_server, "nats")
     async with start_world(url=server.url, spool_dir=tmp_path, spool_bytes=1000) as world:
         await server.kill()
-        await world.until(lambda: not world.bus.connected, SECONDS)
+        await until(lambda: not world.bus.connected, SECONDS)
         spent = []
         for number in range(10):
             began = time.monotonic()
@@ -158,7 +158,7 @@ async def test_what_a_router_owes_is_told_after_its_restart(start_world: Any, st
     server = await asyncio.to_thread(start_server, "nats")
     async with start_world(url=server.url, spool_dir=tmp_path) as world:
         await server.kill()
-        await world.until(lambda: not world.bus.connected, SECONDS)
+        await until(lambda: not world.bus.connected, SECONDS)
         status, *_ = await world.client.post("CreateChatCompletion", chat(world.model))
         assert status == 503
         model = world.model

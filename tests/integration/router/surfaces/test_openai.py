@@ -15,6 +15,7 @@ from uplion.inference.v1 import sampling_pb2
 from uplion.openai.v1.openai_service_pb2 import GetModelRequest
 
 from common.errors import Reason, UplionError, grpc_status
+from tests.kit.until import until
 
 CANARY = "canary-7f3a"
 OURS = {"common", "router"}
@@ -263,7 +264,7 @@ async def test_the_prompt_is_in_no_ticket_log_or_usage_event(
         messages = [{"role": "user", "content": CANARY}]
         await world.client.post("CreateChatCompletion", chat(world.model, messages=messages))
         await world.client.post("CreateChatCompletion", chat(world.model, messages=messages, n=99))
-        await world.until(lambda: len(world.usage) == 2)
+        await until(lambda: len(world.usage) == 2)
         assert CANARY.encode() in worker.runs[0].chat.messages_json
         assert seen
         assert CANARY.encode() not in b"".join(seen)
@@ -281,7 +282,7 @@ async def test_a_request_is_counted_once_under_labels_of_bounded_sets(world: Any
     labels = {"surface": "openai", "operation": "chat", "model": world.model, "status": "ok"}
     await world.client.post("CreateChatCompletion", chat(world.model))
     await world.client.post("CreateChatCompletion", chat("no-such"), model="no-such")
-    await world.until(lambda: count("uplion_router_requests_total", **labels) == 1)
+    await until(lambda: count("uplion_router_requests_total", **labels) == 1)
     timing = {"gen_ai_operation_name": "chat", "gen_ai_request_model": world.model}
     assert count("gen_ai_server_request_duration_seconds_count", **timing) == 1
     assert count("gen_ai_server_time_to_first_token_seconds_count", **timing) == 1
