@@ -11,6 +11,7 @@ from stack.children import child as child_module
 from stack.children.child import Child, ChildStatus, backoff_seconds
 from stack.children.processes import Process
 from stack.errors import StackError
+from tests.kit.until import until
 
 
 class PretendProcess:
@@ -62,8 +63,7 @@ async def test_a_crashed_part_is_started_again() -> None:
     keeping = asyncio.create_task(child.keep())
     await child.ready.wait()
     launch.processes[0].ends(1)
-    while len(launch.processes) < 2 or not child.serving:
-        await asyncio.sleep(0)
+    await until(lambda: len(launch.processes) >= 2 and child.serving)
     assert child.restarts == 1
     assert child.message == ""
     await child.stop(1.0)
@@ -79,7 +79,8 @@ async def test_the_first_start_must_succeed() -> None:
     assert child.failing
 
 
-async def test_a_worker_may_fail_at_first() -> None:
+async def test_a_worker_may_fail_at_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child_module, "backoff_seconds", lambda failures: 0.0)
     launch = PretendLaunch(failures=2)
     child = Child("p", launch, lambda: None, must_start=False)
     keeping = asyncio.create_task(child.keep())
@@ -93,8 +94,7 @@ async def test_a_part_stopped_while_it_waits_to_start_again_ends_at_once(monkeyp
     monkeypatch.setattr(child_module, "backoff_seconds", lambda failures: 600.0)
     child = Child("p", PretendLaunch(failures=1000), lambda: None, must_start=False)
     keeping = asyncio.create_task(child.keep())
-    while not child.restarts:
-        await asyncio.sleep(0.01)
+    await until(lambda: child.restarts)
     await child.stop(1.0)
     await asyncio.wait_for(keeping, 60)
 
