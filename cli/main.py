@@ -176,7 +176,7 @@ def chat(
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Whom to talk to.", show_default="the first")
     ] = None,
-    system: Annotated[str | None, typer.Option(help="What the model is told first.")] = None,
+    system: Annotated[str | None, typer.Option(help="System message, before the first turn.")] = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -30,7 +30,7 @@ class EdgeSettings:
     request_headers_timeout_seconds: float = setting(10.0, doc="seconds to receive a request's headers; then closed")
     request_timeout_seconds: float = setting(60.0, doc="seconds to receive a whole request; then 408")
     stream_idle_timeout_seconds: float = setting(
-        600.0, doc="seconds without a byte either way; the router's keep-alive is 15"
+        600.0, doc="seconds without a byte either way; the router's keep-alive is 5"
     )
     max_stream_seconds: float = setting(
         3600.0, doc="seconds a request may take in all, streams included; then 504 or a cut"

@@ -9,7 +9,7 @@ import typer
 from cli.options import JsonOption, StateOption, state_of
 from cli.output import CommandError, command, print_json, print_table, write_file
 
-app = typer.Typer(no_args_is_help=True, help="Take the ledger out, and prove that nobody changed it.")
+app = typer.Typer(no_args_is_help=True, help="Export the ledger, and verify that it is unchanged.")
 
 _KEY_BYTES = 32
 

@@ -39,11 +39,11 @@ def add(state: StateOption = None, as_json: JsonOption = False) -> None:
 @command
 def drop(
     pepper_id: Annotated[str, typer.Argument(metavar="ID", help="As `uplion peppers list` shows it.")],
-    force: Annotated[bool, typer.Option("--force", help="Even if keys hang on it, or nobody can tell.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Even if keys need it, or that is unknown.")] = False,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Forget an old pepper, from the next start on; keys that hang on it never work again."""
+    """Remove an old pepper, from the next start on; keys that were made with it never work again."""
     folder = state_of(state)
     if not force and (count := _hanging(folder)[pepper_id]):
         raise CommandError(f"{count} keys hang on pepper {pepper_id!r}; rotate them, or say --force")

@@ -44,7 +44,7 @@ class RequestService(request_service_pb2_grpc.RequestServiceServicer):
             raise UplionError(
                 Reason.NOT_FOUND,
                 f"Nothing is known of a request {request_id!r}. The ledger is about a second behind, refusals are kept "
-                "for a week, and a key that nobody knows leaves no trace.",
+                "for a week, and refusals of unknown keys are not recorded.",
                 param="request_id",
             )
         return explained(request_id, decision, rows)

@@ -104,7 +104,7 @@ class Attempt:
         self.number = number  # from 1
         self.state = State.QUEUED
         self.published_at: float | None = None  # None: it has no ticket yet
-        self.ticket_time_ns: int | None = None  # unix; the ledger tells twins apart by it
+        self.ticket_time_ns: int | None = None  # unix; equal in every event of the attempt
         self.offered_at: float | None = None
         self.worker_id = ""
         self.delivered_tokens = 0

@@ -1,4 +1,4 @@
-"""Every admitted request is counted once: what the client was told, the stream, the ledger and `uplion usage` agree."""
+"""Every admitted request is counted once: the client's answer, the stream, the ledger and `uplion usage` agree."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""The official SDK tries again after a 5xx: failures cost nothing, the answer is billed once, under the id it told."""
+"""The official SDK retries after a 5xx: failures cost nothing, the answer is billed once, under its `x-request-id`."""
 
 import asyncio
 import json

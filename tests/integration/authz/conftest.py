@@ -57,7 +57,7 @@ class Answer:
 
     @property
     def limits(self) -> dict[str, str]:
-        """What the router is told, without the deadline that everybody has."""
+        """The limits that the router gets, without the deadline, which every request has."""
         parts = dict(part.split("=", 1) for part in self.headers["x-uplion-limits"].split(";"))
         assert parts.pop("deadline_seconds") == "600"
         return parts

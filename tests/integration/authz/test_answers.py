@@ -1,4 +1,4 @@
-"""What a refused caller is told, what is written down of it, and what a key may not be used for."""
+"""What a refused caller gets, what is recorded of the refusal, and what a key may not be used for."""
 
 import asyncio
 import re

@@ -132,7 +132,7 @@ async def test_calls_of_one_turn_share_a_write_and_keep_their_order(redis_url: s
 async def test_the_process_serves_under_uvloop_and_drains_on_sigterm(
     settings: AuthzSettings, database: Any, authz: Any, tmp_path: Path
 ) -> None:
-    """As it is deployed: `python -m authz`, told by environment, ended by a signal, exit code 0."""
+    """As it is deployed: `python -m authz`, configured by its environment, ended by a signal, exit code 0."""
     await authz.add_account()
     key = await authz.add_key()
     environment = {**dump(settings), "UPLION_AUTHZ_LISTEN": "127.0.0.1:0"}

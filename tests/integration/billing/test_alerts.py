@@ -1,4 +1,4 @@
-"""Alerts: each once, and told to the webhook until it takes them, also by the next process."""
+"""Alerts: each is raised once, and sent to the webhook until it is acknowledged, also by the next process."""
 
 import base64
 import hmac

@@ -1,4 +1,4 @@
-"""Billing is killed, and what it needs goes away: nothing is lost, nothing counts twice, nobody has to help."""
+"""Billing is killed, and servers that it needs go away: nothing is lost or counted twice, and it recovers by itself."""
 
 import asyncio
 import dataclasses
@@ -66,7 +66,7 @@ async def test_a_killed_process_loses_and_doubles_nothing(harness, monkeypatch, 
 
 
 async def test_sigterm_under_load_ends_in_order_and_the_next_process_goes_on_at_once(harness):
-    """What was delivered and not billed is given back: nobody waits for the ack wait of 20 s."""
+    """Events that were delivered and not billed are returned to the stream, without the ack wait of 20 s."""
     events = [harness.event(number) for number in range(3000)]
     chosen = dataclasses.replace(harness.settings, batch_events=50)
     environment = {**os.environ, **dump(chosen), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -104,7 +104,7 @@ def swap(kind, one, other):
 
 
 def rewrite_the_last_link(lines):
-    """As somebody would who knows how chains are made: row, count, digest and all that follows are consistent."""
+    """A forger who knows how chains are computed: row, count, digest and all that follows are consistent."""
     from ledger import hash_chain
 
     links = [line for line in lines_of(lines, "link") if line["account"] == "acc-b"]

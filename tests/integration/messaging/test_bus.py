@@ -160,7 +160,7 @@ async def _read_back(bus: Bus) -> str:
 
 @pytest.fixture
 def lost_ends(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The first watcher is never told the end: so it goes when the last entry expires before it is delivered."""
+    """No end for the first watcher: that happens when the last entry expires before it is delivered."""
     updates = KeyValue.KeyWatcher.updates
     lost: list[Any] = []
 
@@ -189,7 +189,7 @@ async def test_a_watch_and_a_snapshot_begin_anew_if_the_end_is_not_told(nats_url
 
 @pytest.fixture
 def early_ends(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The first watcher is told the end first: so it goes when the server's "none is pending" overtakes the entries."""
+    """The end first for the first watcher: as when the server's "none is pending" overtakes the entries."""
     updates = KeyValue.KeyWatcher.updates
     told: list[Any] = []
 

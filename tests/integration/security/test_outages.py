@@ -1,4 +1,4 @@
-"""Rows F9 and K1: authz stopped or dead is 503 and never a free pass; a revoked key stops, told or not."""
+"""Rows F9 and K1: authz stopped or dead is 503 and never an admission; a revoked key stops, announced or not."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""ReconciliationService: the last run, a new one from whoever bills, and a clear word when nobody does."""
+"""ReconciliationService: the last run, a new one by the leading billing process, and a clear error without one."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What the router tells the meter where a worker dies before its own event is safe, and when the meter cannot store."""
+"""Usage events that the router publishes when a worker dies before its own is safe, and when they cannot be stored."""
 
 import asyncio
 import time
@@ -29,7 +29,7 @@ async def answers_or_breaks(request: run_pb2.RunRequest, context: Any) -> AsyncI
 
 
 async def one_answer(world: Any) -> Any:
-    """A worker that answered one request and told the meter nothing."""
+    """A worker that answered one request and published no usage event."""
     worker = await world.start_worker(script=answers_or_breaks, mute=True)
     status, *_ = await world.client.post("CreateChatCompletion", chat(world.model), request_id=world.model)
     assert status == 200
