@@ -14,9 +14,9 @@ LANE_DEFAULT = "default"
 STREAM_DECISIONS = "DECISIONS"  # what authz refused, or would have: for `uplion explain`; loss is bearable
 SUBJECT_INVALIDATE = "authz.invalidate"  # core NATS; payload b"key:<id>", b"account:<id>" or b"prices:"
 SUBJECT_RELEASE = "authz.release"  # core NATS; b"<account> <reservation>": the request ended, its slot is free
-SUBJECT_SINCE = "authz.since"  # core NATS, no payload: Valkey lost its data; every authz writes its reservations again
+SUBJECT_STORE_EPOCH = "authz.since"  # core NATS, no payload: Valkey lost its data; each authz reserves again
 SUBJECT_RECONCILE = "billing.reconcile"  # core NATS request; the answer is a billing.v1.Reconciliation, empty: failed
-SUBJECT_USED = "authz.used"  # core NATS; key ids separated by spaces: they were used in the last minute
+SUBJECT_LAST_USED = "authz.used"  # core NATS; key ids separated by spaces: they were used in the last minute
 
 _MODEL_CHARACTERS = 256
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-")
@@ -89,7 +89,7 @@ TIER_DEFAULT = "default"
 # --- Valkey: everything of an account in one hash slot --------------------------------------------------------------
 def reserved_key(account: str) -> str:
     """Hash: what is reserved for running requests, by `counter_field`, as far as a rule counts it; and `since`, the
-    value of SINCE_KEY that it is valid for.
+    value of STORE_EPOCH_KEY that it is valid for.
     """
     return f"{{{account}}}:reserved"
 
@@ -122,7 +122,7 @@ def counter_field(unit: str, scope: str, model: str = "", currency: str = "") ->
     return f"{unit}|{scope}|{model}|{currency}" if currency else f"{unit}|{scope}|{model}"
 
 
-SINCE_KEY = "uplion:since"  # `<unix ms>-<ms>-<random>`: since when Valkey holds what it holds, and when it was rebuilt
+STORE_EPOCH_KEY = "uplion:since"  # `<unix ms>-<ms>-<random>`: when the epoch began, and how long recovery takes
 
 
 def key_record_key(key_id: str) -> str:

@@ -21,7 +21,7 @@ _MOST = 10_000
 
 async def record_last_used(bus: Bus, store: KeyStore) -> None:
     """Runs until cancelled. Core NATS: a lost message is repeated the next time the key is used."""
-    subscription = await bus.subscribe(names.SUBJECT_USED, queue=_QUEUE)
+    subscription = await bus.subscribe(names.SUBJECT_LAST_USED, queue=_QUEUE)
     while not_cancelled():
         used = await _gathered(subscription)
         if not used:

@@ -38,6 +38,8 @@ class LastUsed:
         ids, self._ids = sorted(self._ids), set()
         try:
             for start in range(0, len(ids), _PER_MESSAGE):
-                await self._bus.publish_core(names.SUBJECT_USED, " ".join(ids[start : start + _PER_MESSAGE]).encode())
+                await self._bus.publish_core(
+                    names.SUBJECT_LAST_USED, " ".join(ids[start : start + _PER_MESSAGE]).encode()
+                )
         except (nats.errors.Error, ConnectionError) as problem:
             logger.debug("used keys were not published", extra={"problem": repr(problem)})

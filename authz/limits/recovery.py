@@ -1,10 +1,10 @@
 """Recovery from data loss in Valkey: detects that it was flushed or came back empty, and writes the reservations again.
 
-A marker (names.SINCE_KEY) names the epoch of Valkey's data; it lies beside the counters and is lost with them, and each
-account's counters carry the epoch they belong to. Whoever finds it missing (a check twice a second, after every lost
-connection, and whenever an account's counters carry another) writes a new one and notifies the other authz processes.
-Each then adds what it admitted itself, and asks the ledger which of that has ended meanwhile; in this order, for the
-reason given in billing/reservations/settlement.py. Used totals come from the ledger as they are needed.
+A marker (names.STORE_EPOCH_KEY) names the epoch of Valkey's data, lies beside the counters and is lost with them, and
+each account's counters carry the epoch they belong to. Whoever finds it missing (a check twice a second, after every
+lost connection, and whenever an account's counters carry another) writes a new one and notifies the other authz
+processes. Each then adds what it admitted itself, and asks the ledger which of that has ended meanwhile; in this order,
+for the reason given in billing/reservations/settlement.py. Used totals come from the ledger as they are needed.
 
 Until every process had time for it (1.5 s) requests that have limits are decided by the local fallback. A new platform
 skips that: an authz that starts and finds no marker and no other authz waits for none. What stays lost is what authz
@@ -76,14 +76,14 @@ class StoreEpoch:
     async def refresh(self) -> None:
         """Reads the marker, and writes it where there is none; raises ValkeyError."""
         async with self._refreshing:
-            found = await self._valkey.call("GET", names.SINCE_KEY)
+            found = await self._valkey.call("GET", names.STORE_EPOCH_KEY)
             if found is None:
                 alone = not self.value and await self._is_alone()
                 seconds, microseconds = await self._valkey.call("TIME")
                 now = int(seconds) * 1000 + int(microseconds) // 1000
                 marker = f"{now}-{0 if alone else _RECOVERY_MS}-{token_hex(4)}"
-                await self._valkey.call("SET", names.SINCE_KEY, marker, "NX")
-                found = await self._valkey.call("GET", names.SINCE_KEY)
+                await self._valkey.call("SET", names.STORE_EPOCH_KEY, marker, "NX")
+                found = await self._valkey.call("GET", names.STORE_EPOCH_KEY)
                 if found is None:
                     raise ValkeyError("the marker does not stay")
             value = found.decode()
@@ -101,7 +101,7 @@ class StoreEpoch:
             self._wake.set()
             if self._bus is not None:
                 with suppress(nats.errors.Error):
-                    await self._bus.publish_core(names.SUBJECT_SINCE)
+                    await self._bus.publish_core(names.SUBJECT_STORE_EPOCH)
         self.value = value
 
     async def run(self, ready: asyncio.Event) -> None:
@@ -109,7 +109,7 @@ class StoreEpoch:
         with suppress(ValkeyError):
             await self.refresh()  # before the subscription below: see _is_alone
         if self._bus is not None:
-            subscription = await self._bus.subscribe(names.SUBJECT_SINCE, cb=self._on_message)
+            subscription = await self._bus.subscribe(names.SUBJECT_STORE_EPOCH, cb=self._on_message)
         ready.set()
         try:
             while not_cancelled():
@@ -182,7 +182,7 @@ class StoreEpoch:
         if self._bus is None:
             return True
         try:
-            await self._bus.request(names.SUBJECT_SINCE, seconds=_PEERS_SECONDS)
+            await self._bus.request(names.SUBJECT_STORE_EPOCH, seconds=_PEERS_SECONDS)
         except nats.errors.NoRespondersError:
             return True
         except (nats.errors.Error, TimeoutError):

@@ -198,7 +198,7 @@ async def test_the_end_of_a_request_frees_its_place(authz: Any, bus: Bus) -> Non
 
 
 async def test_used_keys_are_told_in_batches(bus: Bus) -> None:
-    heard = await bus.subscribe(names.SUBJECT_USED)
+    heard = await bus.subscribe(names.SUBJECT_LAST_USED)
     last_used = LastUsed(bus, every_seconds=0.05)
     for number in range(2_500):
         last_used.add(f"key{number % 2_300}")

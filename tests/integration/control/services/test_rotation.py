@@ -139,7 +139,7 @@ async def test_last_use_is_noted_from_what_authz_says(control, key, bus):
 
     async def noted():
         # Published again and again: no event says when control has subscribed.
-        await bus.publish_core(names.SUBJECT_USED, f"stranger0000 {key.id} nonsense\xff".encode("latin-1"))
+        await bus.publish_core(names.SUBJECT_LAST_USED, f"stranger0000 {key.id} nonsense\xff".encode("latin-1"))
         return (await show(control, key.id)).HasField("last_used_time")
 
     await until(noted)
