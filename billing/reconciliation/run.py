@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 CHECKS = ("lost", "double", "dead", "hourly", "balances", "spending", "counters", "reservations")
 _RECENT = timedelta(days=2)
 _EVENTS_AT_ONCE = 200_000  # in a scheduled run; the next run continues
-_DIFFERENCES = 1_000
+_DIFFERENCES_PER_CHECK = 125  # in the report, which has a thousand at most
 _KEPT_DAYS = 90
 _STATEMENT_SECONDS = 300.0
 
@@ -68,8 +68,7 @@ class Reconciler:
     async def run(self, *, whole: bool) -> Reconciliation:
         """Makes one run. Raises the errors of NATS, Postgres and Valkey."""
         async with self._running:
-            report = await self._run(whole=whole)
-        found = Counter(difference.check for difference in report.differences)
+            report, found = await self._run(whole=whole)
         for check in CHECKS:
             metrics.BILLING_DIFFERENCES.labels(check).set(found[check])
         metrics.BILLING_RECONCILED.set_to_current_time()
@@ -77,7 +76,8 @@ class Reconciler:
         logger.log(level, "reconciled", extra={"differences": dict(found), "stream_events": report.stream_events})
         return report
 
-    async def _run(self, *, whole: bool) -> Reconciliation:
+    async def _run(self, *, whole: bool) -> tuple[Reconciliation, Counter[str]]:
+        """The report, and how many differences each check found: the report may hold fewer."""
         report = Reconciliation(whole=whole)
         report.run_time.GetCurrentTime()
         began, now = time.monotonic(), datetime.now(UTC)
@@ -101,15 +101,17 @@ class Reconciler:
         async with self._pool.acquire() as connection:
             report.counters, found = await compare_counters(self._counters, connection)
             differences += found
-        report.differences.extend(
-            DifferenceMessage(**difference._asdict()) for difference in differences[:_DIFFERENCES]
-        )
+        counts: Counter[str] = Counter()
+        for difference in differences:
+            counts[difference.check] += 1
+            if counts[difference.check] <= _DIFFERENCES_PER_CHECK:
+                report.differences.append(DifferenceMessage(**difference._asdict()))
         report.duration.FromNanoseconds(int((time.monotonic() - began) * 1e9))
         await self._pool.execute(
             _ADD, now, audit.sequence, len(differences), json_format.MessageToJson(report, indent=None)
         )
         await self._pool.execute(_FORGET, _KEPT_DAYS)
-        return report
+        return report, counts
 
 
 async def answer_requests(bus: Bus, reconciler: Reconciler) -> None:

@@ -9,6 +9,7 @@ import nats.errors
 import pytest
 from uplion.billing.v1.reconciliation_pb2 import Reconciliation
 
+from billing import metrics
 from billing.reconciliation import counters as counters_module
 from billing.reconciliation.counters import connect_counters
 from billing.reconciliation.run import Reconciler
@@ -128,6 +129,15 @@ async def test_a_lost_event_stays_a_difference(harness: Any) -> None:
     for _ in range(2):
         _, found = await ours(harness, whole=False)
         assert "lost" in found
+
+
+async def test_many_differences_of_one_check_hide_no_other(harness: Any) -> None:
+    await billed(harness, 1100)
+    await harness.database.execute("DELETE FROM usage_events")
+    report, found = await ours(harness)
+    assert {"lost", "hourly"} <= found
+    assert sum(each.check == "lost" for each in report.differences) == 125
+    assert metrics.BILLING_DIFFERENCES.labels("lost")._value.get() == 1100
 
 
 async def test_money_that_does_not_agree_is_found(harness: Any) -> None:

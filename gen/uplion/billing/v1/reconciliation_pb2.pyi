@@ -57,7 +57,7 @@ class Reconciliation(_message.Message):
 
     @_builtins.property
     def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Difference]:
-        """The differences, at most a thousand; unset means that there is none."""
+        """The differences, at most 125 of each check; unset means that there is none."""
 
     def __init__(
         self,
