@@ -1,6 +1,6 @@
 """What this machine takes for one bare grpc.aio call: the unit that other machines' figures can be compared in.
 
-ARCHITECTURE.md's figures come from a machine where it is 105 to 115 us of server CPU.
+docs/architecture.md's figures come from a machine where it is 105 to 115 us of server CPU.
 """
 
 import asyncio

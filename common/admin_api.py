@@ -1,6 +1,7 @@
 """The admin API as proto/uplion/control/v1 declares it: its services, their files, and the scope each method needs.
 
-A new `*_service.proto` there is found by its name; routes, transcoding, registration and permissions follow from it.
+A new `*_service.proto` there is found by its name; routes, transcoding, registration and permissions follow from it
+(ADR 9).
 """
 
 import importlib

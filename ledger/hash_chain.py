@@ -12,7 +12,7 @@ followed by a NUL, which no text in Postgres can hold:
 - `month` as 2026-11-01; `end_time` in UTC as 2026-11-21T12:00:00.123456+00:00, always six decimals
 - `compute_seconds` in whole microseconds; `cost` in whole 10^-18 of its currency
 - a token class that is newer than the chain as `<column>=<count>`, and left out where it is 0, so that rows without it
-  keep their bytes
+  keep their bytes (ADR 7)
 
 A row holds ids, counts, times and money: no name, and no text of a client (so not `model`, which a client may choose).
 """

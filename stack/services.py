@@ -1,4 +1,4 @@
-"""`python -m stack.services NAME...`: services that share one process and one event loop.
+"""`python -m stack.services NAME...`: services that share one process and one event loop (ADR 1).
 
 They are imported first and then wait for their servers, so that a start overlaps with the servers' own.
 """

@@ -1,4 +1,4 @@
-"""Models in JetStream: manifests, fleet's reports, workers and queue lengths."""
+"""Models in JetStream (ADR 2): manifests, fleet's reports, workers and queue lengths."""
 
 import logging
 from collections.abc import AsyncIterator

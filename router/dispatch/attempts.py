@@ -1,8 +1,8 @@
 """An attempt to answer a request on one worker: its states, and who accounts for it.
 
 Every attempt of a request with a reservation ends in a usage event, published by the router or by the worker. Which of
-them does follows from the state in which the attempt ended; `ACCOUNTING` is the one place that says so. Where both
-publish, the ledger keeps the first: an event's key is request id and attempt number.
+them does follows from the state in which the attempt ended; `ACCOUNTING` is the one place that says so (ADR 8).
+Where both publish, the ledger keeps the first: an event's key is request id and attempt number.
 """
 
 import time

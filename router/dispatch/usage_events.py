@@ -22,8 +22,8 @@ def usage_event(
 ) -> billing.UsageEvent:
     """The event of an attempt that ended for a reason (None: well).
 
-    A complete attempt counts what its worker counted. Any other counts the tokens that the client was given of it, none
-    unless `delivered`; the prompt is counted once, by the attempt that completes, or by the `last` one.
+    A complete attempt counts what its worker counted (ADR 3). Any other counts the tokens that the client was given of
+    it, none unless `delivered`; the prompt is counted once, by the attempt that completes, or by the `last` one.
     """
     identity = record.identity
     now = time.monotonic()

@@ -37,7 +37,7 @@ class Program:
     output: Path | None = None  # where stdout goes; None: into the log
     stop_signal: signal.Signals = signal.SIGTERM  # asks it to finish
     death_signal: signal.Signals = signal.SIGKILL  # what it gets when its parent vanishes
-    not_as_root: bool = False  # refuses to run as root, so root becomes another id in a user namespace
+    not_as_root: bool = False  # refuses to run as root, so root becomes another id in a user namespace (ADR 4)
 
 
 def base_environment() -> dict[str, str]:

@@ -45,7 +45,7 @@ def manager(text: str, listener: str) -> Any:
 
 @pytest.mark.parametrize("listener", ["public", "admin"])
 def test_authz_fails_closed_on_every_route(text: str, listener: str) -> None:
-    """Fail-open, and any per-route exception to ext_authz, would be a hole (robustness.md 1.1)."""
+    """Fail-open, and any per-route exception to ext_authz, would be a hole."""
     assert "failureModeAllow" not in text  # false, the default
     filters = [each["name"] for each in manager(text, listener)["httpFilters"]]
     assert filters.index("envoy.filters.http.ext_authz") < filters.index("envoy.filters.http.grpc_json_transcoder")
