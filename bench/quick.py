@@ -74,9 +74,7 @@ async def _measure(facts: dict[str, Any], start_seconds: float, echo_us: float) 
 
     print(f"Machine: {processes.machine()}; Python {sys.version.split()[0]}; load average {os.getloadavg()[0]:.1f}.\n")
     print("| what | figure |\n| --- | --- |")
-    print(
-        f"| yardstick: server CPU of a bare grpc.aio echo (docs/benchmarks.md) | {echo_us:.0f} us |"
-    )
+    print(f"| yardstick: server CPU of a bare grpc.aio echo (docs/benchmarks.md) | {echo_us:.0f} us |")
     print(f"| `uplion up` to ready, first start | {start_seconds:.1f} s |")
     for name, outcome in (("1", alone), ("16", busy)):
         print(
