@@ -132,6 +132,12 @@ async def forever(tasks: Mapping[str, Callable[[], Awaitable[None]]]) -> AsyncIt
                 task.cancel()
 
 
+async def run_forever(tasks: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
+    """The same until it is cancelled, for a part whose work is several such tasks."""
+    async with forever(tasks):
+        await asyncio.get_running_loop().create_future()
+
+
 def not_cancelled() -> bool:
     """For the head of a loop that runs until it is cancelled: True, or CancelledError if a call swallowed that.
 

@@ -19,6 +19,7 @@ import msgspec
 from uplion.billing.v1.usage_event_pb2 import UsageEvent
 
 from common import names
+from common.lifecycle import run_forever
 from messaging import metrics
 from messaging.connection import Connection
 from messaging.inbox import Inbox
@@ -83,11 +84,13 @@ class Outbox:
 
     async def run(self) -> None:
         """Publishes until it is cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._publish_new(), name="usage events out")
-            tasks.create_task(self._publish_spooled(), name="usage events out of the spool")
-            if self._spool is not None:
-                tasks.create_task(self._store(self._spool), name="usage events into the spool")
+        tasks = {
+            "usage events out": self._publish_new,
+            "usage events out of the spool": self._publish_spooled,
+        }
+        if self._spool is not None:
+            tasks["usage events into the spool"] = partial(self._store, self._spool)
+        await run_forever(tasks)
 
     def put(self, event: UsageEvent, on_safe: OnSafe | None = None, *, traceparent: str = "") -> None:
         """Takes an event; `on_safe` is called once it is acknowledged or on disk."""

@@ -4,7 +4,6 @@ joserfc checks signature and claims. Before that, everything is refused by which
 headers that name or carry keys, duplicate names, algorithms that are not configured.
 """
 
-import asyncio
 import hmac
 import json
 import logging
@@ -24,6 +23,7 @@ from authz.credentials.claims import TokenClaims
 from authz.credentials.issuer_keys import FetchIntervals, IssuerKeys
 from authz.credentials.issuers import ALGORITHMS, Issuer
 from common.errors import UplionError
+from common.lifecycle import run_forever
 from credentials.headers import EXPIRED, MOST_TOKEN_CHARACTERS, UNPROVED, refused
 
 logger = logging.getLogger(__name__)
@@ -93,9 +93,7 @@ class Tokens:
 
     async def run(self) -> None:
         """Keeps every issuer's keys fresh until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            for name, trusted in self._issuers.items():
-                tasks.create_task(trusted.keys.run(), name=f"keys of {name}")
+        await run_forever({f"keys of {name}": trusted.keys.run for name, trusted in self._issuers.items()})
 
     async def verify(self, text: str) -> TokenClaims:
         """The token's claims; raises INVALID_API_KEY, or UNAVAILABLE when its issuer's keys are not known yet."""

@@ -9,7 +9,7 @@ from uplion.billing.v1.usage_event_pb2 import AttemptStatus
 from uplion.dispatch.v1.ticket_pb2 import Ticket
 
 from common.errors import Reason
-from common.lifecycle import not_cancelled
+from common.lifecycle import not_cancelled, run_forever
 from inference import metrics
 from inference.tickets.held import HeldTicket, TicketState
 from inference.tickets.offers import Offers, Refusal
@@ -38,9 +38,7 @@ class TicketIntake:
 
     async def run(self) -> None:
         """Takes tickets as long as slots are free; ends only when cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._pull(), name="ticket pull")
-            tasks.create_task(self._renew_credit(), name="ticket credit")
+        await run_forever({"ticket pull": self._pull, "ticket credit": self._renew_credit})
 
     async def finish(self) -> None:
         """Takes no more tickets (`run` was cancelled): those that have arrived go back to their queue."""

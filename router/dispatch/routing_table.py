@@ -15,6 +15,7 @@ from uplion.dispatch.v1.worker_state_pb2 import CAPABILITY_RESUME, WorkerState
 
 from common import manifest, names
 from common.errors import Reason, UplionError
+from common.lifecycle import run_forever
 from common.operations import Capability
 from messaging.bus import WORKER_TTL_SECONDS, Change
 
@@ -93,9 +94,7 @@ class RoutingTable:
 
     async def run(self) -> None:
         """Watches both buckets; never returns."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._watch_models(), name="watch models")
-            tasks.create_task(self._watch_workers(), name="watch workers")
+        await run_forever({"watch the models": self._watch_models, "watch the workers": self._watch_workers})
 
     async def _watch_models(self) -> None:
         async for change in self._bus.watch(names.KV_MODELS):

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from common.lifecycle import forever, not_cancelled, sleep_unless_cancelled
+from common.lifecycle import forever, not_cancelled, run_forever, sleep_unless_cancelled
 
 
 async def test_a_task_that_returns_ends_the_block_with_an_error_that_names_it() -> None:
@@ -19,6 +19,18 @@ async def test_a_task_that_returns_ends_the_block_with_an_error_that_names_it() 
         async with forever({"send usage": returns, "other": waits}):
             await asyncio.sleep(60)
     assert "'send usage' returned" in str(caught.value.exceptions[0])
+
+
+async def test_a_part_of_several_tasks_does_not_outlive_one_that_returns() -> None:
+    async def returns() -> None:
+        await asyncio.sleep(0)
+
+    async def waits() -> None:
+        await asyncio.sleep(60)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await run_forever({"watch": returns, "other": waits})
+    assert "'watch' returned" in str(caught.value.exceptions[0])
 
 
 async def test_a_task_that_fails_ends_the_block_and_the_others() -> None:
