@@ -54,10 +54,10 @@ class Message:
         return Msg.Metadata._from_reply(self.reply)
 
     @property
-    def first_delivery(self) -> bool:
-        """Whether it was not delivered before."""
+    def delivery_count(self) -> int:
+        """How often it has been delivered; 1 is the first time."""
         words = self._reply.split(b".")  # $JS.ACK[.<domain>.<account>].<stream>.<consumer>.<delivered>. ...
-        return words[4 if len(words) == 9 else 6] == b"1"
+        return int(words[4 if len(words) == 9 else 6])
 
     async def ack_sync(self, timeout: float = 1.0) -> None:
         """Acknowledges, and waits until the server confirms it. Raises nats.errors.Error."""

@@ -113,12 +113,16 @@ def _streaming(behavior: Any) -> Any:
     return call
 
 
+def internal_error() -> UplionError:
+    """What a client may know of our own bug."""
+    return UplionError(Reason.INTERNAL, f"Internal error; request {telemetry.request_id.get() or 'unknown'}.")
+
+
 async def abort(context: grpc.aio.ServicerContext[Any, Any], problem: Exception) -> None:
     """Ends the call with what the client may know of the problem; does not return."""
     if not isinstance(problem, UplionError):
         logger.error("request failed", exc_info=problem)
-        request = telemetry.request_id.get()
-        problem = UplionError(Reason.INTERNAL, f"Internal error; request {request or 'unknown'}.")
+        problem = internal_error()
     status = grpc_status(problem)
     await context.abort(
         problem.reason.grpc_code,

@@ -11,7 +11,5 @@ class ReconciliationStore(Database):
     async def latest(self) -> str | None:
         """The last run's report in protobuf's JSON; None before the first run."""
         async with self._connection() as connection:
-            report: str | None = await connection.fetchval(
-                "SELECT report FROM reconciliations ORDER BY id DESC LIMIT 1"
-            )
+            report: str | None = await connection.fetchval(_LATEST)
             return report

@@ -130,7 +130,7 @@ class JetStreamDelivery:
 
     @property
     def delivery_count(self) -> int:
-        return self._message.metadata.num_delivered
+        return self._message.delivery_count
 
     async def in_progress(self) -> None:
         self._source.publish(self._message.reply, _IN_PROGRESS)

@@ -18,6 +18,7 @@ from router.dispatch.attempt_registry import AttemptRegistry
 from router.dispatch.records import Record
 from router.dispatch.releases import Releases
 from router.dispatch.request_metrics import RequestMetrics
+from rpc.interceptors import internal_error
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +52,6 @@ async def write(context: Context, message: object) -> None:
         await context.write(message)
     except Exception as problem:  # the RPC boundary: grpc raises several internal types here
         raise _cancelled() from problem
-
-
-def internal_error() -> UplionError:
-    """What a client may know of our own bug."""
-    return UplionError(Reason.INTERNAL, f"Internal error; request {telemetry.request_id.get() or 'unknown'}.")
 
 
 class CallLifecycle:

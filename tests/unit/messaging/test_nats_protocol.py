@@ -109,12 +109,12 @@ def test_a_diverted_subscription_is_handed_over_unread_and_others_are_not():
 
 def test_a_message_reads_its_headers_and_numbers_when_asked():
     header = b"NATS/1.0\r\ntraceparent: 00-a-b-01\r\nNats-Msg-Id:r.1\r\n\r\n"
-    for reply, first in (
-        (b"$JS.ACK.USAGE.billing.1.7.8.1700000000000000000.5", True),
-        (b"$JS.ACK.USAGE.billing.12.7.8.1700000000000000000.5", False),
-        (b"$JS.ACK.domain.hash.USAGE.billing.1.7.8.1700000000000000000.5.random", True),
+    for reply, deliveries in (
+        (b"$JS.ACK.USAGE.billing.1.7.8.1700000000000000000.5", 1),
+        (b"$JS.ACK.USAGE.billing.12.7.8.1700000000000000000.5", 12),
+        (b"$JS.ACK.domain.hash.USAGE.billing.1.7.8.1700000000000000000.5.random", 1),
     ):
         client: Any = None
         made = Message(client, b"usage.m", reply, header, b"data")
         assert made.headers == {"traceparent": "00-a-b-01", "Nats-Msg-Id": "r.1"}
-        assert (made.metadata.sequence.stream, made.metadata.num_pending, made.first_delivery) == (7, 5, first)
+        assert (made.metadata.sequence.stream, made.metadata.num_pending, made.delivery_count) == (7, 5, deliveries)
