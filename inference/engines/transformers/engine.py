@@ -20,10 +20,10 @@ from inference.engines.transformers.model_files import model_folder
 from inference.engines.transformers.prompts import Prompts
 from inference.engines.transformers.sampler import Draw
 from inference.engines.transformers.steps import Choice, Request, StepOutput, StepRouter, engine_error
+from inference.engines.transformers.token_bytes import TokenBytes
 
 logger = logging.getLogger(__name__)
 
-_CONTEXT_TOKENS = 8  # of the prompt's end: the text of an answer's first token may depend on them
 _WATCH_SECONDS = 0.25
 _STOP_SECONDS = 2.0
 _WARM_UP_TOKENS = 2
@@ -49,6 +49,7 @@ class TransformersEngine:
         self._manager = self._loaded.manager
         self._sampler = self._loaded.sampler
         self._prompts = Prompts(self._loaded.tokenizer, self._loaded.vocabulary_size)
+        self._token_bytes = TokenBytes(self._loaded.tokenizer.backend_tokenizer)
         loop = asyncio.get_running_loop()
         self._router = StepRouter(loop, self._loaded.steps, self._manager.cancel_request, self._on_step)
         await asyncio.to_thread(prepare, self._loaded, self._router)
@@ -69,11 +70,13 @@ class TransformersEngine:
         output.compute_seconds = 0.0
         starting: list[tuple[Choice, list[int], int]] = []
         for index, tokens in enumerate(resumed):
-            if len(tokens) >= limit or (tokens and tokens[-1] in self._loaded.end_tokens):
-                ended = bool(tokens) and tokens[-1] in self._loaded.end_tokens
-                output.add(Delta(index, [], [], FINISH_REASON_STOP if ended else FINISH_REASON_LENGTH))
-                continue
             choice = self._choice(request, generation, index, prompt, tokens)
+            ended = bool(tokens) and tokens[-1] in self._loaded.end_tokens
+            if ended or len(tokens) >= limit:
+                rest, _ = choice.detokenizer.flush()
+                finish_reason = FINISH_REASON_STOP if ended else FINISH_REASON_LENGTH
+                output.add(Delta(index, [rest] if rest else [], [], finish_reason))
+                continue
             request.running[choice.engine_id] = choice
             starting.append((choice, [*prompt, *tokens], limit - len(tokens)))
         if not starting:
@@ -145,9 +148,7 @@ class TransformersEngine:
     def _choice(
         self, request: Request, generation: Generation, index: int, prompt: list[int], resumed: Sequence[int]
     ) -> Choice:
-        detokenizer = Detokenizer(self._loaded.tokenizer.backend_tokenizer, prompt[-_CONTEXT_TOKENS:])
-        for token in resumed:
-            detokenizer.push(token)
+        detokenizer = Detokenizer(self._loaded.tokenizer.backend_tokenizer, self._token_bytes, prompt, resumed)
         stop = generation.sampling.stop
         return Choice(
             request=request,

@@ -121,25 +121,28 @@ def _delta(choice: Choice, tokens: list[int], finish_reason: FinishReason.ValueT
     """The new tokens and their text, without those held back for an incomplete character or a possible stop text."""
     texts: list[str] = []
     ready: list[int] = []
-    for token in tokens:
-        decoded = choice.detokenizer.push(token)
-        if decoded is None:
-            continue
-        text, ids = decoded
+
+    def add(text: str, ids: list[int]) -> None:
         if choice.scanner is not None:
             text, ids = choice.scanner.push(text, ids)
             choice.stopped = choice.scanner.stopped
         texts.append(text)
-        ready += ids
+        ready.extend(ids)
+
+    for token in tokens:
+        decoded = choice.detokenizer.push(token)
+        if decoded is not None:
+            add(*decoded)
         if choice.stopped:
-            finish_reason = FINISH_REASON_STOP
             break
     if finish_reason and not choice.stopped:
-        if choice.scanner is not None:
+        add(*choice.detokenizer.flush())
+        if choice.scanner is not None and not choice.stopped:
             text, ids = choice.scanner.flush()
             texts.append(text)
             ready += ids
-        ready += choice.detokenizer.flush()
+    if choice.stopped:
+        finish_reason = FINISH_REASON_STOP
     text = "".join(texts)
     return Delta(choice.index, [text] if text else [], ready, finish_reason)
 
