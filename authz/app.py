@@ -12,6 +12,7 @@ from authz.check.decision_log import DecisionLog
 from authz.check.service import AuthorizationService
 from authz.credentials.key_ring import KeyRing, KeyRingLimits
 from authz.credentials.shared_key_cache import ValkeyKeyCache
+from authz.events.arrivals import Arrivals
 from authz.events.invalidation import follow_invalidations
 from authz.events.last_used import LastUsed
 from authz.events.releases import follow_releases
@@ -63,14 +64,16 @@ async def main(settings: AuthzSettings, stop: asyncio.Event, ready: Ready) -> No
             _ids(),
         )
         decisions, last_used = DecisionLog(bus), LastUsed(bus)
-        service = AuthorizationService(Authorizer(keys, limits, peppers, decisions, last_used, tokens))
+        arrivals = Arrivals(bus, counter_writes, in_flight)
+        service = AuthorizationService(Authorizer(keys, limits, peppers, decisions, last_used, arrivals, tokens))
         await wait_for_schema(pool, SCHEMA_VERSION, seconds=settings.schema_seconds)
         changed = asyncio.Event()
-        begun = [asyncio.Event() for _ in range(4)]
+        begun = [asyncio.Event() for _ in range(5)]
         tasks: dict[str, Callable[[], Awaitable[None]]] = {
             "changes": partial(follow_invalidations, bus, keys, changed, begun[0]),
             "releases": partial(follow_releases, bus, counter_writes, begun[1]),
             "recovery": partial(epoch.run, begun[2]),
+            "arrivals": partial(arrivals.run, begun[4]),
             "prices": partial(follow_prices, store, prices, changed, _pricing(settings), begun[3]),
             "counter writes": counter_writes.run,
             "decisions": decisions.run,

@@ -11,4 +11,7 @@ AUTHZ_FORGOTTEN = Counter(
     "uplion_authz_forgotten_reservations",
     "Reservations that recovery of a lost Valkey would miss: too many at once",
 )
+AUTHZ_UNDELIVERED = Counter(
+    "uplion_authz_undelivered_requests", "Admitted requests that no router got: their reservations were given back"
+)
 AUTHZ_DECISIONS_DROPPED = Counter("uplion_authz_dropped_decisions", "Refusals that `uplion explain` will not know of")

@@ -14,6 +14,7 @@ LANE_DEFAULT = "default"
 STREAM_DECISIONS = "DECISIONS"  # what authz refused, or would have: for `uplion explain`; loss is bearable
 SUBJECT_INVALIDATE = "authz.invalidate"  # core NATS; payload b"key:<id>", b"account:<id>" or b"prices:"
 SUBJECT_RELEASE = "authz.release"  # core NATS; b"<account> <reservation>": the request ended, its slot is free
+SUBJECT_ARRIVED = "authz.arrived"  # core NATS, twice a second; ids of reservations, by spaces: a router has the calls
 SUBJECT_STORE_EPOCH = "authz.since"  # core NATS, no payload: Valkey lost its data; each authz reserves again
 SUBJECT_RECONCILE = "billing.reconcile"  # core NATS request; the answer is a billing.v1.Reconciliation, empty: failed
 SUBJECT_LAST_USED = "authz.used"  # core NATS; key ids separated by spaces: they were used in the last minute

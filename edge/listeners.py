@@ -35,14 +35,17 @@ from envoy_data_plane.google.protobuf import Any, Struct
 
 from common import names
 from common.operations import Operation
-from edge import clusters, filters, replies, routes
+from edge import clusters, filters, replies, routes, scripts
 from edge.building import address, extension, seconds
 from edge.settings import EdgeSettings
 
 # A client connection's write buffer; a slow reader can make Envoy hold twice as much.
 _BUFFER_BYTES = 256 << 10
 _STREAMS_PER_CONNECTION = 1024
-_HEADERS_KB = 32
+# Envoy's own limits. It answers HTTP/2 beyond them with a reset, and what a filter adds counts too: ext_authz ends a
+# request that it brings above them with an empty 500. So front.lua refuses far below them, with 431.
+_HEADERS_KB = 4 * scripts.MOST_HEADER_BYTES >> 10
+_HEADERS = 8 * scripts.MOST_HEADERS
 
 _ACCESS_LOG = {
     "time": "%START_TIME%",
@@ -131,7 +134,7 @@ def _connection_manager(name: str, settings: EdgeSettings) -> HttpConnectionMana
         path_with_escaped_slashes_action=HttpConnectionManagerPathWithEscapedSlashesAction.REJECT_REQUEST,
         common_http_protocol_options=HttpProtocolOptions(
             idle_timeout=seconds(settings.idle_connection_seconds),
-            max_headers_count=100,
+            max_headers_count=_HEADERS,
             headers_with_underscores_action=HttpProtocolOptionsHeadersWithUnderscoresAction.REJECT_REQUEST,
         ),
         http2_protocol_options=Http2ProtocolOptions(

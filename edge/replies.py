@@ -31,6 +31,7 @@ from edge.building import overwrite
 
 _JSON = "application/json"
 _REQUEST_ID = "%REQ(X-REQUEST-ID)%"
+_FAILED = "The gateway failed. The request id in x-request-id helps to find out why."
 _ORIGINAL_PATH = "x-envoy-original-path"  # the transcoder moves the path there and puts the gRPC method in its place
 
 
@@ -65,13 +66,17 @@ def _client_error(status: int, code: str, message: str, *, retry: bool = False) 
     return _Reply(HttpError(status, "invalid_request_error", code, message), retry)
 
 
-_REPLIES = (
+# Of ext_authz itself, not of authz: the same flag marks authz's denials, and those pass unchanged.
+_OF_CHECKS = (
     _reply(
         Reason.UNAVAILABLE,
         "Keys cannot be checked at the moment. Try again shortly.",
         retry_after_seconds=1,
         flags=("UAEX",),
     ),
+    _reply(Reason.INTERNAL, _FAILED, flags=("UAEX",)),
+)
+_REPLIES = (
     _reply(
         Reason.OVERLOADED,
         "Too many requests are in flight. Try again shortly.",
@@ -91,7 +96,7 @@ _REPLIES = (
     _client_error(415, "unsupported_content_encoding", "Compressed requests are not taken: send the body as it is."),
     _client_error(426, "upgrade_required", "This protocol version is not served here."),
     _client_error(431, "headers_too_large", "The request headers are too large."),
-    _reply(Reason.INTERNAL, "The gateway failed. The request id in x-request-id helps to find out why."),
+    _reply(Reason.INTERNAL, _FAILED),
     _client_error(501, "not_implemented", "This transfer coding is not taken."),
     _reply(Reason.UPSTREAM_FAILED, "The service broke off its answer. Try again.", retry_after_seconds=1),
     _reply(Reason.DEADLINE_EXCEEDED, "The answer took too long."),
@@ -110,7 +115,6 @@ def message(code: str) -> str:
 
 def local_replies(operations: Sequence[Operation], *, admin: bool) -> LocalReplyConfig:
     """First match wins: native gRPC keeps plain text (it becomes grpc-message); authz's own denials pass unchanged."""
-    down, *others = _REPLIES
     denied = AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=["UAEX"]))
     unchanged = "%LOCAL_REPLY_BODY%"
     grpc_denied = AccessLogFilter(and_filter=AndFilter(filters=[_is_grpc(), denied]))
@@ -119,14 +123,14 @@ def local_replies(operations: Sequence[Operation], *, admin: bool) -> LocalReply
     routes = {each: None if each is Dialect.OPENAI else _routes(each, operations) for each in dialects}
     bad_request = _BAD_ADMIN_REQUEST if admin else _BAD_REQUEST
     mappers = [
-        _for_grpc(down),
+        *(_for_grpc(reply) for reply in _OF_CHECKS),
         ResponseMapper(filter=grpc_denied, body_format_override=_text(unchanged, "text/plain")),
-        *(_for_grpc(reply) for reply in others),
+        *(_for_grpc(reply) for reply in _REPLIES),
         ResponseMapper(filter=_is_grpc(), body_format_override=_text(unchanged, "text/plain")),
-        *(_for_http(down, dialect, where) for dialect, where in routes.items()),
+        *(_for_http(reply, dialect, where) for dialect, where in routes.items() for reply in _OF_CHECKS),
         ResponseMapper(filter=denied, body_format_override=_text(unchanged, _JSON)),
         ResponseMapper(filter=refused, body_format_override=_text(unchanged, _JSON)),
-        *(_for_http(reply, dialect, where) for dialect, where in routes.items() for reply in (*others, bad_request)),
+        *(_for_http(reply, dialect, where) for dialect, where in routes.items() for reply in (*_REPLIES, bad_request)),
         *(
             ResponseMapper(filter=where, body_format_override=_object(_OTHER, dialect))
             for dialect, where in routes.items()

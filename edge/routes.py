@@ -104,8 +104,21 @@ def _http_only_headers(requests: list[HeaderMutation]) -> HeaderMutationPerRoute
     grpc = HeaderMutation(remove_on_match=HeaderMutationRemoveOnMatch(key_matcher=StringMatcher(prefix="grpc-")))
     cookie = HeaderMutation(remove="cookie")
     return HeaderMutationPerRoute(
-        mutations=Mutations(request_mutations=[*requests, grpc, cookie], response_trailers_mutations=[grpc])
+        mutations=Mutations(
+            request_mutations=[*requests, grpc, cookie],
+            request_trailers_mutations=[_all_headers()],
+            response_trailers_mutations=[grpc],
+        )
     )
+
+
+def _native_headers() -> HeaderMutationPerRoute:
+    """A gRPC call has no trailers of the client's."""
+    return HeaderMutationPerRoute(mutations=Mutations(request_trailers_mutations=[_all_headers()]))
+
+
+def _all_headers() -> HeaderMutation:
+    return HeaderMutation(remove_on_match=HeaderMutationRemoveOnMatch(key_matcher=_regex(".*")))
 
 
 def _native(service: str, cluster: str, settings: EdgeSettings) -> list[Route]:
@@ -122,7 +135,10 @@ def _native(service: str, cluster: str, settings: EdgeSettings) -> list[Route]:
         name=f"native{prefix}",
         match=match,
         route=_action(cluster, settings, native=True),
-        typed_per_filter_config={FILTER_FRAMES: Any.pack(whole_message())},
+        typed_per_filter_config={
+            FILTER_FRAMES: Any.pack(whole_message()),
+            FILTER_HEADERS: Any.pack(_native_headers()),
+        },
     )
     return [_refuse(415, compressed), route]
 

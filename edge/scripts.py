@@ -11,6 +11,9 @@ from credentials import headers
 from edge import replies
 from edge.settings import EdgeSettings
 
+# Of a request, by front.lua. What authz adds fits into the services' limit as well (rpc/server.py).
+MOST_HEADERS = 108  # a client's 100, and eight of Envoy's
+MOST_HEADER_BYTES = 32 << 10
 _NOT_WHOLE = "The request is not one whole message."
 _REFUSALS = ("NO_KEY", "NOT_BEARER", "TWO_KEYS", "NOT_VALID")
 _MESSAGE, _REQUEST_ID = "$MESSAGE", "$REQUEST_ID"  # placeholders that front.lua fills in
@@ -41,6 +44,8 @@ def front(settings: EdgeSettings, operations: Iterable[Operation]) -> str:
         "REFUSALS": _refusals(dialects),
         "DIALECTS": _table({route: _text(dialect) for route, dialect in routes.items()}),
         "CREDENTIAL_HEADERS": "{" + ", ".join(_text(name) for name in headers.HEADERS) + "}",
+        "MOST_HEADERS": str(MOST_HEADERS),
+        "MOST_HEADER_BYTES": str(MOST_HEADER_BYTES),
         "MOST_TOKEN_CHARACTERS": str(headers.MOST_TOKEN_CHARACTERS),
         "TOKENS": "true" if settings.tokens else "false",
     }

@@ -18,6 +18,7 @@ from router.dispatch.tickets import Tickets
 from router.dispatch.unstarted_calls import UnstartedCalls
 from router.dispatch.worker_channels import WorkerChannels
 from router.settings import RouterSettings
+from router.surfaces.arrivals import Arrivals
 from router.surfaces.base import CallLifecycle
 from router.surfaces.native.service import NativeService
 from router.surfaces.openai.service import OpenAIService
@@ -41,7 +42,7 @@ async def main(settings: RouterSettings, stop: asyncio.Event, ready: Ready) -> N
         ) as outbox,
     ):
         await bus.ensure_streams()
-        releases = Releases(bus.send)
+        releases, arrivals = Releases(bus.send), Arrivals(bus)
         models = RoutingTable(bus)
         attempts = AttemptRegistry(outbox, models, settings.usage_remembered)
         models.observe(attempts)
@@ -52,13 +53,14 @@ async def main(settings: RouterSettings, stop: asyncio.Event, ready: Ready) -> N
                     "send usage": outbox.run,
                     "watch models": models.run,
                     "restore the queue": partial(tickets.restore_queue, bus),
+                    "announce arrivals": arrivals.run,
                     "close idle channels": partial(workers.close_idle, models),
                 }
             ),
         ):
             await models.ready.wait()
             dispatcher = Dispatcher(tickets, workers, models, attempts, settings)
-            lifecycle = CallLifecycle(attempts, releases)
+            lifecycle = CallLifecycle(attempts, releases, arrivals)
             relay = Relay(dispatcher, settings)
 
             def register(server: grpc.aio.Server) -> None:

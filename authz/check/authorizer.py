@@ -15,6 +15,7 @@ from authz.credentials.claims import TokenClaims
 from authz.credentials.key_record import KeyRecord, owner_id
 from authz.credentials.key_ring import KeyRing
 from authz.credentials.request_credential import refused
+from authz.events.arrivals import Arrivals
 from authz.events.last_used import LastUsed
 from authz.limits.limiter import Grant, Limiter
 from authz.limits.rate_limit_status import RateLimitStatus
@@ -52,6 +53,7 @@ class Authorizer:
         peppers: Mapping[str, bytes],
         decisions: DecisionLog,
         last_used: LastUsed,
+        arrivals: Arrivals,
         tokens: Tokens | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -62,6 +64,7 @@ class Authorizer:
         self._no_key = KeyRecord("", "", bytes(32), any_pepper, frozenset(), active=False)
         self._decisions = decisions
         self._last_used = last_used
+        self._arrivals = arrivals
         self._tokens = tokens
         self._clock = clock
 
@@ -103,6 +106,7 @@ class Authorizer:
         except UplionError as error:
             self._decisions.refused(record, request, error)
             raise
+        self._arrivals.expect(record.account, grant.reservation)
         if grant.shadows:
             self._note(record, request, grant)
         identity = Identity(

@@ -36,10 +36,13 @@ class CounterWrites:
         """The request ended: it no longer counts among those that run at once."""
         self._queue(account, ("free", reservation))
 
-    def give_back(self, account: str, reservation: str) -> None:
-        """The request was refused, or its client left, after Valkey may have reserved for it."""
+    def give_back(self, account: str, reservation: str, tokens: int = -1) -> None:
+        """The request was refused, or its client left, after Valkey may have reserved for it.
+
+        `tokens` is what its minute counts for it from now on; -1: what was reserved.
+        """
         if reservation:
-            self._queue(account, ("give back", reservation, -1))
+            self._queue(account, ("give back", reservation, tokens))
 
     async def run(self) -> None:
         """Sends until cancelled."""

@@ -31,6 +31,15 @@ local function refusal(headers)
   return nil
 end
 
+local function too_large(headers)
+  local count, size = 0, 0
+  for name, value in pairs(headers) do
+    count = count + 1
+    size = size + #name + #value
+  end
+  return count > MOST_HEADERS or size > MOST_HEADER_BYTES
+end
+
 local function is_grpc(headers)
   local content_type = headers:get("content-type")
   return content_type ~= nil and string.lower(string.sub(content_type, 1, 16)) == "application/grpc"
@@ -51,6 +60,16 @@ local function dialect_of(route)
   return DIALECTS[string.match(route or "", "^%a+") or ""]
 end
 
+-- Where gRPC's own mapping of an HTTP status says too little: UNIMPLEMENTED for an unknown compression, as gRPC itself.
+local GRPC_STATUSES = {["415"] = "12", ["431"] = "3"}
+
+-- Envoy's local replies (edge/replies.py) have the body.
+local function refuse(handle, status)
+  local answer = {[":status"] = status}
+  if is_grpc(handle:headers()) then answer["grpc-status"] = GRPC_STATUSES[status] end
+  handle:respond(answer, "")
+end
+
 function envoy_on_request(handle)
   local route = handle:streamInfo():routeName()
   if route == nil or route == "" then
@@ -59,12 +78,11 @@ function envoy_on_request(handle)
   end
   local headers = handle:headers()
   if string.sub(route, 1, 7) == "refuse/" then
-    local status = string.sub(route, 8)
-    if status == "415" and is_grpc(headers) then
-      handle:respond({[":status"] = status, ["grpc-status"] = "12"}, "") -- UNIMPLEMENTED, as gRPC answers an unknown compression
-    else
-      handle:respond({[":status"] = status}, "")
-    end
+    refuse(handle, string.sub(route, 8))
+    return
+  end
+  if too_large(headers) then
+    refuse(handle, "431")
     return
   end
   local dialect = dialect_of(route)

@@ -18,6 +18,7 @@ from router.dispatch.attempt_registry import AttemptRegistry
 from router.dispatch.records import Record
 from router.dispatch.releases import Releases
 from router.dispatch.request_metrics import RequestMetrics
+from router.surfaces.arrivals import Arrivals
 from rpc.interceptors import internal_error
 
 logger = logging.getLogger(__name__)
@@ -57,8 +58,9 @@ async def write(context: Context, message: object) -> None:
 class CallLifecycle:
     """Accounts for each call of a known caller exactly once, however it ends."""
 
-    def __init__(self, attempts: AttemptRegistry, releases: Releases) -> None:
+    def __init__(self, attempts: AttemptRegistry, releases: Releases, arrivals: Arrivals) -> None:
         self._attempts = attempts
+        self._arrivals = arrivals
         self._releases = releases
         self._metrics = RequestMetrics()
 
@@ -69,6 +71,7 @@ class CallLifecycle:
         except UplionError as unknown:
             return await call.refuse(unknown)
         error: UplionError | None = None
+        self._arrivals.add(record.identity.reservation)
         self._begin()
         try:
             with telemetry.span(f"router.{record.capability.value}"):

@@ -194,10 +194,31 @@ def test_compressed_bodies_are_refused_by_name(edge: Any, encoding: str) -> None
     assert edge.authz.checks == []
 
 
-def test_too_large_headers_are_refused(edge: Any) -> None:
-    reply = edge.chat(None, {"x-big": "x" * 60_000})
+@pytest.mark.parametrize("headers", [[("x-big", "x" * 60_000)], [(f"x-{number}", "x") for number in range(300)]])
+def test_too_large_and_too_many_headers_are_refused_without_a_check(edge: Any, headers: list[tuple[str, str]]) -> None:
+    reply = edge.chat(None, dict(headers))
     assert (reply.status, reply.error["code"]) == (431, "headers_too_large")
-    assert edge.backend.calls == []
+    assert (reply.headers["x-should-retry"], reply.headers["x-request-id"] != "") == ("false", True)
+    with edge.channel() as channel, pytest.raises(grpc.RpcError) as refusal:
+        channel.unary_unary("/uplion.inference.v1.InferenceService/Chat")(b"", metadata=headers, timeout=60)
+    assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert refusal.value.details() == "The request headers are too large."
+    assert edge.authz.checks == []
+
+
+def test_an_empty_500_of_the_check_itself_is_an_error_object(edge: Any) -> None:
+    """As of a mutation that Envoy does not make."""
+
+    def broken(*_: object) -> auth.CheckResponse:
+        response = auth.CheckResponse()
+        option = response.ok_response.headers.add()
+        option.header.key, option.header.value = "x-uplion-account", "a\nb"
+        return response
+
+    edge.authz.answer = broken
+    reply = edge.chat()
+    assert (reply.status, reply.error["code"]) == (500, "internal_error")
+    assert reply.headers["x-request-id"]
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def differences(decider: Authorizer, *cases: tuple[str, KeyRecord | None]) -> li
 
 
 def test_an_unknown_id_takes_as_long_as_a_wrong_secret() -> None:
-    decider = Authorizer(*cast(Any, (None, None, {"1": PEPPER}, None, None)))
+    decider = Authorizer(*cast(Any, (None, None, {"1": PEPPER}, None, None, None)))
     key = api_keys.generate()
     record = KeyRecord(key.id, "a", api_keys.digest(key.secret, PEPPER), "1", frozenset({"inference"}), active=True)
     wrong = api_keys.ApiKey("live", key.id, api_keys.generate().secret).text
