@@ -37,7 +37,7 @@ class AuthzSettings:
     issuer_refresh_seconds: float = setting(
         300.0, doc="seconds between two reads of an issuer's keys; one that it withdrew is accepted that much longer"
     )
-    listen: str = setting("127.0.0.1:0", doc="host:port of the gRPC server that Envoy calls")
+    listen: str = setting("127.0.0.1:0", doc="host:port or unix:/path of the gRPC server that Envoy calls")
 
     limits_seconds: float = setting(0.08, doc="seconds for Valkey to answer one check; then the local fallback decides")
     lookup_seconds: float = setting(0.12, doc="seconds for Postgres to answer for a cold key; then 503")

@@ -25,7 +25,7 @@ class ControlSettings:
         env="UPLION_PEPPERS",
         secret=True,
     )
-    listen: str = setting("127.0.0.1:0", doc="host:port of the admin API; port 0 takes a free one")
+    listen: str = setting("127.0.0.1:0", doc="host:port or unix:/path of the admin API; port 0 takes a free one")
     key_environment: str = setting("live", doc="second part of new keys: 1 to 8 letters a-z")
     bootstrap_file: Path | None = setting(
         None, doc="where the first keys are written, once, readable by the owner only; unset: no first keys are made"

@@ -15,6 +15,8 @@ from envoy_data_plane.envoy.config.core.v3 import (
 from envoy_data_plane.envoy.config.core.v3 import HeaderValueOptionHeaderAppendAction as AppendAction
 from envoy_data_plane.google.protobuf import Any
 
+UNIX = "unix:"
+
 
 def extension(name: str, message: betterproto2.Message) -> TypedExtensionConfig:
     return TypedExtensionConfig(name=name, typed_config=Any.pack(message))
@@ -40,9 +42,14 @@ def is_ip(host: str) -> bool:
     return True
 
 
+def is_socket(address: str) -> bool:
+    return address.startswith(UNIX)
+
+
 def address(text: str) -> Address:
-    if text.startswith("unix:"):
-        return Address(pipe=Pipe(path=text.removeprefix("unix:"), mode=0o600))
+    """`host:port` or `unix:/path`; a socket that Envoy itself makes can be used by its own user alone."""
+    if is_socket(text):
+        return Address(pipe=Pipe(path=text.removeprefix(UNIX), mode=0o600))
     host, port = split(text)
     return Address(socket_address=SocketAddress(address=host, port_value=port))
 

@@ -15,7 +15,7 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 )
 from envoy_data_plane.google.protobuf import Any
 
-from edge.building import address, is_ip, seconds, split
+from edge.building import address, is_ip, is_socket, seconds, split
 from edge.settings import EdgeSettings
 
 AUTHZ = "authz"
@@ -41,7 +41,7 @@ def clusters(settings: EdgeSettings) -> list[Cluster]:
 
 
 def _cluster(name: str, endpoints: tuple[str, ...], settings: EdgeSettings) -> Cluster:
-    numeric = all(is_ip(split(endpoint)[0]) for endpoint in endpoints)
+    fixed = all(is_socket(endpoint) or is_ip(split(endpoint)[0]) for endpoint in endpoints)
     limits = CircuitBreakersThresholds(
         max_connections=1024,
         max_pending_requests=settings.max_requests,
@@ -58,7 +58,7 @@ def _cluster(name: str, endpoints: tuple[str, ...], settings: EdgeSettings) -> C
     )
     return Cluster(
         name=name,
-        type=ClusterDiscoveryType.STATIC if numeric else ClusterDiscoveryType.STRICT_DNS,
+        type=ClusterDiscoveryType.STATIC if fixed else ClusterDiscoveryType.STRICT_DNS,
         connect_timeout=seconds(settings.connect_timeout_seconds),
         per_connection_buffer_limit_bytes=_BUFFER_BYTES,
         lb_policy=ClusterLbPolicy.LEAST_REQUEST,

@@ -8,18 +8,18 @@ from common.settings import setting
 
 @dataclass(frozen=True, slots=True)
 class EdgeSettings:
-    """One Envoy. An address is `host:port`; with port 0 the kernel chooses, and Envoy's admin page shows the port."""
+    """One Envoy. An address is `unix:/path` or `host:port`; Envoy's admin page shows the port chosen for port 0."""
 
     PREFIX: ClassVar[str] = "EDGE"
 
     public_address: str = setting(doc="host:port of the OpenAI surface and the native inference API")
     admin_address: str = setting(doc="host:port of the admin API; keep it off the public network")
     envoy_admin_address: str = setting(
-        doc="host:port or unix:PATH of Envoy's own admin page; it can stop Envoy: private"
+        doc="host:port or unix:/path of Envoy's own admin page; it can stop Envoy: private"
     )
-    authz_endpoints: tuple[str, ...] = setting(doc="host:port of each authz server, comma separated")
-    router_endpoints: tuple[str, ...] = setting(doc="host:port of each router, comma separated")
-    control_endpoints: tuple[str, ...] = setting(doc="host:port of each control server, comma separated")
+    authz_endpoints: tuple[str, ...] = setting(doc="host:port or unix:/path of each authz server, comma separated")
+    router_endpoints: tuple[str, ...] = setting(doc="host:port or unix:/path of each router, comma separated")
+    control_endpoints: tuple[str, ...] = setting(doc="host:port or unix:/path of each control server, comma separated")
 
     max_body_bytes: int = setting(4 << 20, doc="bytes; a larger request body is answered with 413")
     max_response_message_bytes: int = setting(

@@ -31,7 +31,7 @@ _SOURCES = (
 )
 _PLACEHOLDER_HOST = "192.0.2.0"  # a documentation address: numeric, and never a real endpoint
 _PLACEHOLDER_LOG = "/access-log"
-_PLACEHOLDER_SOCKET = "/envoy-admin"
+_PLACEHOLDER_SOCKET = "/socket-"
 _UNIX = "unix:"
 _ADDRESS_FIELDS = ("public_address", "admin_address", "envoy_admin_address", "otlp_endpoint")
 _ENDPOINT_FIELDS = ("authz_endpoints", "router_endpoints", "control_endpoints")
@@ -41,22 +41,18 @@ def fill(settings: EdgeSettings, folder: Path, render: Callable[[EdgeSettings], 
     """The result of `render(settings)`, from a template in `folder` if possible; an unusable folder is no error."""
     if not _numeric(settings):
         return render(settings)
-    blank, addresses = _blank(settings)
+    blank, addresses, paths = _blank(settings)
     file = folder / f"edge-{_digest(blank)}.json"
     try:
         template = file.read_text()
     except OSError:
         template = render(blank)
         _keep(file, template)
-    paths = {
-        _PLACEHOLDER_LOG: settings.access_log_path,
-        _PLACEHOLDER_SOCKET: settings.envoy_admin_address.removeprefix(_UNIX),
-    }
     return json.dumps(_filled(json.loads(template), addresses, paths), indent=1)
 
 
 def _numeric(settings: EdgeSettings) -> bool:
-    """Whether a template can be used: host names need another kind of cluster, and sockets another kind of address."""
+    """Whether a template can be used: host names need another kind of cluster."""
     texts = [getattr(settings, name) for name in _ADDRESS_FIELDS]
     texts += [each for name in _ENDPOINT_FIELDS for each in getattr(settings, name)]
     for text in texts:
@@ -69,13 +65,16 @@ def _numeric(settings: EdgeSettings) -> bool:
     return True
 
 
-def _blank(settings: EdgeSettings) -> tuple[EdgeSettings, dict[int, tuple[str, int]]]:
-    """The settings with a placeholder for each address, and what each placeholder's port number stands for."""
+def _blank(settings: EdgeSettings) -> tuple[EdgeSettings, dict[int, tuple[str, int]], dict[str, str]]:
+    """The settings with a placeholder for each address and path, and what a placeholder's port or path stands for."""
     addresses: dict[int, tuple[str, int]] = {}
+    paths: dict[str, str] = {}
 
     def placeholder(text: str) -> str:
         if text.startswith(_UNIX):
-            return text
+            path = f"{_PLACEHOLDER_SOCKET}{len(paths)}"
+            paths[path] = text.removeprefix(_UNIX)
+            return f"{_UNIX}{path}"
         host, _, port = text.rpartition(":")
         number = len(addresses) + 1
         addresses[number] = (host.strip("[]"), int(port))
@@ -85,13 +84,12 @@ def _blank(settings: EdgeSettings) -> tuple[EdgeSettings, dict[int, tuple[str, i
     for name in _ADDRESS_FIELDS:
         value = getattr(settings, name)
         changes[name] = None if value is None else placeholder(value)
-    if settings.envoy_admin_address.startswith(_UNIX):
-        changes["envoy_admin_address"] = f"{_UNIX}{_PLACEHOLDER_SOCKET}"
     for name in _ENDPOINT_FIELDS:
         changes[name] = tuple(placeholder(each) for each in getattr(settings, name))
     if settings.access_log_path is not None:
         changes["access_log_path"] = _PLACEHOLDER_LOG
-    return dataclasses.replace(settings, **changes), addresses
+        paths[_PLACEHOLDER_LOG] = settings.access_log_path
+    return dataclasses.replace(settings, **changes), addresses, paths
 
 
 def _digest(settings: EdgeSettings) -> str:
@@ -103,7 +101,7 @@ def _digest(settings: EdgeSettings) -> str:
     return digest.hexdigest()[:32]
 
 
-def _filled(node: object, addresses: dict[int, tuple[str, int]], paths: dict[str, str | None]) -> object:
+def _filled(node: object, addresses: dict[int, tuple[str, int]], paths: dict[str, str]) -> object:
     if isinstance(node, list):
         return [_filled(each, addresses, paths) for each in node]
     if not isinstance(node, dict):
@@ -111,8 +109,8 @@ def _filled(node: object, addresses: dict[int, tuple[str, int]], paths: dict[str
     if node.get("address") == _PLACEHOLDER_HOST:
         host, port = addresses[node["portValue"]]
         return {**node, "address": host, "portValue": port}
-    if node.get("path") in (_PLACEHOLDER_LOG, _PLACEHOLDER_SOCKET):
-        return {**node, "path": paths[node["path"]]}
+    if isinstance(path := node.get("path"), str) and path in paths:
+        return {**node, "path": paths[path]}
     return {name: _filled(value, addresses, paths) for name, value in node.items()}
 
 

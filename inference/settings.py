@@ -17,8 +17,11 @@ class InferenceSettings:
         doc="NATS, which holds the tickets; while it is away only what runs goes on", env="NATS_URL", secret=True
     )
     revision: int = setting(0, doc="revision of the manifest, as routers and the ledger see it")
-    listen: str = setting("127.0.0.1:0", doc="host:port of WorkerService; port 0 takes a free one")
-    advertise: str = setting("", doc="host:port that routers connect to; empty: the bound one")
+    listen: str = setting("127.0.0.1:0", doc="host:port or unix:/path of WorkerService; port 0 takes a free one")
+    advertise: str = setting(
+        "",
+        doc="what routers connect to: host:port, or unix:/path beside a router's own socket; empty: the bound one",
+    )
     lane: str = setting("default", doc="lane whose tickets it takes; those of other lanes need workers of their own")
     threads: int = setting(0, doc="threads that compute; 0: one less than the CPUs, at least one")
     device: str = setting("auto", doc="cpu, cuda or auto; auto takes an accelerator where there is one")

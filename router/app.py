@@ -35,7 +35,7 @@ async def main(settings: RouterSettings, stop: asyncio.Event, ready: Ready) -> N
     """Serves until `stop` is set, then drains."""
     async with (
         connect_bus(settings.nats_url, "router") as bus,
-        WorkerChannels.open(settings.worker_keepalive_seconds) as workers,
+        WorkerChannels.open(settings.worker_keepalive_seconds, settings.listen) as workers,
         Inbox.open(bus) as inbox,
         Outbox.open(
             bus, inbox, settings.spool_dir, spool_bytes=settings.spool_bytes, capacity=settings.usage_pending

@@ -18,7 +18,7 @@ class RouterSettings:
         env="NATS_URL",
         secret=True,
     )
-    listen: str = setting("127.0.0.1:0", doc="host:port of the gRPC server; port 0 takes a free one")
+    listen: str = setting("127.0.0.1:0", doc="host:port or unix:/path of the gRPC server; port 0 takes a free one")
     request_bytes: int = setting(
         4 << 20, doc="bytes of a request body; larger ones are refused (the edge refuses first)"
     )

@@ -1,6 +1,7 @@
 """A gRPC server with health checking that drains when its block is left."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -21,7 +22,7 @@ async def grpc_server(
     options: Sequence[tuple[str, int]] = (),
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> AsyncIterator[str]:
-    """Serves until the block is left; yields the bound `host:port` (so port 0 works).
+    """Serves at `host:port` or `unix:/path` until the block is left; yields where it is bound (so port 0 works).
 
     Health is SERVING while the block runs. Leaving drains: NOT_SERVING, wait `drain_seconds` for balancers to notice,
     refuse new calls, let running ones finish within `grace_seconds`.
@@ -43,13 +44,25 @@ async def grpc_server(
     serving = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(serving, server)
     await serving.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
-    host = listen.rpartition(":")[0]
-    port = server.add_insecure_port(listen)
+    bound = _bind(server, listen)
     await server.start()
     try:
         await serving.set("", health_pb2.HealthCheckResponse.SERVING)
-        yield f"{host}:{port}"
+        yield bound
     finally:
         await serving.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
         await asyncio.sleep(drain_seconds)
         await server.stop(grace_seconds)
+
+
+def _bind(server: grpc.aio.Server, listen: str) -> str:
+    """Binds, and returns the address with its port. Whoever may write to a socket may call: never all users."""
+    if not listen.startswith("unix:"):
+        return f"{listen.rpartition(':')[0]}:{server.add_insecure_port(listen)}"
+    before = os.umask(0o077)
+    try:
+        os.umask(before | 0o007)
+        server.add_insecure_port(listen)
+    finally:
+        os.umask(before)
+    return listen

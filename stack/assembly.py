@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from stack.children.child import Child
 from stack.children.processes import Process, Program, killed_on_failure, python, spawn
@@ -21,10 +22,10 @@ class Assembly:
     """Servers, services, proxy and the factory of workers; they may start in any order."""
 
     def __init__(
-        self, settings: StackSettings, state: State, listener: Readiness, on_change: Callable[[], None]
+        self, settings: StackSettings, state: State, sockets: Path, listener: Readiness, on_change: Callable[[], None]
     ) -> None:
         self._state, self._listener, self._on_change = state, listener, on_change
-        self.wiring = Wiring(settings, state)
+        self.wiring = Wiring(settings, state, sockets)
         self.external: dict[str, str] = {}  # server name -> its URL, where one was given
         self.servers: list[Child] = []
         self.urls = Urls(

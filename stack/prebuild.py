@@ -13,7 +13,7 @@ from stack.children.processes import Program, base_environment, spawn
 from stack.embedded.proxy import Proxy
 from stack.errors import StackError
 
-_ANY = "127.0.0.1:1"  # addresses are filled into the template at each start
+_ANY, _ANY_SOCKET = "127.0.0.1:1", "unix:/any"  # addresses are filled into the template at each start
 _IMPORTS = (
     "import authz.app, router.app, billing.app, control.app, stack.services",
     "import cli.chat, cli.client.connection, cli.local.lifecycle, cli.local.parts, cli.main",
@@ -28,10 +28,10 @@ async def _render(folder: Path) -> None:
     settings = EdgeSettings(
         public_address=_ANY,
         admin_address=_ANY,
-        envoy_admin_address="unix:/any",
-        authz_endpoints=(_ANY,),
-        router_endpoints=(_ANY,),
-        control_endpoints=(_ANY,),
+        envoy_admin_address=_ANY_SOCKET,
+        authz_endpoints=(_ANY_SOCKET,),
+        router_endpoints=(_ANY_SOCKET,),
+        control_endpoints=(_ANY_SOCKET,),
     )
     await Proxy(settings, folder, folder / "edge.log").render()
 

@@ -49,7 +49,7 @@ class State:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Holds the folder against a second supervisor; the kernel lets go when we end, however we end."""
-        with open(self.folder / "lock", "a+", encoding="ascii") as lock:
+        with open(self.folder / "lock", "a+", encoding="ascii", opener=_private) as lock:
             deadline = time.monotonic() + _LOCK_WAIT_SECONDS
             while True:
                 try:
@@ -139,3 +139,7 @@ class State:
         except (OSError, ValueError) as error:
             raise StackError(f"{self.folder / name} cannot be read: {error}") from error
         return value if isinstance(value, dict) else {}
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

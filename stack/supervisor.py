@@ -14,10 +14,11 @@ from common.manifest import AIModel, ManifestError
 from stack import ports
 from stack.assembly import Assembly
 from stack.children.child import Child
-from stack.children.readiness import Readiness, readiness
+from stack.children.readiness import readiness
 from stack.embedded import binaries, http
 from stack.errors import StackError
 from stack.settings import StackSettings, default_manifest
+from stack.sockets import socket_folder
 from stack.state import State
 
 if TYPE_CHECKING:
@@ -56,8 +57,9 @@ class Supervisor:
         with self.state.held():
             try:
                 self._check()
-                with readiness() as listener:
-                    await self._run(listener, models, stop, now)
+                with socket_folder(self.state.folder) as sockets, readiness(sockets / "notify") as listener:
+                    assembly = self._assembly = Assembly(self.settings, self.state, sockets, listener, self._changed)
+                    await self._run(assembly, models, stop, now)
             except Exception as problem:  # the root of all tasks: one sentence where it is no bug of ours
                 self._say("failed", sentence(problem) or repr(problem))
                 if not sentence(problem):
@@ -73,9 +75,8 @@ class Supervisor:
             raise StackError(f"port {port} is in use by another program; choose another with --port")
 
     async def _run(
-        self, listener: Readiness, models: Sequence[AIModel], stop: asyncio.Event, now: asyncio.Event
+        self, assembly: Assembly, models: Sequence[AIModel], stop: asyncio.Event, now: asyncio.Event
     ) -> None:
-        assembly = self._assembly = Assembly(self.settings, self.state, listener, self._changed)
         await assembly.check_external()
         end_fleet = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:

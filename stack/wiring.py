@@ -1,5 +1,6 @@
 """Addresses of all parts of a stack, and the environment of each of our own processes, from the stack's settings."""
 
+import itertools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from stack.settings import StackSettings
 from stack.state import State
 
 SECRETS = ("postgres", "valkey", "nats", "ledger")
-_ENVOY_SOCKET_BYTES_MAX = 100  # of a unix socket's path, with room to the kernel's 108
 # A check shares its cores with engines and its loop with every other service here, and a ticket its disk with
 # everything else: a machine that stands still for a second or two must not refuse. On a cluster 0.25 s and 0.9 s do.
 _CHECK_SECONDS = 5.0
@@ -51,14 +51,17 @@ class ServicesProcess:
 
 
 class Wiring:
-    """All addresses of one stack; the ports of the run before are kept where they are free."""
+    """All addresses of one stack; the ports of the run before are kept where they are free.
 
-    def __init__(self, chosen: StackSettings, state: State) -> None:
-        self._settings, self._state = chosen, state
+    Services listen on Unix sockets, out of other users' reach; what is TCP wants a password or a key, or is /metrics.
+    """
+
+    def __init__(self, chosen: StackSettings, state: State, sockets: Path) -> None:
+        self._settings, self._state, self._sockets = chosen, state, sockets
+        self._workers = itertools.count()
         self.secrets = state.ensure_secrets(SECRETS)
         self._peppers = peppers.ensure(state)
-        names = ["postgres", "valkey", "nats", "admin", "envoy", "control"]
-        names += [f"{service}-{index}" for service in ("authz", "router", "metrics") for index in self._indexes()]
+        names = ["postgres", "valkey", "nats", "admin", *(f"metrics-{index}" for index in self._indexes())]
         if chosen.port == 0:
             names.append("public")
         self.ports = ports.choose(names, state.ports(), chosen.port)
@@ -71,23 +74,27 @@ class Wiring:
     def _address(self, name: str) -> str:
         return f"{HOST}:{self.ports[name]}"
 
+    def _socket(self, name: str) -> str:
+        return f"unix:{self._sockets / name}"
+
+    def worker_socket(self) -> str:
+        """Where one more worker listens."""
+        return self._socket(f"worker-{next(self._workers)}")
+
     @property
     def admin_address(self) -> str:
         """Of Envoy's listener for the admin API."""
         return self._address("admin")
 
     def edge(self) -> EdgeSettings:
-        """What Envoy is made from. Its admin page is a socket in the state folder where the path is short enough."""
-        socket = f"{self._state.folder}/envoy.sock"
+        """What Envoy is made from."""
         return EdgeSettings(
             public_address=self.public_address,
             admin_address=self.admin_address,
-            envoy_admin_address=(
-                f"unix:{socket}" if len(socket.encode()) <= _ENVOY_SOCKET_BYTES_MAX else self._address("envoy")
-            ),
-            authz_endpoints=tuple(self._address(f"authz-{index}") for index in self._indexes()),
-            router_endpoints=tuple(self._address(f"router-{index}") for index in self._indexes()),
-            control_endpoints=(self._address("control"),),
+            envoy_admin_address=self._socket("envoy"),
+            authz_endpoints=tuple(self._socket(f"authz-{index}") for index in self._indexes()),
+            router_endpoints=tuple(self._socket(f"router-{index}") for index in self._indexes()),
+            control_endpoints=(self._socket("control"),),
             authz_timeout_seconds=_CHECK_SECONDS,
             otlp_endpoint=_host_and_port(os.environ.get(_OTLP, "")),
             tokens=bool(os.environ.get(_ISSUERS)),
@@ -100,7 +107,7 @@ class Wiring:
     def _services(self, index: int, urls: Urls, notify_socket: str) -> ServicesProcess:
         grace_seconds = self._settings.grace_seconds
         authz = AuthzSettings(
-            listen=self._address(f"authz-{index}"),
+            listen=self._socket(f"authz-{index}"),
             postgres_url=urls.postgres,
             redis_url=urls.redis,
             nats_url=urls.nats,
@@ -110,7 +117,7 @@ class Wiring:
             lookup_seconds=0.5 * _CHECK_SECONDS,
         )
         router = RouterSettings(
-            listen=self._address(f"router-{index}"),
+            listen=self._socket(f"router-{index}"),
             nats_url=urls.nats,
             publish_seconds=_PUBLISH_SECONDS,
             drain_seconds=0.0,
@@ -127,7 +134,7 @@ class Wiring:
                 ledger_key=self.secrets["ledger"],
             )
             control = ControlSettings(
-                listen=self._address("control"),
+                listen=self._socket("control"),
                 postgres_url=urls.postgres,
                 nats_url=urls.nats,
                 peppers=self._peppers,
@@ -139,7 +146,7 @@ class Wiring:
         return ServicesProcess(
             name="services" if index == 0 else f"services-{index + 1}",
             services=("authz", "router", "billing", "control") if index == 0 else ("authz", "router"),
-            address=self._address(f"router-{index}"),
+            address=self._socket(f"router-{index}"),
             metrics_address=self._address(f"metrics-{index}"),
             environment=environment,
         )

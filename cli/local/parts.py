@@ -82,6 +82,10 @@ def _part(part: JsonObject) -> JsonObject:
 
 
 def _listens(address: str) -> bool:
+    if address.startswith("unix:"):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(_CONNECT_SECONDS)
+            return connection.connect_ex(address.removeprefix("unix:")) == 0
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host, int(port)), _CONNECT_SECONDS):

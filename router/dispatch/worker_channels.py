@@ -1,5 +1,8 @@
 """Channels to workers: one for each address, opened at its first offer, closed when the worker is gone and idle."""
 
+import logging
+import os.path
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,6 +16,11 @@ from router.dispatch.routing_table import RoutingTable
 # Generic in the stubs only. A stream's events are read one by one, a unary call is awaited.
 RunCall: TypeAlias = Union["grpc.aio.UnaryStreamCall[bytes, RunEvent]", "grpc.aio.UnaryUnaryCall[bytes, RunEvent]"]
 _RUN = "/uplion.dispatch.v1.WorkerService/Run"
+_HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
+_SOCKET = re.compile(r"unix:(/[A-Za-z0-9._/~+-]+)/[A-Za-z0-9_-]+")
+_NOWHERE = "unix:/dev/null/refused"  # a run there fails at once, as on a worker that is gone
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -24,10 +32,15 @@ class _Line:
 
 
 class WorkerChannels:
-    """Every worker this router talks to. Made by `open`."""
+    """Every worker this router talks to. Made by `open`.
 
-    def __init__(self, keepalive_seconds: float) -> None:
+    A worker's offer names its address: `host:port`, or, for a router that listens on a Unix socket itself, a socket
+    beside it. Any other would let whoever can send an offer choose which program of this machine gets a prompt.
+    """
+
+    def __init__(self, keepalive_seconds: float, listen: str) -> None:
         milliseconds = int(keepalive_seconds * 1000)
+        self._folder = os.path.dirname(listen.removeprefix("unix:")) if listen.startswith("unix:") else None
         self._lines: dict[str, _Line] = {}
         self._options = (
             ("grpc.keepalive_time_ms", milliseconds),
@@ -45,9 +58,9 @@ class WorkerChannels:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, keepalive_seconds: float) -> AsyncIterator["WorkerChannels"]:
-        """Closes every channel when the block is left; what still runs on one is cut."""
-        workers = cls(keepalive_seconds)
+    async def open(cls, keepalive_seconds: float, listen: str) -> AsyncIterator["WorkerChannels"]:
+        """Closes every channel when the block is left; what still runs on one is cut. `listen`: the router's own."""
+        workers = cls(keepalive_seconds, listen)
         try:
             yield workers
         finally:
@@ -63,7 +76,7 @@ class WorkerChannels:
         """
         line = self._lines.get(address)
         if line is None:
-            channel = grpc.aio.insecure_channel(address, options=self._options)
+            channel = grpc.aio.insecure_channel(self._target(address), options=self._options)
             stream: grpc.aio.UnaryStreamMultiCallable[bytes, RunEvent] = channel.unary_stream(
                 _RUN, response_deserializer=RunEvent.FromString
             )
@@ -76,6 +89,15 @@ class WorkerChannels:
         line.calls.add(call)
         call.add_done_callback(line.calls.discard)
         return call
+
+    def _target(self, address: str) -> str:
+        """The address as gRPC's target, which knows more schemes than an offer may use."""
+        if _HOST_AND_PORT.fullmatch(address):
+            return f"dns:///{address}"
+        if (found := _SOCKET.fullmatch(address)) and found[1] == self._folder:
+            return address
+        logger.error("a worker offers an address that this router does not call", extra={"address": address[:200]})
+        return _NOWHERE
 
     async def close_idle(self, models: RoutingTable) -> None:
         """Closes idle channels to workers that are gone, after each change of the routing table; never returns."""

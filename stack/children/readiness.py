@@ -5,10 +5,10 @@ The kernel adds the sender's pid to each datagram, so no process can announce th
 
 import asyncio
 import contextlib
-import secrets
 import socket
 import struct
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from stack.children.processes import Process
 from stack.errors import StackError
@@ -18,7 +18,7 @@ _DATAGRAM_BYTES = 4096
 
 
 class Readiness:
-    """One datagram socket in the abstract namespace: it leaves no file and vanishes with us."""
+    """One datagram socket, in a folder that no other user can enter."""
 
     def __init__(self, listener: socket.socket, address: str) -> None:
         self.address = address  # what children find in NOTIFY_SOCKET
@@ -73,14 +73,13 @@ class Readiness:
 
 
 @contextlib.contextmanager
-def readiness() -> Iterator[Readiness]:
-    """Listens for the length of a block, on the running loop."""
-    name = f"uplion-{secrets.token_hex(8)}"
+def readiness(path: Path) -> Iterator[Readiness]:
+    """Listens at a path for the length of a block, on the running loop."""
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        listener.bind(f"\0{name}")
-        found = Readiness(listener, f"@{name}")
+        listener.bind(str(path))
+        found = Readiness(listener, str(path))
         loop.add_reader(listener, found._on_readable)
         try:
             yield found

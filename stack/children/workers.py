@@ -12,6 +12,7 @@ from stack.children.child import Child, ChildStatus
 from stack.children.processes import Process, Program, killed_on_failure, python, spawn
 from stack.children.readiness import Readiness
 from stack.embedded.probes import HOST
+from stack.embedded.servers import write_private
 from stack.ports import free_port
 from stack.state import State
 from stack.wiring import Wiring
@@ -38,13 +39,14 @@ class LocalWorkerFactory:
     def worker(self, model: AIModel, revision: int, number: int, on_change: Callable[[], None]) -> Child:
         """A worker, not yet running. A failure to start is tried again, since a model may come later."""
         name = f"{_WORKER}/{model.name}/{number}"
+        socket = self._wiring.worker_socket()
         manifest = self._state.folder / _MANIFESTS / f"{names.token(model.name)}.{revision}.json"
 
         async def launch(on_spawn: Callable[[Process], None]) -> None:
-            manifest.parent.mkdir(exist_ok=True)
-            manifest.write_bytes(model.to_json())
+            manifest.parent.mkdir(exist_ok=True, mode=0o700)
+            write_private(manifest, model.to_json().decode())  # its `env` may hold an upstream's key
             child.metrics_address = f"{HOST}:{free_port(self._wiring.ports.values())}"
-            process = spawn(self._program(name, model, manifest, revision, child.metrics_address))
+            process = spawn(self._program(name, model, manifest, revision, socket, child.metrics_address))
             on_spawn(process)
             with killed_on_failure(process):
                 # No deadline: a large model may be on its way from a hub for an hour.
@@ -55,9 +57,10 @@ class LocalWorkerFactory:
         self._children.append(child)
         return child
 
-    def _program(self, name: str, model: AIModel, manifest: Path, revision: int, metrics: str) -> Program:
+    def _program(self, name: str, model: AIModel, manifest: Path, revision: int, socket: str, metrics: str) -> Program:
         inference = InferenceSettings(
             manifest=manifest,
+            listen=socket,
             nats_url=self._nats_url,
             revision=revision,
             drain_grace_seconds=self._grace_seconds,

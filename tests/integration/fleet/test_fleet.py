@@ -23,6 +23,7 @@ from messaging.bus import Bus, connect_bus
 from stack.children.readiness import readiness
 from stack.children.workers import LocalWorkerFactory
 from stack.settings import StackSettings
+from stack.sockets import socket_folder
 from stack.state import State
 from stack.wiring import Wiring
 from tests.kit import until as kit
@@ -80,9 +81,9 @@ async def running_fleet(nats_url: str, folder: Path, *models: AIModel) -> AsyncI
     """A fleet for the length of a block; no worker outlives it."""
     state = State(folder)
     state.create()
-    wiring = Wiring(StackSettings(folder), state)
     stop = asyncio.Event()
-    with readiness() as heard:
+    with socket_folder(folder) as sockets, readiness(sockets / "notify") as heard:
+        wiring = Wiring(StackSettings(folder), state, sockets)
         factory = LocalWorkerFactory(state, wiring, heard, nats_url, grace_seconds=5.0)
         async with connect_bus(nats_url, "test") as bus:
             fleet = Fleet(bus, factory)

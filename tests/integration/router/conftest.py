@@ -125,13 +125,15 @@ def start_world(nats_url: str) -> Callable[..., Any]:
             await bus.flush()
             tasks = await stack.enter_async_context(_Background())
 
-            async def start_worker(*, proxied: bool = False, **options: Any) -> ScriptedWorker:
+            async def start_worker(
+                *, proxied: bool = False, listen: str = "127.0.0.1:0", **options: Any
+            ) -> ScriptedWorker:
                 own = await stack.enter_async_context(connect_bus(url, "worker"))
                 scripted = ScriptedWorker(own, model, **options)
                 scripted.server = grpc.aio.server(options=[("grpc.http2.min_ping_interval_without_data_ms", 100)])
                 worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(scripted, scripted.server)
-                port = scripted.server.add_insecure_port("127.0.0.1:0")
-                scripted.address = f"127.0.0.1:{port}"
+                port = scripted.server.add_insecure_port(listen)
+                scripted.address = listen if listen.startswith("unix:") else f"127.0.0.1:{port}"
                 await scripted.server.start()
                 if proxied:
                     scripted.proxy = await stack.enter_async_context(TcpProxy(scripted.address))

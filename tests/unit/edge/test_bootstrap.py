@@ -91,6 +91,16 @@ def test_several_endpoints_and_ipv6(text: str) -> None:
     assert [(each["address"], each["portValue"]) for each in addresses] == [("127.0.0.1", 1), ("::1", 2)]
 
 
+def test_sockets_are_endpoints_too() -> None:
+    """A cluster of sockets, or of sockets and numeric addresses, resolves no names."""
+    mixed = json.loads(render(replace(SETTINGS, authz_endpoints=("unix:/run/uplion/authz-0", "127.0.0.1:2"))))
+    authz = next(each for each in mixed["staticResources"]["clusters"] if each["name"] == "authz")
+    endpoints = [each["endpoint"]["address"] for each in authz["loadAssignment"]["endpoints"][0]["lbEndpoints"]]
+    assert endpoints[0]["pipe"]["path"] == "/run/uplion/authz-0"
+    assert endpoints[1]["socketAddress"]["portValue"] == 2
+    assert authz.get("type", "STATIC") == "STATIC"
+
+
 @pytest.mark.parametrize("name", ["x-uplion-", "x-uplion-account", "x-uplion-m", "x-uplion-mode", "x-uplion-models"])
 def test_the_pattern_of_stripped_headers_spares_one_name(name: str) -> None:
     pattern = re.compile(_all_but("x-uplion-", "x-uplion-model"))
@@ -105,6 +115,10 @@ def test_a_template_filled_in_is_what_would_be_rendered(text: str, tmp_path: Pat
     def never(_: EdgeSettings) -> str:
         raise AssertionError("rendered although a template was kept")
 
+    sockets = replace(SETTINGS, envoy_admin_address="unix:/a", authz_endpoints=("unix:/b/c", "unix:/d"))
+    assert template.fill(sockets, tmp_path, render) == render(sockets)
+    others = replace(sockets, envoy_admin_address="unix:/e", authz_endpoints=("unix:/f", "unix:/g"))
+    assert template.fill(others, tmp_path, never) == render(others)
     moved = replace(SETTINGS, public_address="127.0.0.1:1234", router_endpoints=("10.0.0.9:77",), access_log_path="/b")
     assert template.fill(moved, tmp_path, never) == render(moved)
 
