@@ -1,6 +1,6 @@
 """The Prometheus metrics of authz."""
 
-from prometheus_client import Counter
+from common.metrics import Counter
 
 AUTHZ_CHECKS = Counter("uplion_authz_checks", "Checks by outcome: ADMITTED, or the reason of the refusal", ["outcome"])
 AUTHZ_LOCAL_GRANTS = Counter("uplion_authz_local_grants", "Requests admitted on a local share while Valkey was down")

@@ -20,7 +20,7 @@ from billing.reservations.orphans import OrphanSweep
 from billing.reservations.settlement import Settlement, connect_settlement
 from billing.settings import BillingSettings
 from billing.store import SCHEMA_VERSION, LedgerWriter
-from common.lifecycle import Ready, forever
+from common.lifecycle import Ready, forever, restarted
 from messaging.bus import Bus, connect_bus
 from storage.postgres import connect_pool, wait_for_schema
 
@@ -51,7 +51,9 @@ async def main(settings: BillingSettings, stop: asyncio.Event, ready: Ready) -> 
         duties = _duties(settings, bus, pool, settlement)
         duties.append(Duty("reconciling", settings.reconcile_seconds, reconciler.scheduled))
         async with forever({"billing lead": partial(lead, settings.postgres_url, duties)}):
-            await Consumer(bus, LedgerWriter(pool), settlement, settings).run(stop)
+            await restarted(
+                "billing consumer", lambda: Consumer(bus, LedgerWriter(pool), settlement, settings).run(stop)
+            )
 
 
 def _duties(settings: BillingSettings, bus: Bus, pool: "Pool", settlement: Settlement) -> list[Duty]:

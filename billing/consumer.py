@@ -10,7 +10,6 @@ from typing import Protocol, TypeVar
 
 import asyncpg
 import nats.errors
-from nats.js import api
 
 from billing import metrics
 from billing.cooperative import chunks
@@ -20,26 +19,36 @@ from billing.rollups import Totals
 from billing.settings import BillingSettings
 from billing.store import Recorded
 from common import names
+from common.boundary import Boundary
 from common.lifecycle import not_cancelled
+from common.metrics import OBSERVATIONS_FAILED
 from common.telemetry import span
 from messaging.bus import USAGE_ACK_WAIT_SECONDS, Bus
+from messaging.dead_letters import dead_letter
 from messaging.pull import Message, Pull
+from storage.valkey import ValkeyError
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+_observing = Boundary("a batch was not measured", logger, OBSERVATIONS_FAILED.labels("batch"))
 _FIRST_RETRY_SECONDS = 0.1
 _LONGEST_RETRY_SECONDS = 2.0
 _POLL_SECONDS = 0.5
 _ACK_SECONDS = 5.0
+_TRIES = 3  # before an error that is not the servers' is taken for the rows' own
 _random = SystemRandom()  # jitter of retries
-# Errors that the same rows would raise again: bisection finds the row at fault, which goes to the stream DEAD.
-_PERMANENT = (
-    asyncpg.DataError,
-    asyncpg.exceptions.ProgramLimitExceededError,
-    ArithmeticError,
-    ValueError,
+# What is the servers' state and passes, whatever the rows: no connection, no room, a lock, a schema of another version.
+_TRANSIENT = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    nats.errors.Error,
+    ValkeyError,
 )
+# SQLSTATE classes of errors that the same rows would raise again: data exception, integrity, program limit.
+_ROWS_OWN = ("22", "23", "54")
 
 
 class Recorder(Protocol):
@@ -60,6 +69,10 @@ class _Dead:
 
     message: Message
     reason: str
+
+
+class _RowsError(Exception):
+    """The ledger refuses these rows, and would again; the cause says why."""
 
 
 class _StoppedError(Exception):
@@ -161,32 +174,38 @@ class Consumer:
     async def _record(
         self, messages: list[Message], positions: list[int], entries: dict[int, Entry], dead: list[_Dead]
     ) -> None:
-        """Records and settles; bisection finds the rows that the database always refuses, so that the others go on."""
+        """Records and settles; bisection finds the rows that the ledger always refuses, so that the others go on."""
         if not positions:
             return
         part = [entries[position] for position in positions]
         try:
             recorded = await self._retry("ledger", lambda: self._recorder.record(part))
-        except _PERMANENT as problem:
+        except _RowsError as refused:
             if len(positions) == 1:
-                dead.append(_Dead(messages[positions[0]], f"the ledger cannot hold it: {type(problem).__name__}"))
+                why = f"the ledger cannot hold it: {type(refused.__cause__).__name__}"
+                dead.append(_Dead(messages[positions[0]], why))
                 return
             middle = len(positions) // 2
             await self._record(messages, positions[:middle], entries, dead)
             await self._record(messages, positions[middle:], entries, dead)
             return
         await self._retry("settlement", lambda: self._settler.settle(part, recorded.totals))
-        _measure(messages[positions[-1]], part, recorded)
+        with _observing:
+            _measure(messages[positions[-1]], part, recorded)
 
     async def _retry(self, step: str, action: Callable[[], Awaitable[T]]) -> T:
-        """Retries a step until it succeeds or the process stops: every step is idempotent, and none may be skipped."""
-        delay = _FIRST_RETRY_SECONDS
+        """Retries a step until it succeeds or the process stops: every step is idempotent, and none may be skipped.
+
+        Raises _RowsError for the step "ledger" where the rows themselves are refused.
+        """
+        delay, tries = _FIRST_RETRY_SECONDS, 0
         while True:
             try:
                 return await action()
             except Exception as problem:  # the message-consumer boundary: the batch is retried
-                if step == "ledger" and isinstance(problem, _PERMANENT):
-                    raise
+                tries += not _is_transient(problem)
+                if step == "ledger" and (tries >= _TRIES or _is_rows_own(problem)):
+                    raise _RowsError from problem
                 self._note(step, problem)
             if self._stop.is_set():
                 raise _StoppedError
@@ -198,18 +217,9 @@ class Consumer:
         logger.warning("billing step failed, trying again", extra={"step": step, "problem": repr(problem)})
 
     async def _publish_dead(self, dead: _Dead) -> None:
-        message = dead.message
-        logger.error("malformed usage event", extra={"reason": dead.reason, "subject": message.subject})
-        metadata = message.metadata
-        headers = {
-            api.Header.MSG_ID: f"{metadata.stream}.{metadata.sequence.stream}",
-            names.HEADER_DEAD_REASON: dead.reason,
-            names.HEADER_DEAD_SUBJECT: message.subject,
-            names.HEADER_DEAD_SEQUENCE: str(metadata.sequence.stream),
-        }
-        await self._bus.js.publish(
-            names.dead_subject(names.STREAM_USAGE), message.data, headers=headers, timeout=_ACK_SECONDS
-        )
+        letter = dead_letter(names.STREAM_USAGE, dead.message, dead.reason)
+        logger.error("malformed usage event", extra={"reason": dead.reason, "subject": dead.message.subject})
+        await self._bus.js.publish(letter.subject, letter.payload, headers=letter.headers, timeout=_ACK_SECONDS)
         metrics.BILLING_EVENTS.labels("dead").inc()
 
     async def _acknowledge(self, messages: list[Message]) -> None:
@@ -234,6 +244,21 @@ class Consumer:
                     await self._pull.keep(messages)
             except nats.errors.Error as problem:
                 logger.warning("messages cannot be kept", extra={"problem": repr(problem)})
+
+
+def _is_transient(problem: Exception) -> bool:
+    if isinstance(problem, asyncpg.PostgresError):
+        return not (problem.sqlstate or "").startswith(_ROWS_OWN)
+    return isinstance(problem, _TRANSIENT)
+
+
+def _is_rows_own(problem: Exception) -> bool:
+    """Whether a retry is vain. An integrity error may pass: a partition was dropped, or another process was faster."""
+    if isinstance(problem, asyncpg.PostgresError):
+        return (problem.sqlstate or "").startswith(_ROWS_OWN) and not isinstance(
+            problem, asyncpg.IntegrityConstraintViolationError
+        )
+    return isinstance(problem, (ArithmeticError, ValueError)) and not isinstance(problem, _TRANSIENT)
 
 
 def _measure(last: Message, entries: Sequence[Entry], recorded: Recorded) -> None:

@@ -19,6 +19,8 @@ _CLOCK_SKEW_SECONDS = 86_400  # an event from further in the future would create
 _MODEL_CHARACTERS = 256
 _ID_CHARACTERS = 200
 _BIGINT = 1 << 63
+_TOKENS = 10**9  # no request has more; what its tokens cost would be no mistake that a caller could pay
+_DURATION_SECONDS = 366 * _DAY_SECONDS
 _token_counts = attrgetter(*usage_columns.TOKEN_COLUMNS)  # of a TokenUsage, as a tuple
 
 _STATUS = {number: name.removeprefix("ATTEMPT_STATUS_").lower() for name, number in AttemptStatus.items() if number}
@@ -120,7 +122,14 @@ def decode(payload: bytes, now_seconds: float) -> Entry:
         has("usage"),
     )
     _check_texts(entry)
+    if max(entry.tokens) > _TOKENS:
+        raise MalformedEventError(f"more than {_TOKENS} tokens")
     return entry
+
+
+def is_key(request_id: str, attempt: int) -> bool:
+    """Whether the ledger can hold it as a key; what it cannot hold it was never asked to."""
+    return 0 < len(request_id) <= _ID_CHARACTERS and request_id.isprintable() and 0 < attempt < 1 << 31
 
 
 def _check_texts(entry: Entry) -> None:
@@ -150,11 +159,15 @@ def _plausible(field: str, seconds: int, now_seconds: float) -> int:
 def _seconds(duration: Duration) -> float:
     """Never negative, though a clock may be set back between two readings. (A call of `max` takes longer.)"""
     seconds = duration.seconds + duration.nanos / 1e9
+    if seconds > _DURATION_SECONDS:
+        raise MalformedEventError("a duration is longer than a year")
     return seconds if seconds > 0 else 0.0
 
 
 def _microseconds(duration: Duration) -> int:
     microseconds = duration.seconds * 1_000_000 + duration.nanos // 1000
+    if microseconds > _DURATION_SECONDS * 1_000_000:
+        raise MalformedEventError("a duration is longer than a year")
     return microseconds if microseconds > 0 else 0
 
 

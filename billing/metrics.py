@@ -1,7 +1,6 @@
 """The Prometheus metrics of a billing process."""
 
-from prometheus_client import Counter, Gauge, Histogram
-
+from common.metrics import Counter, Gauge, Histogram
 from common.telemetry import DURATIONS
 from ledger.usage_columns import TOKEN_CLASSES
 

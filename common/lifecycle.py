@@ -6,14 +6,19 @@ import logging
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from random import SystemRandom
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from common import telemetry
 from common.settings import setting
+
+if TYPE_CHECKING:
+    from common.metrics import Counter
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +26,12 @@ Ready = Callable[[str], None]  # called once, with the bound host:port, or an em
 # A service's `main` but for its settings: runs until the event is set and then drains; calls `Ready` once it serves.
 Service = Callable[[asyncio.Event, Ready], Awaitable[None]]
 
+T = TypeVar("T")
 _EXIT_CRASHED = 1
+_FAILED_DRAIN_SECONDS = 10.0
+_TROUBLED_SECONDS = 30.0  # how long a failure is reported, and as often as it happens again
+_random = SystemRandom()  # jitter
+_failures: dict[str, tuple[float, str]] = {}  # what failed lately in this process: when, and why
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +54,14 @@ class ProcessSettings:
 
 
 def run(services: Mapping[str, Service], process: ProcessSettings) -> int:
-    """Runs the services on one event loop until a signal or a failure; returns the exit code.
+    """Runs the services on one event loop until a signal; returns the exit code.
 
     The first SIGTERM or SIGINT lets them drain, the second exits at once. A service that fails, or returns before the
-    signal, makes the others drain and the exit code 1.
+    signal, is started again alone while the others serve. The process ends with 1, and the others get 10 s, where that
+    would hide what an operator must mend (it has never been ready: settings, ports, schema), and where the service has
+    the process for itself: then a new process is the cleaner start.
     """
-    import uvloop  # only a process of services needs it
+    import uvloop  # only a process of services needs it, and its metrics
 
     telemetry.configure_logging(process.log_level)
     if process.otlp_endpoint:
@@ -62,6 +74,8 @@ def run(services: Mapping[str, Service], process: ProcessSettings) -> int:
 
 
 async def _serve(services: Mapping[str, Service], process: ProcessSettings) -> int:
+    from common.metrics import SERVICE_RESTARTS
+
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -80,22 +94,57 @@ async def _serve(services: Mapping[str, Service], process: ProcessSettings) -> i
     gc.enable()
     gc.set_threshold(20_000, 20, 50)
     failed = False
+    limit = asyncio.timeout(None)  # for the others' drain, once a failure ends the process
 
-    async def guard(name: str, service: Service) -> None:
+    async def keep(name: str, service: Service) -> None:
         nonlocal failed
-        try:
-            await service(stop, partial(_announce_ready, process.notify_socket, name))
-            if not stop.is_set():
-                raise RuntimeError(f"{name} returned before it was stopped")
-        except Exception:  # a task boundary: log which service failed, then let the others drain
-            logger.exception("service failed", extra={"service": name})
-            failed = True
-            stop.set()
+        backoff, announced = Backoff(), False
 
-    async with asyncio.TaskGroup() as tasks:
-        for name, service in services.items():
-            tasks.create_task(guard(name, service), name=name)
+        def ready(address: str) -> None:
+            nonlocal announced
+            announced = True
+            _announce_ready(process.notify_socket, name, address)
+
+        while True:
+            begun = loop.time()
+            try:
+                await service(stop, ready)
+                not_cancelled()
+                if stop.is_set():
+                    return
+                raise RuntimeError(f"{name} returned before it was stopped")
+            except Exception as problem:  # a task boundary: the failure of a service does not end the others
+                logger.exception("service failed", extra={"service": name})
+                if stop.is_set() or not announced or len(services) == 1:
+                    failed = True
+                    stop.set()
+                    limit.reschedule(loop.time() + _FAILED_DRAIN_SECONDS)
+                    return
+                _note_failure(SERVICE_RESTARTS, name, problem)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(backoff.after(loop.time() - begun)):
+                    await stop.wait()
+
+    with suppress(TimeoutError):
+        async with limit, asyncio.TaskGroup() as tasks:
+            for name, service in services.items():
+                tasks.create_task(keep(name, service), name=name)
     return _EXIT_CRASHED if failed else 0
+
+
+def troubles() -> dict[str, str]:
+    """What has failed in this process within half a minute and was started again: tasks and services, and why."""
+    now = time.monotonic()
+    for name in [name for name, (failed_at, _) in _failures.items() if now - failed_at > _TROUBLED_SECONDS]:
+        del _failures[name]
+    return {name: why for name, (_, why) in _failures.items()}
+
+
+def _note_failure(restarts: "Counter", name: str, problem: Exception) -> None:
+    restarts.labels(name).inc()
+    while isinstance(problem, ExceptionGroup):
+        problem = problem.exceptions[0]
+    _failures[name] = (time.monotonic(), f"{type(problem).__name__}: {problem}"[:300])
 
 
 def _announce_ready(notify_socket: str, name: str, address: str) -> None:
@@ -111,11 +160,45 @@ def _announce_ready(notify_socket: str, name: str, address: str) -> None:
             logger.warning("readiness could not be announced", extra={"problem": str(problem)})
 
 
+class Backoff:
+    """The pauses before restarts: doubling with jitter, bounded, and short again after a run that was healthy."""
+
+    def __init__(self, first_seconds: float = 0.1, most_seconds: float = 10.0, healthy_seconds: float = 30.0) -> None:
+        self._first_seconds, self._most_seconds, self._healthy_seconds = first_seconds, most_seconds, healthy_seconds
+        self._next_seconds = first_seconds
+
+    def after(self, ran_seconds: float) -> float:
+        """How long to pause after a run of that length that ended in a failure."""
+        if ran_seconds >= self._healthy_seconds:
+            self._next_seconds = self._first_seconds
+        pause_seconds, self._next_seconds = self._next_seconds, min(2 * self._next_seconds, self._most_seconds)
+        return pause_seconds * _random.uniform(0.5, 1.0)
+
+
+async def restarted(name: str, work: Callable[[], Awaitable[T]]) -> T:
+    """The result of `work`; where it fails, it is started again, alone, with backoff. Logged, counted, in `troubles`.
+
+    `work` makes whatever it needs (subscriptions, watches) itself, so that each start has its own.
+    """
+    backoff, now = Backoff(), asyncio.get_running_loop().time
+    while True:
+        begun = now()
+        try:
+            return await work()
+        except Exception as problem:  # a task boundary: the failure of a task does not end its service
+            from common.metrics import TASK_RESTARTS
+
+            pause_seconds = backoff.after(now() - begun)
+            logger.exception("task failed, it is started again", extra={"task": name, "pause_seconds": pause_seconds})
+            _note_failure(TASK_RESTARTS, name, problem)
+        await sleep_unless_cancelled(pause_seconds)
+
+
 @asynccontextmanager
 async def forever(tasks: Mapping[str, Callable[[], Awaitable[None]]]) -> AsyncIterator[None]:
     """Runs tasks, by name, that never return, for the length of the block; leaving it cancels and awaits them.
 
-    One that fails, or returns, cancels the block and the others, and is raised in an exception group.
+    One that fails, or returns, is started again as `restarted` does; the block and the others go on.
     """
 
     async def never_returning(name: str, work: Callable[[], Awaitable[None]]) -> None:
@@ -124,7 +207,10 @@ async def forever(tasks: Mapping[str, Callable[[], Awaitable[None]]]) -> AsyncIt
         raise RuntimeError(f"the task {name!r} returned before it was cancelled")
 
     async with asyncio.TaskGroup() as group:
-        running = [group.create_task(never_returning(name, work), name=name) for name, work in tasks.items()]
+        running = [
+            group.create_task(restarted(name, partial(never_returning, name, work)), name=name)
+            for name, work in tasks.items()
+        ]
         try:
             yield
         finally:

@@ -6,6 +6,7 @@ JSON lines on stdout; spans over OTLP only when an endpoint is set. Each service
 
 import json
 import logging
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -26,11 +27,14 @@ TRACEPARENT = "traceparent"  # the header's name, on HTTP, gRPC and NATS alike
 # Bucket boundaries, in seconds, of every histogram of durations.
 DURATIONS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
+_W3C = re.compile("[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
+
 _provider: "TracerProvider | None" = None  # one per process, as OpenTelemetry has it
 _PLAIN_FIELDS = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime", "taskName"}
 
 
-_encode = json.JSONEncoder(default=str, ensure_ascii=False).encode  # json.dumps would build an encoder each time
+# json.dumps would build an encoder each time. What is no JSON (NaN) is refused, else readers of the log would break.
+_encode = json.JSONEncoder(default=str, ensure_ascii=False, allow_nan=False).encode
 
 
 class _JsonFormatter(logging.Formatter):
@@ -50,7 +54,14 @@ class _JsonFormatter(logging.Formatter):
         line.update({name: value for name, value in vars(record).items() if name not in _PLAIN_FIELDS})
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return _encode(line)
+        try:
+            text = _encode(line)
+        except Exception:  # an observer's boundary: a fact of strange shape costs the facts, never the caller
+            from common.metrics import OBSERVATIONS_FAILED  # the commands do without it
+
+            OBSERVATIONS_FAILED.labels("log").inc()
+            text = _encode({"time": line["time"], "level": line["level"], "event": record.msg, "facts": "unwritable"})
+        return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def configure_logging(level: str, file: Path | None = None) -> None:
@@ -140,5 +151,6 @@ def outgoing() -> dict[str, str]:
 
 
 def incoming(headers: Mapping[str, str] | None) -> str:
-    """The traceparent among some headers, or an empty string."""
-    return (headers or {}).get(TRACEPARENT, "")
+    """The traceparent among some headers; an empty string where there is none, or any other text of a client's."""
+    found = (headers or {}).get(TRACEPARENT, "")
+    return found if _W3C(found) else ""

@@ -12,8 +12,10 @@ from common import manifest, names
 from common.lifecycle import not_cancelled
 from fleet.pools import Phase, Pool, PoolReport, WorkerFactory
 from messaging.bus import Bus, Change
+from messaging.connection import poison
 
 logger = logging.getLogger(__name__)
+_poison = poison(names.KV_MODELS)
 
 _REPORT_EVERY_SECONDS = 5.0  # also when nothing changed: a restarted NATS has lost the bucket, which is in memory
 _RETRY_SECONDS = 0.5
@@ -39,9 +41,10 @@ class Controller:
 
     async def watch(self, bus: Bus, tasks: asyncio.TaskGroup) -> None:
         """Applies every change of the bucket, for ever; pools run in `tasks`."""
-        async for change in bus.watch(names.KV_MODELS):
+        async for change in bus.watch(names.KV_MODELS, known=[*self._pools, *self._invalid]):
             if change is not None and not self._stopping:
-                self._apply(change, tasks)
+                with _poison:
+                    self._apply(change, tasks)
 
     def end(self) -> None:
         """Stops every worker; running requests finish within the grace."""

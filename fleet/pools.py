@@ -2,12 +2,18 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from common.boundary import Boundary
 from common.manifest import AIModel
+from common.metrics import MESSAGES_DROPPED
+
+logger = logging.getLogger(__name__)
+_boundary = Boundary("a manifest could not be applied", logger, MESSAGES_DROPPED.labels("models"))
 
 
 class Worker(Protocol):
@@ -113,7 +119,8 @@ class Pool:
         async with asyncio.TaskGroup() as tasks:
             while not self.ended:
                 self._wake.clear()
-                self._reconcile(tasks)
+                with _boundary:  # a manifest of strange content must not end the workers that run
+                    self._reconcile(tasks)
                 self._on_change()
                 if not self.ended:
                     await self._wake.wait()

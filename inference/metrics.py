@@ -1,7 +1,6 @@
 """The Prometheus metrics of a worker: our own names, and those that dashboards and autoscalers know as vLLM's."""
 
-from prometheus_client import Counter, Gauge, Histogram
-
+from common.metrics import Counter, Gauge, Histogram
 from common.telemetry import DURATIONS
 
 OFFERS_REFUSED = Counter("uplion_inference_offers_refused", "Offers that a router did not take")

@@ -16,7 +16,7 @@ from inference.engines.engine import Engine
 from inference.engines.output import Output
 from inference.tickets.held import HeldTicket
 from inference.tickets.slots import SlotManager
-from inference.usage_events import Attempt, UsageRecorder
+from inference.usage_events import Attempt, UsageRecorder, token_usage
 
 # Read once: an attribute of the enum goes through Python each time.
 _COMPLETED = usage_event_pb2.ATTEMPT_STATUS_COMPLETED
@@ -76,11 +76,9 @@ class Run:
             to_message(delta, event.deltas.add())
         if not self._begun:
             self._begun = True
-            event.input_tokens = output.input_tokens
+            event.input_tokens = token_usage(output).input_tokens
         if output.drained:
-            event.usage.input_tokens = output.input_tokens
-            event.usage.cached_tokens = output.cached_tokens
-            event.usage.output_tokens = output.output_tokens
+            event.usage.CopyFrom(token_usage(output))
             self._end(_COMPLETED, None)
         return event
 

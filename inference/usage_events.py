@@ -8,15 +8,19 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
 from uplion.dispatch.v1.ticket_pb2 import Ticket
-from uplion.inference.v1.sampling_pb2 import FinishReason
+from uplion.inference.v1.sampling_pb2 import FinishReason, TokenUsage
 
 from common import telemetry
+from common.boundary import Boundary
 from common.errors import ELSEWHERE, Reason
+from common.metrics import OBSERVATIONS_FAILED
 from inference import metrics
 from inference.engines.output import Output
 
 logger = logging.getLogger(__name__)
 
+_COUNT_MAX = (1 << 32) - 1  # of TokenUsage
+_observing = Boundary("an attempt was not measured", logger, OBSERVATIONS_FAILED.labels("attempt"))
 _STATUS_WORDS = {number: name.removeprefix("ATTEMPT_STATUS_").lower() for name, number in AttemptStatus.items()}
 
 
@@ -107,9 +111,7 @@ class UsageRecorder:
         event.model_revision = self._revision
         event.provider = self._provider
         event.operation = attempt.operation
-        event.usage.input_tokens = output.input_tokens
-        event.usage.cached_tokens = output.cached_tokens
-        event.usage.output_tokens = output.output_tokens
+        event.usage.CopyFrom(token_usage(output))
         _set(event.queue_duration, times.queue_seconds)
         if times.first_token_seconds is not None:
             _set(event.first_token_duration, times.first_token_seconds)
@@ -119,7 +121,8 @@ class UsageRecorder:
         if reason is not None:
             event.error_reason = reason.name
             event.last = reason not in ELSEWHERE
-        self._observe(attempt, _STATUS_WORDS[status], times, reason)
+        with _observing:
+            self._observe(attempt, _STATUS_WORDS[status], times, reason)
         return event
 
     def _observe(self, attempt: Attempt, status: str, times: _Times, reason: Reason | None) -> None:
@@ -167,6 +170,19 @@ class UsageRecorder:
         _set(event.end_time, now_seconds)
         _set(event.duration, max(0.0, now_seconds - _published_seconds(ticket, now_seconds)))
         return event
+
+
+def token_usage(output: Output) -> TokenUsage:
+    """What the engine counted; an upstream may say anything, and what is no count must not cost the event."""
+    return TokenUsage(
+        input_tokens=_count(output.input_tokens),
+        cached_tokens=_count(output.cached_tokens),
+        output_tokens=_count(output.output_tokens),
+    )
+
+
+def _count(number: int) -> int:
+    return min(max(number, 0), _COUNT_MAX)
 
 
 def _set(target: Timestamp | Duration, seconds: float) -> None:

@@ -5,7 +5,7 @@ Messages are the protos of the contract; subjects come from `common.names`.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -162,14 +162,17 @@ class Bus(Connection):
                     with suppress(nats.errors.Error):  # else it stays for a while, and a bucket has room for a thousand
                         await self.js.delete_consumer(f"KV_{bucket}", watcher._sub._consumer)  # type: ignore[union-attr]
 
-    async def watch(self, bucket: str, *, ttl_seconds: float | None = None) -> AsyncIterator["Change | None"]:
+    async def watch(
+        self, bucket: str, *, ttl_seconds: float | None = None, known: Iterable[str] = ()
+    ) -> AsyncIterator["Change | None"]:
         """Yields the entries of a bucket and then their changes, without end; None marks the end of the first entries.
 
         Survives reconnects: it then yields all entries again, and deletions that it missed. With `ttl_seconds` an
-        entry that was not renewed for so long is yielded as deleted (the server drops such entries silently).
+        entry that was not renewed for so long is yielded as deleted (the server drops such entries silently). So are
+        the keys of `known`, what the caller has from a watch before, that are not there any more.
         """
         loop = asyncio.get_running_loop()
-        seen: dict[str, float] = {}
+        seen = dict.fromkeys(known, loop.time())
         while not_cancelled():
             reconnects = self.reconnects
             try:

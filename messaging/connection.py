@@ -1,5 +1,6 @@
 """A connection to NATS: publishing, asking and subscribing without JetStream."""
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -10,8 +11,12 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from common.boundary import Boundary
+from common.metrics import MESSAGES_DROPPED
 from messaging import nats_protocol
 from messaging.nats_protocol import Sink, Wire
+
+logger = logging.getLogger(__name__)
 
 _FLUSH_SECONDS = 5.0
 
@@ -53,6 +58,7 @@ class Connection:
         self, subject: str, payload: bytes = b"", *, reply: str = "", headers: dict[str, str] | None = None
     ) -> None:
         """Publishes without JetStream. Waits where the buffer is full; while disconnected the message is kept in it."""
+        nats_protocol.check_subject(subject)
         await self._client.publish(subject, payload, reply, headers)
 
     async def request(self, subject: str, payload: bytes = b"", *, seconds: float) -> bytes:
@@ -66,6 +72,18 @@ class Connection:
         subscription = await self._client.subscribe(subject, queue=queue, cb=cb)
         await self.flush()
         return subscription
+
+    @asynccontextmanager
+    async def subscribed(
+        self, subject: str, *, queue: str = "", cb: Callable[[Msg], Awaitable[None]] | None = None
+    ) -> AsyncIterator[Subscription]:
+        """The same while the block runs. A message that `cb` cannot digest is dropped, logged and counted."""
+        subscription = await self.subscribe(subject, queue=queue, cb=None if cb is None else _bounded(subject, cb))
+        try:
+            yield subscription
+        finally:
+            with suppress(nats.errors.Error):
+                await subscription.unsubscribe()
 
     @asynccontextmanager
     async def diverted(self, subject: str, sink: Sink) -> AsyncIterator[Subscription]:
@@ -90,3 +108,18 @@ class Connection:
     async def write(self, commands: bytes) -> None:
         """Sends finished protocol lines in one piece; while disconnected they wait as those of `publish_core` do."""
         await nats_protocol.write(self._client, commands)
+
+
+def _bounded(subject: str, cb: Callable[[Msg], Awaitable[None]]) -> Callable[[Msg], Awaitable[None]]:
+    boundary = poison(subject)
+
+    async def handle(message: Msg) -> None:
+        with boundary:
+            await cb(message)
+
+    return handle
+
+
+def poison(source: str) -> Boundary:
+    """For a consumer that handles each message of a subject or bucket inside: one it cannot digest is dropped."""
+    return Boundary(f"a message of {source} was dropped", logger, MESSAGES_DROPPED.labels(source))

@@ -3,7 +3,6 @@
 A request of nats-py costs a future, a timer and a task switch; here an answer is one dictionary look-up.
 """
 
-import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import count
@@ -11,8 +10,6 @@ from typing import Self
 
 from messaging.connection import Connection
 from messaging.pull import Message
-
-logger = logging.getLogger(__name__)
 
 OnReply = Callable[[Message], None]
 
@@ -47,7 +44,4 @@ class Inbox:
     def _arrived(self, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
         on_reply = self._waiting.pop(subject.rpartition(b".")[2], None)
         if on_reply is not None:
-            try:
-                on_reply(Message(self._connection, subject, reply, header, payload))
-            except Exception:  # a message-consumer boundary: one bad answer must not end the connection
-                logger.exception("a reply could not be handled")
+            on_reply(Message(self._connection, subject, reply, header, payload))

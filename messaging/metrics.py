@@ -1,6 +1,6 @@
 """The Prometheus metrics of the usage outbox: usage events on their way to billing."""
 
-from prometheus_client import Counter, Gauge
+from common.metrics import Counter, Gauge
 
 USAGE_NOT_TAKEN = Counter("uplion_usage_events_not_taken", "Usage events that the stream did not take at once")
 USAGE_SPOOLED = Counter("uplion_usage_events_spooled", "Usage events written to the local spool")

@@ -10,6 +10,8 @@ minor version.
 
 import asyncio
 import json
+import logging
+import re
 from collections.abc import Callable, Mapping
 
 from nats import errors
@@ -17,10 +19,16 @@ from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 from nats.errors import ProtocolError
 
+from common.boundary import Boundary
+from common.metrics import MESSAGES_DROPPED
+
+logger = logging.getLogger(__name__)
+
 # subject, reply subject, header block (empty: none) and payload of one message
 Sink = Callable[[bytes, bytes, bytes, bytes], None]
 _MAX_LINE_BYTES = 4096
 _SOON_SECONDS = 0.002  # what is not urgent waits for something that is, at most this long
+_SUBJECT = re.compile(r"[!-~]+").fullmatch  # a space or a line's end in a subject would begin another command
 
 
 class Wire:
@@ -30,6 +38,7 @@ class Wire:
         self._client = client
         self._sinks: dict[bytes, Sink] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._boundary = Boundary("a message could not be handled", logger, MESSAGES_DROPPED.labels("inbox"))
         self.reset()
 
     def reset(self) -> None:
@@ -92,7 +101,8 @@ class Wire:
             position = stop + 2
             sink = self._sinks.get(words[2])
             if sink is not None:
-                sink(words[1], reply, buffer[start:body], buffer[body:stop])
+                with self._boundary:
+                    sink(words[1], reply, buffer[start:body], buffer[body:stop])
             else:
                 header, payload = buffer[start:body], buffer[body:stop]
                 await self._client._process_msg(int(words[2]), words[1], reply, payload, header)
@@ -138,25 +148,37 @@ def send(
     *,
     now: bool = True,
 ) -> None:
-    """Publishes as the client does, but at once: neither it nor its caller waits. Raises nats.errors.Error.
+    """Publishes as the client does, but at once: neither it nor its caller waits. Raises nats.errors.Error, also for
+    what would make the server close the connection: a subject that is none, or too large a message.
 
     Not `now`, it leaves in one piece with whatever is sent next, within 2 ms. While disconnected it is kept, as far as
     there is room.
     """
     if client.is_closed:
         raise errors.ConnectionClosedError
+    check_subject(subject)
+    size = len(payload)
     if headers:
         lines = "".join([f"{name}: {' '.join(value.split())}\r\n" for name, value in headers.items()])
         block = f"NATS/1.0\r\n{lines}\r\n".encode()
+        size += len(block)
         head = f"HPUB {subject} {reply} {len(block)} {len(block) + len(payload)}\r\n".encode()
         command = b"".join((head, block, payload, b"\r\n"))
     else:
         command = b"".join((f"PUB {subject} {reply} {len(payload)}\r\n".encode(), payload, b"\r\n"))
+    if size > client.max_payload:
+        raise errors.MaxPayloadError
     if client._pending_data_size + len(command) > client._max_pending_size:
         raise errors.OutboundBufferLimitError
     client._pending.append(command)
     client._pending_data_size += len(command)
     of(client).flush(now=now)
+
+
+def check_subject(subject: str) -> None:
+    """Raises nats.errors.BadSubjectError for a text that the protocol cannot hold as a subject."""
+    if not _SUBJECT(subject):
+        raise errors.BadSubjectError
 
 
 async def write(client: Client, commands: bytes) -> None:

@@ -30,7 +30,7 @@ class Message:
 
     @property
     def subject(self) -> str:
-        return self._subject.decode()
+        return self._subject.decode("utf-8", "replace")
 
     @property
     def reply(self) -> str:

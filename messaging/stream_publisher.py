@@ -83,6 +83,10 @@ class StreamPublisher:
             if not self._connection.connected:  # nats-py would keep it, and send it when no one waits any more
                 raise nats.errors.ConnectionClosedError
             self._connection.send(parcel.subject, parcel.event, subject, headers, now=False)
+        except (nats.errors.MaxPayloadError, nats.errors.BadSubjectError) as problem:
+            metrics.USAGE_LOST.inc()
+            logger.error("usage event lost: no message can hold it", extra={"problem": repr(problem)})
+            self._end(subject, acknowledged=True)
         except (nats.errors.Error, OSError):
             self._end(subject, acknowledged=False)
 

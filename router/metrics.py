@@ -1,7 +1,6 @@
 """The Prometheus metrics of a router; names of the GenAI semantic conventions where those exist."""
 
-from prometheus_client import Counter, Gauge, Histogram
-
+from common.metrics import Counter, Gauge, Histogram
 from common.telemetry import DURATIONS
 
 _OPERATION_MODEL = ["gen_ai_operation_name", "gen_ai_request_model"]

@@ -79,7 +79,7 @@ def _enter(context: grpc.aio.ServicerContext[Any, Any]) -> None:
         if name == names.HEADER_REQUEST_ID:
             telemetry.request_id.set(str(value))
         elif name == telemetry.TRACEPARENT:
-            telemetry.traceparent.set(str(value))
+            telemetry.traceparent.set(telemetry.incoming({name: str(value)}))
 
 
 def _unary(behavior: Any) -> Any:

@@ -11,6 +11,8 @@ from grpc_health.v1.health import aio as health
 
 from rpc.interceptors import MaskingInterceptor
 
+_FAILED_GRACE_SECONDS = 1.0
+
 
 @asynccontextmanager
 async def grpc_server(
@@ -25,7 +27,8 @@ async def grpc_server(
     """Serves at `host:port` or `unix:/path` until the block is left; yields where it is bound (so port 0 works).
 
     Health is SERVING while the block runs. Leaving drains: NOT_SERVING, wait `drain_seconds` for balancers to notice,
-    refuse new calls, let running ones finish within `grace_seconds`.
+    refuse new calls, let running ones finish within `grace_seconds`. Where the block fails, it does so within a second:
+    what has failed is started again, and must not wait for its longest stream.
     """
     server = grpc.aio.server(
         interceptors=[*interceptors, MaskingInterceptor()],
@@ -46,10 +49,14 @@ async def grpc_server(
     await serving.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
     bound = _bind(server, listen)
     await server.start()
+    failed = True
     try:
         await serving.set("", health_pb2.HealthCheckResponse.SERVING)
         yield bound
+        failed = False
     finally:
+        if failed:
+            drain_seconds, grace_seconds = 0.0, min(grace_seconds, _FAILED_GRACE_SECONDS)
         await serving.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
         await asyncio.sleep(drain_seconds)
         await server.stop(grace_seconds)

@@ -20,6 +20,7 @@ SETTINGS = {
     "edge": "edge.settings.EdgeSettings",
 }
 METRICS = {
+    "every process": "common.metrics",
     "authz": "authz.metrics",
     "router": "router.metrics",
     "inference": "inference.metrics",

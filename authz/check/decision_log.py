@@ -16,11 +16,14 @@ from authz.limits.refusals import LimitError, Violation
 from authz.metrics import AUTHZ_DECISIONS_DROPPED
 from authz.request_facts import RequestFacts
 from common import names
+from common.boundary import Boundary
 from common.errors import Reason, UplionError
+from common.metrics import OBSERVATIONS_FAILED
 from messaging.bus import Bus
 from messaging.decisions import Decision, encode
 
 logger = logging.getLogger(__name__)
+_observing = Boundary("a decision was not recorded", logger, OBSERVATIONS_FAILED.labels("decision"))
 _MAX_QUEUED = 400
 _PER_SECOND = 200
 
@@ -35,12 +38,14 @@ class DecisionLog:
 
     def refused(self, record: KeyRecord, request: RequestFacts, error: UplionError) -> None:
         """A request of a known key was refused."""
-        decision = _decision(record, request, error.reason)
-        self._queue(_by_rule(decision, error.violation) if isinstance(error, LimitError) else decision)
+        with _observing:
+            decision = _decision(record, request, error.reason)
+            self._queue(_by_rule(decision, error.violation) if isinstance(error, LimitError) else decision)
 
     def shadow(self, record: KeyRecord, request: RequestFacts, refusal: LimitError) -> None:
         """A rule in shadow would have refused the request, which was admitted."""
-        self._queue(_by_rule(_decision(record, request, refusal.reason), refusal.violation, shadow=True))
+        with _observing:
+            self._queue(_by_rule(_decision(record, request, refusal.reason), refusal.violation, shadow=True))
 
     async def run(self) -> None:
         """Publishes until cancelled."""
@@ -51,14 +56,18 @@ class DecisionLog:
                 if not self._queued:
                     break
                 decision = self._queued.popleft()
-                try:
-                    await self._bus.publish_core(names.decision_subject(decision.request_id), encode(decision))
-                except (nats.errors.Error, ConnectionError) as problem:
-                    AUTHZ_DECISIONS_DROPPED.inc()
-                    logger.debug("a decision was not published", extra={"problem": repr(problem)})
+                with _observing:
+                    await self._publish(decision)
             await asyncio.sleep(0.1)
             if self._queued:
                 self._more.set()
+
+    async def _publish(self, decision: Decision) -> None:
+        try:
+            await self._bus.publish_core(names.decision_subject(decision.request_id), encode(decision))
+        except (nats.errors.Error, ConnectionError) as problem:
+            AUTHZ_DECISIONS_DROPPED.inc()
+            logger.debug("a decision was not published", extra={"problem": repr(problem)})
 
     def _queue(self, decision: Decision) -> None:
         if not decision.request_id or len(self._queued) >= _MAX_QUEUED:

@@ -12,6 +12,7 @@ from common import names
 from messaging.bus import Bus
 
 _QUEUE = "authz"
+_ID_CHARACTERS = 200  # a longer one is none, and would only fill Valkey
 
 
 async def follow_releases(bus: Bus, counter_writes: CounterWrites, ready: asyncio.Event) -> None:
@@ -19,9 +20,9 @@ async def follow_releases(bus: Bus, counter_writes: CounterWrites, ready: asynci
 
     async def on_message(message: Msg) -> None:
         account, _, reservation = message.data.decode("utf-8", "replace").partition(" ")
-        if account and reservation:
+        if 0 < len(account) <= _ID_CHARACTERS and 0 < len(reservation) <= _ID_CHARACTERS:
             counter_writes.free_slot(account, reservation)
 
-    await bus.subscribe(names.SUBJECT_RELEASE, queue=_QUEUE, cb=on_message)
-    ready.set()
-    await asyncio.Event().wait()
+    async with bus.subscribed(names.SUBJECT_RELEASE, queue=_QUEUE, cb=on_message):
+        ready.set()
+        await asyncio.get_running_loop().create_future()

@@ -13,9 +13,10 @@ processes admitted that ended together with Valkey, until their requests are set
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from secrets import token_hex
 from typing import Protocol
 
@@ -35,6 +36,7 @@ _CHECK_SECONDS = 0.5
 _PEERS_SECONDS = 1.0  # NATS answers at once where there are no listeners
 _IDS_PER_QUERY = 5000
 _LEDGER_TRIES = 3
+_MARKER = re.compile(rb"[0-9]{1,15}-[0-9]{1,6}-[0-9a-f]{8}").fullmatch
 
 
 class Ended(Protocol):
@@ -77,6 +79,10 @@ class StoreEpoch:
         """Reads the marker, and writes it where there is none; raises ValkeyError."""
         async with self._refreshing:
             found = await self._valkey.call("GET", names.STORE_EPOCH_KEY)
+            if found is not None and not _MARKER(found):
+                logger.error("the marker in Valkey is none of ours: a new one is written")
+                await self._valkey.call("DEL", names.STORE_EPOCH_KEY)
+                found = None
             if found is None:
                 alone = not self.value and await self._is_alone()
                 seconds, microseconds = await self._valkey.call("TIME")
@@ -108,10 +114,12 @@ class StoreEpoch:
         """Checks the epoch and writes what Valkey lacks, until cancelled. `ready` after the first try."""
         with suppress(ValkeyError):
             await self.refresh()  # before the subscription below: see _is_alone
-        if self._bus is not None:
-            subscription = await self._bus.subscribe(names.SUBJECT_STORE_EPOCH, cb=self._on_message)
-        ready.set()
-        try:
+        async with AsyncExitStack() as until_cancelled:
+            if self._bus is not None:
+                await until_cancelled.enter_async_context(
+                    self._bus.subscribed(names.SUBJECT_STORE_EPOCH, cb=self._on_message)
+                )
+            ready.set()
             while not_cancelled():
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_CHECK_SECONDS):
@@ -125,10 +133,6 @@ class StoreEpoch:
                         await self._write_unwritten()
                 except ValkeyError as problem:
                     logger.debug("reservations cannot be written to Valkey", extra={"problem": repr(problem)})
-        finally:
-            if self._bus is not None:
-                with suppress(nats.errors.Error):
-                    await subscription.unsubscribe()
 
     def wake(self) -> None:
         """Valkey answers again: it may lack what was admitted meanwhile."""

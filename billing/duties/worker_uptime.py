@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EVERY_SECONDS = 10.0
+_MODEL_CHARACTERS = 256
 _ADD = """
     INSERT INTO worker_hourly AS hourly (hour, model, worker_seconds)
     SELECT date_trunc('hour', $1::timestamptz, 'UTC'), * FROM unnest($2::text[], $3::numeric[])
@@ -51,7 +52,10 @@ class WorkerUptime:
 
 def _model(state: bytes) -> str:
     try:
-        return WorkerState.FromString(state).model
+        model = WorkerState.FromString(state).model
     except DecodeError:
-        logger.warning("worker state cannot be read")
-        return ""
+        model = "\0"
+    if model.isprintable() and len(model) <= _MODEL_CHARACTERS:
+        return model
+    logger.warning("worker state cannot be used")
+    return ""

@@ -61,9 +61,11 @@ class Reconciler:
             report = await self.run(whole=True)
         except Exception:  # a message-consumer boundary: the requester gets an empty reply
             logger.exception("reconciliation failed")
-            await message.respond(b"")
+            answer = b""
         else:
-            await message.respond(report.SerializeToString())
+            answer = report.SerializeToString()
+        if message.reply:  # who asks without an address for the answer wants the run alone
+            await message.respond(answer)
 
     async def run(self, *, whole: bool) -> Reconciliation:
         """Makes one run. Raises the errors of NATS, Postgres and Valkey."""

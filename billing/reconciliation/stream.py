@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 from nats.js import api
 from uplion.billing.v1.usage_event_pb2 import UsageEvent
 
+from billing.entry import is_key
 from billing.reconciliation.difference import Difference
 from common import names
 from messaging.bus import Bus
@@ -114,7 +115,7 @@ def _key(message: Message) -> tuple[str, int] | None:
         event = UsageEvent.FromString(message.data)
     except DecodeError:
         return None
-    return (event.request_id, event.attempt) if event.request_id and 0 < event.attempt < 1 << 31 else None
+    return (event.request_id, event.attempt) if is_key(event.request_id, event.attempt) else None
 
 
 async def _dead_sequences(bus: Bus) -> frozenset[int]:
@@ -126,7 +127,9 @@ async def _dead_sequences(bus: Bus) -> frozenset[int]:
         info = await bus.js.stream_info(names.STREAM_DEAD, subjects_filter=subject)
         for _ in range(sum((info.state.subjects or {}).values())):
             message = await subscription.next_msg(_SILENCE_SECONDS)
-            found.add(int((message.headers or {}).get(names.HEADER_DEAD_SEQUENCE, "0")))
+            sequence = (message.headers or {}).get(names.HEADER_DEAD_SEQUENCE, "")
+            if sequence.isdecimal():
+                found.add(int(sequence))
     finally:
         await subscription.unsubscribe()
     return frozenset(found)

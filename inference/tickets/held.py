@@ -1,14 +1,21 @@
 """A ticket that this worker holds, and the states it passes through."""
 
+import re
 import time
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
+from google.protobuf.message import DecodeError
 from uplion.dispatch.v1.ticket_pb2 import Ticket
 
 from common import names
 from inference.tickets.source import Delivery
+
+_ID_CHARACTERS = 200
+_MODEL_CHARACTERS = 256
+_YEAR_10000 = 253_402_300_800  # unix seconds
+_SUBJECT = re.compile(r"[!-~]{1,255}").fullmatch  # of NATS, in the characters that inboxes are made of
 
 
 class TicketState(Enum):
@@ -26,6 +33,41 @@ _NEXT = {
     TicketState.SETTLING: {TicketState.RELEASED},
     TicketState.RELEASED: frozenset[TicketState](),
 }
+
+
+class MalformedTicketError(ValueError):
+    """The bytes are no ticket that can be run or accounted for. Its text is why, and nothing of the content."""
+
+
+def read_ticket(payload: bytes) -> Ticket:
+    """Raises MalformedTicketError."""
+    try:
+        ticket = Ticket.FromString(payload)
+    except DecodeError:
+        raise MalformedTicketError("not a Ticket") from None
+    caller, attempt = ticket.caller, ticket.attempt
+    if not ticket.request_id or not attempt or not ticket.reply_subject:
+        raise MalformedTicketError("request_id, attempt and reply_subject must be set")
+    texts = (
+        ticket.request_id,
+        caller.account,
+        caller.project,
+        caller.key,
+        caller.reservation,
+        caller.tier,
+        ticket.lane,
+    )
+    if not "".join(texts).isprintable() or max(map(len, texts)) > _ID_CHARACTERS:
+        raise MalformedTicketError(f"an id is longer than {_ID_CHARACTERS} characters, or cannot be printed")
+    if attempt >= 1 << 31:
+        raise MalformedTicketError("attempt is above 2147483647")
+    if not _SUBJECT(ticket.reply_subject):
+        raise MalformedTicketError("reply_subject is none")
+    if len(ticket.model) > _MODEL_CHARACTERS:
+        raise MalformedTicketError("model is too long for a name")
+    if not all(0 <= moment.seconds < _YEAR_10000 for moment in (ticket.publish_time, ticket.deadline)):
+        raise MalformedTicketError("publish_time or deadline is no time")
+    return ticket
 
 
 class PendingOffer(Protocol):

@@ -3,21 +3,23 @@
 import asyncio
 import logging
 import time
+from contextlib import suppress
 
-from google.protobuf.message import DecodeError
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus
-from uplion.dispatch.v1.ticket_pb2 import Ticket
 
+from common.boundary import Boundary
 from common.errors import Reason
 from common.lifecycle import not_cancelled, run_forever
+from common.metrics import MESSAGES_DROPPED
 from inference import metrics
-from inference.tickets.held import HeldTicket, TicketState
+from inference.tickets.held import HeldTicket, MalformedTicketError, TicketState, read_ticket
 from inference.tickets.offers import Offers, Refusal
 from inference.tickets.slots import SlotManager
 from inference.tickets.source import Delivery, SourceUnavailableError, TicketSource
 from inference.usage_events import UsageRecorder
 
 logger = logging.getLogger(__name__)
+_boundary = Boundary("a ticket could not be renewed", logger, MESSAGES_DROPPED.labels("tickets held"))
 
 OFFER_SECONDS = 2.0  # how long a router may take to answer an offer
 RENEW_SECONDS = 10.0  # well under half of the queue's ack wait
@@ -49,11 +51,9 @@ class TicketIntake:
         """Ends offers and runs whose time is over, and keeps queues from delivering again; for ever."""
         while not_cancelled():
             await asyncio.sleep(_SWEEP_SECONDS)
-            try:
-                for held in self._slots.held():
+            for held in self._slots.held():
+                with _boundary:
                     await self._check_time(held)
-            except SourceUnavailableError as problem:
-                logger.warning("tickets could not be renewed", extra={"problem": str(problem)})
 
     async def _pull(self) -> None:
         while not_cancelled():
@@ -74,14 +74,16 @@ class TicketIntake:
             await self._decide(delivery)
         except SourceUnavailableError as problem:
             logger.warning("ticket not answered", extra={"problem": str(problem)})
+        except Exception as problem:  # the message-consumer boundary: one ticket must not end the intake
+            logger.exception("ticket cannot be handled")
+            with suppress(SourceUnavailableError):
+                await delivery.dead_letter(f"cannot be handled: {type(problem).__name__}")
 
     async def _decide(self, delivery: Delivery) -> None:
         """It is offered, settled without a run, given back, or a dead letter."""
         try:
-            ticket = Ticket.FromString(delivery.payload)
-            if not ticket.request_id or not ticket.attempt or not ticket.reply_subject:
-                raise DecodeError("request_id, attempt and reply_subject must be set")
-        except DecodeError as problem:
+            ticket = read_ticket(delivery.payload)
+        except MalformedTicketError as problem:
             logger.error("ticket cannot be read", extra={"problem": str(problem)})
             await delivery.dead_letter(str(problem))
             return

@@ -13,6 +13,7 @@ from common import names, telemetry
 from inference.tickets.source import SourceUnavailableError
 from messaging.bus import Bus
 from messaging.connection import Send
+from messaging.dead_letters import DeadLetter, dead_letter
 from messaging.inbox import Inbox
 from messaging.pull import Message, Pull
 
@@ -24,7 +25,6 @@ _TERM = b"+TERM"
 _IN_PROGRESS = b"+WPI"
 _CONFIRM_SECONDS = 2.0  # an acknowledgement that is not confirmed within this time is sent again
 _ACK_TRIES = 3
-_PROBLEM_CHARACTERS = 200
 
 
 @dataclass(slots=True, eq=False)
@@ -71,10 +71,24 @@ class JetStreamSource:
     async def finish(self) -> "list[JetStreamDelivery]":
         return [JetStreamDelivery(self, message) for message in await self._pull.finish()]
 
-    def publish(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
+    def publish(self, subject: str, payload: bytes) -> None:
         """Sends with whatever is sent next, within 2 ms. Raises SourceUnavailableError."""
         try:
-            self._send(subject, payload, headers=headers, now=False)
+            self._send(subject, payload, now=False)
+        except (nats.errors.Error, OSError) as problem:
+            raise SourceUnavailableError(repr(problem)) from problem
+
+    def bury(self, message: Message, letter: DeadLetter) -> None:
+        """Publishes the letter; once DEAD holds it, the message leaves its queue. Raises SourceUnavailableError."""
+
+        def on_answer(answer: Message) -> None:
+            if answer.no_responders or b'"error"' in answer.data:
+                logger.error("DEAD does not take a ticket, which will come again")
+            else:
+                self.publish(message.reply, _TERM)
+
+        try:
+            self._send(letter.subject, letter.payload, self._inbox.expect(on_answer), letter.headers)
         except (nats.errors.Error, OSError) as problem:
             raise SourceUnavailableError(repr(problem)) from problem
 
@@ -143,9 +157,4 @@ class JetStreamDelivery:
         self._source.publish(self._message.reply, word)
 
     async def dead_letter(self, problem: str) -> None:
-        headers = {
-            names.HEADER_DEAD_REASON: problem[:_PROBLEM_CHARACTERS],
-            names.HEADER_DEAD_SUBJECT: self._message.subject,
-        }
-        self._source.publish(names.dead_subject(names.STREAM_TASKS), self.payload, headers)
-        self._source.publish(self._message.reply, _TERM)
+        self._source.bury(self._message, dead_letter(names.STREAM_TASKS, self._message, problem))

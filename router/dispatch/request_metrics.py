@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from prometheus_client import Counter, Histogram
-
+from common.metrics import Counter, Histogram
 from router import metrics
 from router.dispatch.records import Record
 

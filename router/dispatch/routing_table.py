@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
@@ -18,8 +18,10 @@ from common.errors import Reason, UplionError
 from common.lifecycle import run_forever
 from common.operations import Capability
 from messaging.bus import WORKER_TTL_SECONDS, Change
+from messaging.connection import poison
 
 logger = logging.getLogger(__name__)
+_poison_models, _poison_workers = poison(names.KV_MODELS), poison(names.KV_WORKERS)
 
 # As workers say it in their state.
 _MESSAGE_VALUES = {each: worker_state_pb2.Capability.Value(f"CAPABILITY_{each.name}") for each in Capability}
@@ -60,7 +62,9 @@ class Snapshot:
 class Watching(Protocol):
     """What the table needs of the bus."""
 
-    def watch(self, bucket: str, *, ttl_seconds: float | None = None) -> AsyncIterator[Change | None]:
+    def watch(
+        self, bucket: str, *, ttl_seconds: float | None = None, known: Iterable[str] = ()
+    ) -> AsyncIterator[Change | None]:
         """Every entry, then None, then every change."""
 
 
@@ -97,18 +101,20 @@ class RoutingTable:
         await run_forever({"watch the models": self._watch_models, "watch the workers": self._watch_workers})
 
     async def _watch_models(self) -> None:
-        async for change in self._bus.watch(names.KV_MODELS):
+        async for change in self._bus.watch(names.KV_MODELS, known=self._models):
             if change is None:
                 self._sync(names.KV_MODELS)
             else:
-                self._on_model(change)
+                with _poison_models:
+                    self._on_model(change)
 
     async def _watch_workers(self) -> None:
-        async for change in self._bus.watch(names.KV_WORKERS, ttl_seconds=WORKER_TTL_SECONDS):
+        async for change in self._bus.watch(names.KV_WORKERS, ttl_seconds=WORKER_TTL_SECONDS, known=self._workers):
             if change is None:
                 self._sync(names.KV_WORKERS)
             else:
-                self._on_worker(change)
+                with _poison_workers:
+                    self._on_worker(change)
 
     def _sync(self, bucket: str) -> None:
         self._synced.add(bucket)

@@ -223,8 +223,6 @@ class Tickets:
                 self._connection.send(reply.decode(), b"")
         except (nats.errors.Error, ConnectionError) as problem:
             logger.warning("an offer could not be refused", extra={"problem": repr(problem)})
-        except Exception:  # a message-consumer boundary: one bad message must not end the subscription
-            logger.exception("a message could not be handled")
 
     def _acknowledge(self, waiting: _Waiting, data: bytes) -> None:
         try:

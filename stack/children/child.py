@@ -83,10 +83,12 @@ class Child:
             since = time.monotonic()
             try:
                 await self._launch(self._on_spawn)
-            except (StackError, OSError) as error:
+            except Exception as error:  # a task boundary: whatever hinders its start is tried again
                 if self._stopping.is_set():
                     break
-                self._set(ChildStatus.FAILING, str(error))
+                if not isinstance(error, (StackError, OSError)):
+                    logger.exception("child cannot be started", extra={"child": self.name})
+                self._set(ChildStatus.FAILING, str(error) or repr(error))
                 if self._must_start and not self.ready.is_set():
                     raise
             else:

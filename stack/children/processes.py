@@ -111,8 +111,12 @@ class Process:
         """Its exit code and last words."""
         code = self.returncode
         how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        words = exit_reason(self.program.log, self._log_start_bytes)
+        words = self.last_words()
         return f"{how}: {words}" if words else how
+
+    def last_words(self) -> str:
+        """The last error in its log, in one line; empty when there is none."""
+        return exit_reason(self.program.log, self._log_start_bytes)
 
 
 @contextlib.contextmanager

@@ -46,9 +46,10 @@ class Readiness:
                         await news.wait()
                         news.clear()
         except TimeoutError:
-            not_ready = ", ".join(sorted(missing - addresses.keys()))
+            not_ready, words = ", ".join(sorted(missing - addresses.keys())), process.last_words()
+            why = f" ({words})" if words else ""
             raise StackError(
-                f"{not_ready} was not ready within {timeout_seconds:.0f} s; see {process.program.log}"
+                f"{not_ready} was not ready within {timeout_seconds:.0f} s{why}; see {process.program.log}"
             ) from None
         finally:
             del self._addresses[process.pid], self._news[process.pid]

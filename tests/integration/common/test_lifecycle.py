@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -97,69 +98,133 @@ PROGRAM = textwrap.dedent("""
     from rpc.server import grpc_server
     from tests_lifecycle import register
 
+    kind = sys.argv[1]
     serving = asyncio.Event()
+    starts = 0
 
     async def good(stop, ready):
-        async with grpc_server("127.0.0.1:0", register, grace_seconds=15) as address:
+        async with grpc_server("127.0.0.1:0", register, grace_seconds=600) as address:
             ready(address)
             serving.set()
             await stop.wait()
 
     async def bad(stop, ready):
+        global starts
         await serving.wait()
-        raise RuntimeError("it broke")
+        starts += 1
+        if kind == "fails at its start":
+            raise RuntimeError("it broke")
+        ready(f"start-{starts}")
+        if starts < 3:
+            raise RuntimeError("it broke")
+        await stop.wait()
 
-    services = {"good": good} if sys.argv[1] == "good" else {"good": good, "bad": bad}
+    async def alone(stop, ready):
+        async with grpc_server("127.0.0.1:0", register, grace_seconds=600) as address:
+            ready(address)
+            await asyncio.sleep(1.0)
+            raise RuntimeError("it broke")
+
+    services = {"good": {"good": good}, "alone": {"good": alone}}.get(kind, {"good": good, "bad": bad})
     sys.exit(run(services, load(ProcessSettings, os.environ)))
 """)
 
 
-def _start(tmp_path: Path, kind: str) -> tuple[subprocess.Popen[str], str]:
-    (tmp_path / "program.py").write_text(PROGRAM)
-    (tmp_path / "tests_lifecycle.py").write_text(
-        textwrap.dedent("""
-        import asyncio
-        from uplion.control.v1 import usage_pb2, usage_service_pb2_grpc
+class _Program:
+    """A process of such services, and what it announces."""
 
-        class Usage(usage_service_pb2_grpc.UsageServiceServicer):
-            async def QueryUsage(self, request, context):
-                await context.send_initial_metadata(())
-                await asyncio.sleep(0.5)
-                return usage_pb2.QueryUsageResponse()
+    def __init__(self, tmp_path: Path, kind: str) -> None:
+        (tmp_path / "program.py").write_text(PROGRAM)
+        (tmp_path / "tests_lifecycle.py").write_text(
+            textwrap.dedent("""
+            import asyncio
+            from uplion.control.v1 import usage_pb2, usage_service_pb2_grpc
 
-        def register(server):
-            usage_service_pb2_grpc.add_UsageServiceServicer_to_server(Usage(), server)
-        """)
-    )
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            class Usage(usage_service_pb2_grpc.UsageServiceServicer):
+                async def QueryUsage(self, request, context):
+                    await context.send_initial_metadata(())
+                    await asyncio.sleep(float(request.account or 0.5))
+                    return usage_pb2.QueryUsageResponse()
+
+            def register(server):
+                usage_service_pb2_grpc.add_UsageServiceServicer_to_server(Usage(), server)
+            """)
+        )
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         path = str(tmp_path / "notify")
-        notify.bind(path)
-        notify.settimeout(60)
-        process = subprocess.Popen(
+        self._notify.bind(path)
+        self._notify.settimeout(60)
+        self.process = subprocess.Popen(
             [sys.executable, str(tmp_path / "program.py"), kind],
             env={"NOTIFY_SOCKET": path, "PATH": "/usr/bin"},
             stdout=subprocess.PIPE,
             text=True,
         )
-        message = notify.recv(1024).decode()
-    assert message.startswith("READY=1\nSTATUS=good 127.0.0.1:")
-    return process, message.rpartition(" ")[2]
+
+    def announced(self, service: str) -> str:
+        """The address of the service's next readiness."""
+        while True:
+            message = self._notify.recv(1024).decode()
+            if message.startswith(f"READY=1\nSTATUS={service} "):
+                return message.rpartition(" ")[2]
+
+    async def ended(self) -> tuple[int, str]:
+        """The exit code and the log."""
+        output, _ = await asyncio.to_thread(self.process.communicate, None, 60)
+        self._notify.close()
+        return self.process.returncode, output
 
 
 async def test_sigterm_lets_the_running_call_finish_and_ends_with_zero(tmp_path: Path) -> None:
-    process, address = await asyncio.to_thread(_start, tmp_path, "good")
+    program = _Program(tmp_path, "good")
+    address = await asyncio.to_thread(program.announced, "good")
     async with grpc.aio.insecure_channel(address) as channel:
         call = usage_service_pb2_grpc.UsageServiceStub(channel).QueryUsage(usage_pb2.QueryUsageRequest(), timeout=60)
         await call.initial_metadata()
-        process.send_signal(signal.SIGTERM)
+        program.process.send_signal(signal.SIGTERM)
         await call
-    assert await asyncio.to_thread(process.wait, 60) == 0
-    assert process.stdout is not None
-    process.stdout.close()
+    assert (await program.ended())[0] == 0
 
 
-async def test_a_service_that_crashes_ends_the_process_with_one(tmp_path: Path) -> None:
-    process, _ = await asyncio.to_thread(_start, tmp_path, "bad")
-    output, _ = await asyncio.to_thread(process.communicate, None, 60)
-    assert process.returncode == 1
+async def test_a_service_that_fails_is_started_again_while_the_others_serve(tmp_path: Path) -> None:
+    program = _Program(tmp_path, "fails twice")
+    address = await asyncio.to_thread(program.announced, "good")
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = usage_service_pb2_grpc.UsageServiceStub(channel)
+        call = stub.QueryUsage(usage_pb2.QueryUsageRequest(account="2"), timeout=60)
+        await call.initial_metadata()
+        found = [await asyncio.to_thread(program.announced, "bad") for _ in range(3)]
+        assert found == ["start-1", "start-2", "start-3"]
+        await call  # was not cut
+        await stub.QueryUsage(usage_pb2.QueryUsageRequest(), timeout=60)
+    program.process.send_signal(signal.SIGTERM)
+    code, output = await program.ended()
+    assert code == 0
+    assert output.count('"service failed"') == 2
+
+
+async def test_a_service_that_never_was_ready_ends_the_process_and_waits_for_no_long_stream(tmp_path: Path) -> None:
+    """Settings, ports and schemas are an operator's to mend: a loop of restarts would hide them."""
+    began = time.monotonic()
+    program = _Program(tmp_path, "fails at its start")
+    code, output = await program.ended()
+    assert code == 1
+    assert "it broke" in output
+    assert time.monotonic() - began < 60
+
+
+async def test_the_failure_of_a_service_alone_in_its_process_does_not_wait_for_its_longest_stream(
+    tmp_path: Path,
+) -> None:
+    program = _Program(tmp_path, "alone")
+    address = await asyncio.to_thread(program.announced, "good")
+    async with grpc.aio.insecure_channel(address) as channel:
+        call = usage_service_pb2_grpc.UsageServiceStub(channel).QueryUsage(
+            usage_pb2.QueryUsageRequest(account="500"), timeout=600
+        )
+        await call.initial_metadata()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await asyncio.wait_for(call, 60)
+    code, output = await program.ended()
+    assert code == 1
     assert "it broke" in output

@@ -1,7 +1,7 @@
 """The routing table follows the buckets and is replaced as a whole."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 import pytest
 from uplion.dispatch.v1.worker_state_pb2 import (
@@ -29,7 +29,9 @@ class Buckets:
         self.models: asyncio.Queue[Change | None] = asyncio.Queue()
         self.workers: asyncio.Queue[Change | None] = asyncio.Queue()
 
-    async def watch(self, bucket: str, *, ttl_seconds: float | None = None) -> AsyncIterator[Change | None]:
+    async def watch(
+        self, bucket: str, *, ttl_seconds: float | None = None, known: Iterable[str] = ()
+    ) -> AsyncIterator[Change | None]:
         queue = self.models if bucket == KV_MODELS else self.workers
         while True:
             yield await queue.get()
