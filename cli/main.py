@@ -42,9 +42,15 @@ def up(
         ),
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return once it is ready; it runs on.")] = False,
-    postgres_url: Annotated[str | None, typer.Option(help="Use this Postgres, not an embedded one.")] = None,
-    redis_url: Annotated[str | None, typer.Option(help="Use this Redis or Valkey, not an embedded one.")] = None,
-    nats_url: Annotated[str | None, typer.Option(help="Use this NATS, not an embedded one.")] = None,
+    postgres_url: Annotated[
+        str | None, typer.Option(envvar="UPLION_POSTGRES_URL", help="Use this Postgres, not an embedded one.")
+    ] = None,
+    redis_url: Annotated[
+        str | None, typer.Option(envvar="UPLION_REDIS_URL", help="Use this Redis or Valkey, not an embedded one.")
+    ] = None,
+    nats_url: Annotated[
+        str | None, typer.Option(envvar="UPLION_NATS_URL", help="Use this NATS, not an embedded one.")
+    ] = None,
     processes: Annotated[int, typer.Option(help="Processes for the services.", min=1, max=32)] = 1,
     as_json: JsonOption = False,
 ) -> None:

@@ -1,6 +1,8 @@
-"""`python -m stack`: a supervisor without a terminal, as `uplion up --detach` starts it."""
+"""`python -m stack`: a supervisor without a terminal, as `uplion up --detach` starts it.
 
-import argparse
+It reads its settings from stdin: they may hold passwords, and everybody sees a command line.
+"""
+
 import dataclasses
 import json
 import sys
@@ -13,7 +15,7 @@ from stack.settings import StackSettings
 
 
 def to_json(settings: StackSettings) -> str:
-    """The settings as one argument of `python -m stack`."""
+    """The settings as `python -m stack` reads them: one JSON object, of which `state` alone must be there."""
     return json.dumps(dataclasses.asdict(settings), default=str)
 
 
@@ -26,10 +28,8 @@ def from_json(text: str) -> StackSettings:
 
 
 def main() -> int:
-    arguments = argparse.ArgumentParser(prog="python -m stack", description=__doc__)
-    arguments.add_argument("settings", help="the stack's settings as JSON; `state` is the only one that must be there")
     try:
-        run(from_json(arguments.parse_args().settings))
+        run(from_json(sys.stdin.read()))
     except StackError as error:
         print(error, file=sys.stderr)
         return 1

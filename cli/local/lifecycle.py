@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+from cli.local.command_line import hide_passwords
 from cli.local.progress import Progress, progress
 from cli.output import CommandError, JsonObject, print_json
 from stack.children.processes import python
@@ -25,6 +26,7 @@ def up(settings: StackSettings, *, detach: bool, as_json: bool) -> None:
     """Starts a stack; in the foreground this returns when it was stopped."""
     from stack.supervisor import read_manifests
 
+    hide_passwords((settings.postgres_url, settings.redis_url, settings.nats_url))
     read_manifests(settings)  # before anything starts, so that a bad one is reported at once
     shown = progress(silent=as_json)
     try:
@@ -76,12 +78,15 @@ def _start_detached(settings: StackSettings, shown: Progress) -> JsonObject:
     with open(log, "ab", buffering=0) as output:
         start = output.tell()
         child = subprocess.Popen(  # noqa: S603 - ourselves
-            python("stack", to_json(settings)),
-            stdin=subprocess.DEVNULL,
+            python("stack"),
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
+        assert child.stdin is not None
+        with contextlib.suppress(BrokenPipeError), child.stdin as settings_file:  # it has ended: its log says why
+            settings_file.write(to_json(settings).encode())
     try:
         while True:
             run = state.read_run()

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from stack.errors import StackError
 _PR_SET_PDEATHSIG = 1
 _CLONE_NEWUSER = 0x10000000
 _LIBC = ctypes.CDLL(None, use_errno=True)
+_FILES = 65_536  # the usual soft limit of 1,024 is less than an edge's connections
 _INNER_USER_ID = 1000  # any id but 0: what root is called inside the namespace
 
 
@@ -163,8 +165,10 @@ def _before_exec(program: Program) -> Callable[[], None]:
     user_id, group_id = os.geteuid(), os.getegid()
     in_namespace = program.not_as_root and user_id == 0
     death_signal = int(program.death_signal)
+    files = _file_limits()
 
     def prepare() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, files)
         if in_namespace:
             if _LIBC.unshare(_CLONE_NEWUSER) != 0:
                 raise OSError(ctypes.get_errno(), "unshare")
@@ -176,6 +180,14 @@ def _before_exec(program: Program) -> Callable[[], None]:
             os._exit(1)
 
     return prepare
+
+
+def _file_limits() -> tuple[int, int]:
+    """How many files a child may open, soft and hard: as many as the system allows, up to a bound."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return soft, hard
+    return max(soft, _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)), hard
 
 
 def _write(path: str, text: str) -> None:

@@ -85,8 +85,13 @@ def start_stack(tmp_path_factory: pytest.TempPathFactory, manifest: Path) -> Ite
         wanted: dict[str, Any] = {"port": 0, "manifests": (manifest,), **chosen}
         wanted.setdefault("state", tmp_path_factory.mktemp("state"))
         settings = StackSettings(**wanted)
-        command = [sys.executable, "-m", "stack", to_json(settings)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/")
+        command = [sys.executable, "-m", "stack"]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd="/")
+        assert process.stdin is not None
+        with process.stdin as given:
+            given.write(to_json(settings))
+        process.stdin = None  # `communicate` would flush it
         started.append(RunningStack(process, settings))
         return started[-1]
 

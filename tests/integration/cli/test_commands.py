@@ -1,7 +1,9 @@
 """The commands against a running stack, in one place since it takes seconds to start."""
 
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
+from tests.kit.processes import children
 from tests.kit.until import until_sync
 
 UPLION = str(Path(sys.executable).with_name("uplion"))
@@ -258,3 +261,33 @@ def test_memory_of_our_own_processes_is_small(state: Path) -> None:
     resident = [int(line.split()[1]) for text in rollups for line in text.splitlines() if line.startswith("Rss:")]
     assert len(resident) == 2
     assert sum(resident) < 200 * 1024
+
+
+@pytest.mark.parametrize("detach", [[], ["--detach"]])
+def test_passwords_of_urls_do_not_stay_on_the_command_line(tmp_path: Path, detach: list[str]) -> None:
+    """Nor on that of any child. A server that never answers keeps the start waiting while we look."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        urls = [f"--{name}-url={name}://user:s3%2Fcret-{name}@{address}" for name in ("postgres", "redis", "nats")]
+        command = [UPLION, "up", "--port", "0", "--state", str(tmp_path / "state"), *urls, *detach]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            silent.settimeout(120)
+            silent.accept()[0].close()
+            lines = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in (process.pid, *children(process.pid))]
+            _, complaint = process.communicate(timeout=120)
+    assert len(lines) == (2 if detach else 1)
+    assert not [line for line in lines if b"s3" in line]
+    assert lines[0].count(b"user:***") == 3
+    assert complaint.endswith(f"no NATS server answers at {address} (--nats-url)\n")
+    assert process.returncode == 1
+
+
+@pytest.mark.parametrize("name", ["postgres", "redis", "nats"])
+def test_urls_can_be_given_in_the_environment(tmp_path: Path, name: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"  # where nobody listens any more
+    environment = {**os.environ, f"UPLION_{name.upper()}_URL": f"{name}://user:secret@{address}"}
+    command = [UPLION, "up", "--port", "0", "--state", str(tmp_path / "state")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 1
+    assert f"server answers at {address} (--{name}-url)" in done.stderr
