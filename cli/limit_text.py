@@ -37,7 +37,7 @@ def parse(text: str) -> Limit:
             " and one that only watches with shadow: before it"
         ) from None
     if problem := limit.problem():
-        raise CommandError(f"{text!r}: {problem}")
+        raise CommandError(f"{text!r}: {problem.field}: {problem.text}")
     return limit
 
 

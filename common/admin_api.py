@@ -1,4 +1,4 @@
-"""The admin API as proto/uplion/control/v1 declares it: its services, their files, and the scope each method needs.
+"""The admin API as proto/uplion/control/v1 declares it: its services, their routes, and the scope each method needs.
 
 A new `*_service.proto` there is found by its name; routes, transcoding, registration and permissions follow from it
 (ADR 9).
@@ -6,11 +6,14 @@ A new `*_service.proto` there is found by its name; routes, transcoding, registr
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
 
 import uplion.control.v1
+from google.api.annotations_pb2 import http
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from uplion.control.v1.options_pb2 import AdminScope, required_scope
 
@@ -24,6 +27,55 @@ _SCOPES = {
 }
 ADMIN_SCOPES = tuple(_SCOPES[scope] for scope in sorted(_SCOPES, reverse=True))
 """Every scope that a method of the admin API may need, the widest first."""
+
+
+_VARIABLE = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How a method is called by HTTP: its `google.api.http`."""
+
+    method: MethodDescriptor
+    verb: str  # such as "POST"
+    path: str  # such as "/admin/v1/keys/{id}:rotate"
+    takes_body: bool  # all fields that the path does not hold are in a JSON body, else in the query
+
+    @property
+    def rpc(self) -> str:
+        """The method's path in gRPC: "/package.Service/Method"."""
+        return f"/{self.method.containing_service.full_name}/{self.method.name}"
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The fields that the path holds."""
+        return tuple(_VARIABLE.findall(self.path))
+
+    @property
+    def pattern(self) -> str:
+        """Its paths as a regular expression, which captures the variables."""
+        return "([^/]+)".join(map(re.escape, _VARIABLE.split(self.path)[::2]))
+
+    @property
+    def unnamed(self) -> str:
+        """The path without the variables' names: "/admin/v1/keys/*:rotate"."""
+        return _VARIABLE.sub("*", self.path)
+
+
+def route(method: MethodDescriptor) -> Route:
+    """Raises ValueError when a method has none."""
+    rule = method.GetOptions().Extensions[http]
+    verb = rule.WhichOneof("pattern")
+    if verb is None or verb == "custom" or rule.body not in ("", "*"):
+        raise ValueError(f"{method.full_name} has no HTTP route")
+    return Route(method, verb.upper(), getattr(rule, verb), bool(rule.body))
+
+
+@cache
+def routes() -> tuple[Route, ...]:
+    """Every method's. A path is meant for the first that matches it: one that ends in a verb comes before others."""
+    found = [route(method) for service in services() for method in service.methods]
+    return tuple(sorted(found, key=lambda each: (":" not in each.path, each.path, each.verb)))
 
 
 @cache

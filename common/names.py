@@ -71,6 +71,7 @@ HEADER_TIER = "x-uplion-tier"
 HEADER_LIMITS = "x-uplion-limits"
 HEADER_SCOPES = "x-uplion-scopes"
 HEADER_STATUS = "x-uplion-status"  # from the router to the edge: HTTP status when it is not 200
+HEADER_PARAM = "x-uplion-param"  # from control to the edge, beside a gRPC error: the field it is about, percent-encoded
 HEADER_LISTENER = "x-uplion-listener"  # from the edge to authz: LISTENER_PUBLIC or LISTENER_ADMIN
 HEADER_REQUEST_ID = "x-request-id"
 HEADER_CLIENT = "x-envoy-external-address"  # the client's IP address: Envoy always writes it anew

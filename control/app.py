@@ -12,10 +12,10 @@ import asyncpg
 from common.errors import UplionError
 from common.lifecycle import Ready, forever, not_cancelled
 from control.bootstrap import bootstrap
+from control.calls import AdminCalls
 from control.invalidation import Invalidations
 from control.last_used import record_last_used
 from control.registration import register
-from control.requests.permissions import ScopesInterceptor
 from control.schema.migrate import migrate
 from control.services.account_service import AccountService
 from control.services.alert_service import AlertService
@@ -82,7 +82,7 @@ async def main(settings: ControlSettings, stop: asyncio.Event, ready: Ready) -> 
             grpc_server(
                 settings.listen,
                 lambda server: register(server, _services(pool, bus, models, key_service)),
-                interceptors=[ScopesInterceptor()],
+                interceptors=[AdminCalls()],
                 drain_seconds=settings.drain_seconds,
                 grace_seconds=settings.grace_seconds,
             ) as address,

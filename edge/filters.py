@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from betterproto2 import Message
 from envoy_data_plane.envoy.config.core.v3 import ApiVersion, DataSource, GrpcService, GrpcServiceEnvoyGrpc, HeaderValue
-from envoy_data_plane.envoy.extensions.filters.http.buffer.v3 import Buffer
+from envoy_data_plane.envoy.extensions.filters.http.buffer.v3 import Buffer, BufferPerRoute
 from envoy_data_plane.envoy.extensions.filters.http.ext_authz.v3 import ExtAuthz
 from envoy_data_plane.envoy.extensions.filters.http.grpc_json_transcoder.v3 import (
     GrpcJsonTranscoder,
@@ -44,6 +44,7 @@ from edge.building import seconds
 from edge.limiting import request_rates
 from edge.settings import EdgeSettings
 
+FILTER_BUFFER = "envoy.filters.http.buffer"
 FILTER_HEADERS = "envoy.filters.http.header_mutation"
 FILTER_FRAMES = "uplion.frames"
 FILTER_JSON = "envoy.filters.http.json_to_metadata"
@@ -51,6 +52,7 @@ FILTER_JSON = "envoy.filters.http.json_to_metadata"
 # The headers that authz decides by. A short list halves a check's parse, and cookies never leave the edge.
 _AUTHZ_HEADERS = (*headers.HEADERS, "content-type", "content-length", names.HEADER_REQUEST_ID, names.HEADER_CLIENT)
 _PROTOBUF_OVERHEAD_BYTES = 4096
+_ADMIN_BODY_BYTES = 512 << 10  # twice the largest manifest; control reads no more in one turn of its loop
 
 
 def public_filters(settings: EdgeSettings, operations: Sequence[Operation]) -> list[HttpFilter]:
@@ -63,6 +65,7 @@ def public_filters(settings: EdgeSettings, operations: Sequence[Operation]) -> l
 
 def admin_filters(settings: EdgeSettings) -> list[HttpFilter]:
     transcoder = _transcoder(settings, descriptors.control_descriptors(), descriptors.CONTROL_SERVICES)
+    transcoder.ignore_unknown_query_parameters = True  # control refuses them by name
     transcoder.print_options = GrpcJsonTranscoderPrintOptions(
         preserve_proto_field_names=True, always_print_primitive_fields=True
     )
@@ -76,7 +79,7 @@ def _filters(
     chain = [
         _filter("envoy.filters.http.local_ratelimit", request_rates(settings, listener)),
         _filter("envoy.filters.http.lua", Lua(default_source_code=front)),
-        _filter("envoy.filters.http.buffer", Buffer(max_request_bytes=settings.max_body_bytes)),
+        _filter(FILTER_BUFFER, Buffer(max_request_bytes=settings.max_body_bytes)),
     ]
     native_only = _filter(FILTER_FRAMES, Lua())
     native_only.disabled = True
@@ -96,6 +99,11 @@ def _filters(
 
 def _filter(name: str, message: Message) -> HttpFilter:
     return HttpFilter(name=name, typed_config=Any.pack(message))
+
+
+def admin_body(settings: EdgeSettings) -> BufferPerRoute:
+    """The largest body of an admin call."""
+    return BufferPerRoute(buffer=Buffer(max_request_bytes=min(settings.max_body_bytes, _ADMIN_BODY_BYTES)))
 
 
 def whole_message() -> LuaPerRoute:

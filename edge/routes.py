@@ -21,28 +21,37 @@ from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import He
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
-from common import names
+from common import admin_api, names
 from common.operations import FACTS_NAMESPACE, Operation
 from edge import clusters
 from edge.building import seconds
 from edge.descriptors import CONTROL_SERVICES
-from edge.filters import FILTER_FRAMES, FILTER_HEADERS, FILTER_JSON, body_facts, whole_message
+from edge.filters import (
+    FILTER_BUFFER,
+    FILTER_FRAMES,
+    FILTER_HEADERS,
+    FILTER_JSON,
+    admin_body,
+    body_facts,
+    whole_message,
+)
 from edge.settings import EdgeSettings
 
-REFUSE = "refuse/"  # lua/front.lua answers a route of this name with the status after the slash
-
-_ADMIN_METHODS = "GET|POST|PATCH|DELETE"
+REFUSE = "refuse/"  # lua/front.lua answers a route of this name with the status after it: "refuse/405/GET, POST"
 
 
 def public_routes(settings: EdgeSettings, operations: Sequence[Operation]) -> RouteConfiguration:
     """The public operations by HTTP and by gRPC, and nothing else."""
     http = [operation for operation in operations if operation.path]
-    paths = dict.fromkeys(operation.path for operation in http if not operation.pattern)
+    verbs: dict[str, list[str]] = {}  # of each path
+    for operation in http:
+        if not operation.pattern:
+            verbs.setdefault(operation.path, []).append(operation.method)
     services = dict.fromkeys(operation.service for operation in operations if not operation.path)
     routes = [
         _refuse(415, RouteMatch(prefix="/v1/", headers=[_compressed()])),
         *(_transcoded(operation, settings) for operation in http),
-        *(_refuse(405, RouteMatch(path=path, headers=[_not_grpc()])) for path in paths),
+        *(_refuse(405, RouteMatch(path=path, headers=[_not_grpc()]), allowed) for path, allowed in verbs.items()),
         *(route for service in services for route in _native(service, clusters.ROUTER, settings)),
         _refuse(404, RouteMatch(prefix="/")),
     ]
@@ -50,21 +59,33 @@ def public_routes(settings: EdgeSettings, operations: Sequence[Operation]) -> Ro
 
 
 def admin_routes(settings: EdgeSettings) -> RouteConfiguration:
-    """The admin API, transcoded and native, and nothing else."""
-    methods = HeaderMatcher(name=":method", string_match=_regex(_ADMIN_METHODS))
-    admin = Route(
-        name="admin",
-        match=RouteMatch(prefix="/admin/v1/", headers=[methods, _not_grpc()]),
-        route=_action(clusters.CONTROL, settings),
-        typed_per_filter_config={FILTER_HEADERS: Any.pack(_http_only_headers([]))},
-    )
+    """The admin API, by HTTP and native, and nothing else."""
+    verbs: dict[str, list[str]] = {}  # of each path
+    for route in admin_api.routes():
+        verbs.setdefault(route.pattern, []).append(route.verb)
     routes = [
         _refuse(415, RouteMatch(prefix="/admin/v1/", headers=[_compressed()])),
-        admin,
+        *(each for pattern, allowed in verbs.items() for each in _admin(pattern, allowed, settings)),
         *(route for service in CONTROL_SERVICES for route in _native(service, clusters.CONTROL, settings)),
         _refuse(404, RouteMatch(prefix="/")),
     ]
+    for each in routes:
+        if each.route is not None:
+            each.typed_per_filter_config[FILTER_BUFFER] = Any.pack(admin_body(settings))
     return _configuration("admin", routes)
+
+
+def _admin(pattern: str, verbs: list[str], settings: EdgeSettings) -> list[Route]:
+    """What is called by these verbs at this path."""
+    path = RegexMatcher(regex=pattern)
+    methods = HeaderMatcher(name=":method", string_match=_regex("|".join(verbs)))
+    called = Route(
+        name="admin",
+        match=RouteMatch(safe_regex=path, headers=[methods, _not_grpc()]),
+        route=_action(clusters.CONTROL, settings),
+        typed_per_filter_config={FILTER_HEADERS: Any.pack(_http_only_headers([]))},
+    )
+    return [called, _refuse(405, RouteMatch(safe_regex=path, headers=[_not_grpc()]), verbs)]
 
 
 def _configuration(name: str, routes: list[Route]) -> RouteConfiguration:
@@ -160,9 +181,10 @@ def _action(cluster: str, settings: EdgeSettings, *, native: bool = False) -> Ro
     )
 
 
-def _refuse(status: int, match: RouteMatch) -> Route:
+def _refuse(status: int, match: RouteMatch, allowed: Sequence[str] = ()) -> Route:
+    """`allowed` are the methods that a 405 names."""
     return Route(
-        name=f"{REFUSE}{status}",
+        name=f"{REFUSE}{status}{'/' if allowed else ''}{', '.join(allowed)}",
         match=match,
         direct_response=DirectResponseAction(status=status, body=DataSource(inline_string="")),
     )

@@ -16,7 +16,7 @@ MOST_HEADERS = 108  # a client's 100, and eight of Envoy's
 MOST_HEADER_BYTES = 32 << 10
 _NOT_WHOLE = "The request is not one whole message."
 _REFUSALS = ("NO_KEY", "NOT_BEARER", "TWO_KEYS", "NOT_VALID")
-_MESSAGE, _REQUEST_ID = "$MESSAGE", "$REQUEST_ID"  # placeholders that front.lua fills in
+_MESSAGE, _PARAM, _REQUEST_ID = "$MESSAGE", "$PARAM", "$REQUEST_ID"  # placeholders that front.lua fills in
 
 _REASON_BY_GRPC_CODE = {
     1: Reason.CANCELLED,
@@ -71,7 +71,7 @@ def _errors(dialects: Iterable[Dialect]) -> str:
             "status": _text(str(answer.http_status)),
             "retry": _text("true" if answer.retry else "false"),
             "message": _text(replies.message(answer.code)),
-            "body": _bodies(UplionError(reason, _MESSAGE), dialects),
+            "body": _bodies(UplionError(reason, _MESSAGE, param=_PARAM), dialects),
         }
         rows.append(f"[{code}] = {_table(row)}")
     return "{" + ", ".join(rows) + "}"

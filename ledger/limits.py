@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from common import names
+from ledger import currencies
 
 Measure = Literal["requests", "tokens", "cost", "concurrency"]
 Period = Literal["minute", "day", "month", "life", ""]
@@ -168,19 +169,28 @@ class Limit(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
         """Its row of the table; raises KeyError when `problem` says that there is none."""
         return _BY_NAME[self.measure, self.period]
 
-    def problem(self) -> str | None:
-        """Why it cannot be enforced, in words for its author; None: it can."""
+    def problem(self) -> "LimitProblem | None":
+        """Why it cannot be enforced; None: it can."""
         periods = PERIODS[self.measure]
         if self.period not in periods:
             per = " or ".join(period for period in periods if period)
-            return f"a limit of {self.measure} counts per {per or 'moment, so it has no period'}"
+            text = f"a limit of {self.measure} counts per {per or 'moment, so it has no period'}"
+            return LimitProblem("period", text)
         if not 0 <= self.amount <= _MAX_AMOUNT:
-            return f"an amount is from 0 to {_MAX_AMOUNT}"
+            return LimitProblem("amount", f"must be from 0 to {_MAX_AMOUNT}")
         if self.kind.is_money != bool(self.currency):
-            return f"a limit of {' or '.join(sorted(MONEY))}, and only that, names its currency"
-        if self.currency and not (len(self.currency) == 3 and self.currency.isascii() and self.currency.isupper()):
-            return "a currency is three capital letters, such as USD"
+            text = f"a limit of {' or '.join(sorted(MONEY))}, and only that, names its currency"
+            return LimitProblem("currency", text)
+        if self.currency and (wrong := currencies.problem(self.currency)):
+            return LimitProblem("currency", wrong)
         return None
+
+
+class LimitProblem(NamedTuple):
+    """Which field of a limit is wrong, and why, in words for its author."""
+
+    field: str
+    text: str
 
 
 class Rule(NamedTuple):

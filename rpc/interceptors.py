@@ -10,6 +10,7 @@ import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 import grpc.aio
@@ -19,6 +20,8 @@ from common import names, telemetry
 from common.errors import STATUS_DETAILS_METADATA, Reason, UplionError, grpc_status
 
 logger = logging.getLogger(__name__)
+
+_PLAIN = "[]/ "  # stays as it is in a header
 
 
 class MaskingInterceptor(grpc.aio.ServerInterceptor):
@@ -124,8 +127,7 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], problem: Exception)
         logger.error("request failed", exc_info=problem)
         problem = internal_error()
     status = grpc_status(problem)
-    await context.abort(
-        problem.reason.grpc_code,
-        problem.message,
-        ((STATUS_DETAILS_METADATA, status.SerializeToString()),),
-    )
+    details: list[tuple[str, str | bytes]] = [(STATUS_DETAILS_METADATA, status.SerializeToString())]
+    if problem.param is not None:
+        details.append((names.HEADER_PARAM, quote(problem.param, safe=_PLAIN)))
+    await context.abort(problem.reason.grpc_code, problem.message, tuple(details))

@@ -4,10 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from google.api.annotations_pb2 import http
-from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.descriptor import FieldDescriptor, ServiceDescriptor
 
 from common import admin_api, names
+from common.admin_api import Route
 from common.errors import Reason
 from control.openapi.schemas import Json, Schema, Schemas, is_required
 
@@ -17,7 +17,8 @@ _TITLE = "Uplion admin API"
 _ABOUT = (
     "Accounts, projects, keys, models, prices, usage and the ledger of an Uplion platform, at its admin address. gRPC"
     " clients call the same methods as `uplion.control.v1`. Requests may have names in camelCase too, and 64-bit"
-    " integers as numbers; answers have the form that is given here. A client must ignore fields that it does not know."
+    " integers as numbers; anything else that is not in this document is refused by name. Answers have the form that is"
+    " given here. A client must ignore fields that it does not know."
 )
 _BYTES = "google.api.HttpBody"
 # Why an admin call is refused or fails: by the services, or by the gateway in front of them.
@@ -69,8 +70,8 @@ def document(comments: Mapping[str, str]) -> Schema:
     paths: dict[str, dict[str, Json]] = {}
     for service in admin_api.services():
         for method in service.methods:
-            verb, path = _route(method)
-            paths.setdefault(path, {})[verb] = _operation(method, path, schemas, comments)
+            route = admin_api.route(method)
+            paths.setdefault(route.path, {})[route.verb.lower()] = _operation(route, schemas, comments)
     return {
         "openapi": "3.1.0",
         "info": {"title": _TITLE, "version": "v1", "description": _ABOUT},
@@ -88,18 +89,10 @@ def document(comments: Mapping[str, str]) -> Schema:
     }
 
 
-def _route(method: MethodDescriptor) -> tuple[str, str]:
-    rule = method.GetOptions().Extensions[http]
-    verb = rule.WhichOneof("pattern")
-    if verb is None or verb == "custom":
-        raise ValueError(f"{method.full_name} has no HTTP route")
-    return verb, getattr(rule, verb)
-
-
-def _operation(method: MethodDescriptor, path: str, schemas: Schemas, comments: Mapping[str, str]) -> Operation:
+def _operation(route: Route, schemas: Schemas, comments: Mapping[str, str]) -> Operation:
+    method, in_path = route.method, route.variables
     text = comments[method.full_name]
     scope = admin_api.required(method)
-    in_path = re.findall(r"{(\w+)}", path)
     fields = list(method.input_type.fields)
     parameters = [_parameter(field, "path", schemas) for field in fields if field.name in in_path]
     operation: Operation = {
@@ -109,7 +102,7 @@ def _operation(method: MethodDescriptor, path: str, schemas: Schemas, comments: 
         "description": text,
         "security": [{scheme: [scope]} for scheme in _SECURITY],
     }
-    if method.GetOptions().Extensions[http].body:
+    if route.takes_body:
         body = schemas.request(method.input_type, in_path)
         operation["requestBody"] = {
             "required": any(map(is_required, fields)),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from common import names
+from common.admin_api import ADMIN_SCOPES
 from common.errors import Reason, UplionError
 from common.identity import Identity
 
@@ -44,6 +45,16 @@ class Caller:
     def within(self) -> str | None:
         """The only account whose objects this caller can reach; None: all accounts."""
         return None if self.operator else self.account
+
+    @property
+    def grantable(self) -> list[str] | None:
+        """The scopes that a key of this caller's making may have: its own, and "inference"; None: all there are.
+
+        Whoever may make keys for an account may use its models: that is what such keys are made for.
+        """
+        if self.operator:
+            return None
+        return [names.SCOPE_INFERENCE, *(scope for scope in ADMIN_SCOPES if scope in self.scopes)]
 
     def account_filter(self, asked: str) -> str | None:
         """The account a list is about, None for all; NOT_FOUND for one that this caller cannot reach."""

@@ -1,8 +1,9 @@
 """Fields that many admin requests have, checked and as the database has them."""
 
+import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -12,7 +13,9 @@ from uplion.control.v1.account_pb2 import ResourceState
 from common.errors import Reason, UplionError
 from control.requests.caller import Caller
 
+MOST_ELEMENTS = 1000  # of any list in a request; what a field is for may allow fewer
 _REQUEST_ID_CHARACTERS = 100
+_SHOWN_CHARACTERS = 100
 STATES = {
     "active": ResourceState.RESOURCE_STATE_ACTIVE,
     "suspended": ResourceState.RESOURCE_STATE_SUSPENDED,
@@ -26,8 +29,24 @@ _AMOUNT = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
 
 
 def invalid(param: str, message: str) -> UplionError:
-    """INVALID_REQUEST for this field."""
+    """INVALID_REQUEST for this field; a path that a caller made long is shortened."""
+    param = shortened(param)
     return UplionError(Reason.INVALID_REQUEST, f"{param}: {message}", param=param)
+
+
+def unknown(param: str, name: str, known: Iterable[str], what: str) -> UplionError:
+    """INVALID_REQUEST for a name that is none of `known`, with the one that may be meant."""
+    names = list(known)
+    near = difflib.get_close_matches(name[:_SHOWN_CHARACTERS].lower(), names, 1) or difflib.get_close_matches(
+        name[:_SHOWN_CHARACTERS].upper(), names, 1
+    )
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}" if names else "it takes none"
+    return invalid(param, f"there is no such {what}; {hint}")
+
+
+def shortened(text: str) -> str:
+    """A text of the caller's as an error may repeat it."""
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 
 def text(param: str, value: str, *, least: int = 0, most: int) -> str:
@@ -35,7 +54,7 @@ def text(param: str, value: str, *, least: int = 0, most: int) -> str:
     if not least <= len(value) <= most:
         wanted = f"{least} to {most}" if least else f"at most {most}"
         raise invalid(param, f"must have {wanted} characters, has {len(value)}")
-    if any(character < " " or character == "\x7f" for character in value):
+    if any(character < " " or "\x7f" <= character <= "\x9f" for character in value):
         raise invalid(param, "must not hold control characters")
     return value
 

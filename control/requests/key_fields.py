@@ -8,6 +8,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from common import names
+from common.errors import Reason, UplionError
 from control.requests import fields
 from control.requests.caller import Caller
 
@@ -18,12 +19,18 @@ SCOPES = (names.SCOPE_INFERENCE, names.SCOPE_ADMIN_READ, names.SCOPE_ADMIN_WRITE
 
 
 def scopes(asked: Iterable[str], caller: Caller) -> list[str]:
-    """Sorted, each once; inference alone when none is asked for."""
+    """Sorted, each once; inference alone when none is asked for. PERMISSION_DENIED for one that the caller lacks."""
     chosen = set(asked)
     for scope in chosen.difference(SCOPES):
         raise fields.invalid("scopes", f"{scope[:40]!r} is not one of {', '.join(SCOPES)}")
-    if names.SCOPE_ADMIN in chosen:
-        caller.require_operator("scopes", f'To grant "{names.SCOPE_ADMIN}"')
+    grantable = SCOPES if caller.grantable is None else caller.grantable
+    if missing := sorted(chosen.difference(grantable)):
+        raise UplionError(
+            Reason.PERMISSION_DENIED,
+            f'To grant "{missing[0]}" needs a key that has it.',
+            param="scopes",
+            scope=missing[0],
+        )
     return sorted(chosen) or [names.SCOPE_INFERENCE]
 
 

@@ -65,7 +65,7 @@ def _limit(param: str, asked: limit_pb2.Limit) -> Limit:
         shadow=asked.shadow,
     )
     if problem := limit.problem():
-        raise fields.invalid(param, problem)
+        raise fields.invalid(f"{param}.{problem.field}", problem.text)
     return limit
 
 

@@ -83,6 +83,6 @@ def _decode_token(token: str) -> str:
         value = urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
     except binascii.Error as problem:
         raise ValueError("not base64") from problem
-    if "\0" in value:
+    if "\0" in value or encode_token(value) != token:
         raise ValueError("not ours")
     return value

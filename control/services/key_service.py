@@ -75,15 +75,19 @@ class KeyService(key_service_pb2_grpc.KeyServiceServicer):
         )
 
     async def UpdateKey(self, request: key_pb2.UpdateKeyRequest, context: "Context") -> key_pb2.UpdateKeyResponse:
-        row = await self._store.update(fields.identifier(request.id), Caller.of(context).within, _changes(request))
+        caller = Caller.of(context)
+        row = await self._store.update(
+            fields.identifier(request.id), caller.within, caller.grantable, _changes(request)
+        )
         await self._invalidations.key(row["id"])
         return key_pb2.UpdateKeyResponse(key=_key(row))
 
     async def RotateKey(self, request: key_pb2.RotateKeyRequest, context: "Context") -> key_pb2.RotateKeyResponse:
-        made = api_keys.generate(self._environment)
+        made, caller = api_keys.generate(self._environment), Caller.of(context)
         new, old = await self._store.rotate(
             fields.identifier(request.id),
-            Caller.of(context).within,
+            caller.within,
+            caller.grantable,
             self._secret(made),
             _overlap(request.overlap),
             key_fields.expire_time(request.expire_time) if request.HasField("expire_time") else None,

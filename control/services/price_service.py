@@ -1,6 +1,5 @@
 """PriceService: creates and lists versions of prices, which never change."""
 
-import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from uplion.control.v1.usage_pb2 import Rates
 from control.invalidation import Invalidations
 from control.requests import fields, paging
 from control.stores.prices import PriceStore
+from ledger import currencies
 from ledger.prices import PER_COMPUTE_SECOND, PER_REQUEST, RATES
 from ledger.usage_columns import TOKEN_CLASSES
 
@@ -25,7 +25,6 @@ _MODEL_CHARACTERS = 256
 _PAST = timedelta(minutes=5)
 _REQUIRED = tuple(each.rate for each in TOKEN_CLASSES if each.part_of is None)
 _FREE_BY_DEFAULT = (PER_REQUEST, PER_COMPUTE_SECOND)
-_CURRENCY = re.compile(r"[A-Z]{3}")
 
 
 class PriceService(price_service_pb2_grpc.PriceServiceServicer):
@@ -38,8 +37,8 @@ class PriceService(price_service_pb2_grpc.PriceServiceServicer):
     async def CreatePrice(
         self, request: price_pb2.CreatePriceRequest, context: "Context"
     ) -> price_pb2.CreatePriceResponse:
-        if not _CURRENCY.fullmatch(request.currency):
-            raise fields.invalid("currency", "must be three capital letters, such as USD")
+        if problem := currencies.problem(request.currency):
+            raise fields.invalid("currency", problem)
         row = await self._prices.create(
             fields.text("model", request.model, least=1, most=_MODEL_CHARACTERS),
             request.currency,

@@ -54,7 +54,11 @@ class NewKey:
 
 
 class KeyStore(Database):
-    """`within` is the account a key must belong to, None being any; `changes` are columns and new values."""
+    """`within` is the account a key must belong to, None being any; `changes` are columns and new values.
+
+    `grantable` are the scopes that the caller may grant, None being all: a key with another one it can neither change
+    nor replace.
+    """
 
     async def create(self, secret: Secret, wanted: NewKey, request_id: str | None) -> "Record":
         """The new key. ALREADY_EXISTS for a repeated request id, NOT_FOUND for an unknown account or project."""
@@ -116,17 +120,21 @@ class KeyStore(Database):
                 after.id if after else None,
             )
 
-    async def update(self, identifier: str, within: str | None, changes: Mapping[str, object]) -> "Record":
-        """The changed key; NOT_FOUND when there is none, INVALID_REQUEST when it is revoked."""
+    async def update(
+        self, identifier: str, within: str | None, grantable: Sequence[str] | None, changes: Mapping[str, object]
+    ) -> "Record":
+        """The changed key; NOT_FOUND when there is none, INVALID_REQUEST when it is revoked, or PERMISSION_DENIED."""
         async with self._connection() as connection:
             row = await connection.fetchrow(
-                f"UPDATE keys SET {assignments(changes, 3)} WHERE {_ONE} AND state <> 'revoked' RETURNING {_KEY}",
+                f"UPDATE keys SET {assignments(changes, 4)} WHERE {_ONE} AND state <> 'revoked'"
+                f" AND ($3::text[] IS NULL OR scopes <@ $3) RETURNING {_KEY}",
                 identifier,
                 within,
+                grantable,
                 *changes.values(),
             )
         if row is None:
-            await self.one(identifier, within)
+            _check_scopes(await self.one(identifier, within), grantable)
             raise UplionError(Reason.INVALID_REQUEST, "A revoked key cannot be changed.", param="id")
         return row
 
@@ -142,13 +150,15 @@ class KeyStore(Database):
         self,
         identifier: str,
         within: str | None,
+        grantable: Sequence[str] | None,
         secret: Secret,
         end: datetime,
         expire_time: datetime | None,
         request_id: str | None,
     ) -> "tuple[Record, Record]":
         """The new key, and the old one, which ends at `end` if not before; the new one's expiry is the old one's when
-        it is None. NOT_FOUND when there is no such key, INVALID_REQUEST when it does not work or was replaced before.
+        it is None. NOT_FOUND when there is no such key, INVALID_REQUEST when it does not work or was replaced before,
+        or PERMISSION_DENIED.
         """
         try:
             async with self._connection() as connection, connection.transaction():
@@ -157,6 +167,7 @@ class KeyStore(Database):
                     "key",
                     identifier,
                 )
+                _check_scopes(old, grantable)
                 if old["successor"] is not None:
                     raise _not_rotated(f"it was replaced by {old['successor']}")
                 if old["state"] != "active":
@@ -214,6 +225,12 @@ class KeyStore(Database):
 
 def _no(kind: str, identifier: str | None) -> UplionError:
     return UplionError(Reason.NOT_FOUND, f"There is no {kind} {identifier!r}.", param=kind)
+
+
+def _check_scopes(row: "Record", grantable: Sequence[str] | None) -> None:
+    if grantable is not None and (missing := sorted(set(row["scopes"]).difference(grantable))):
+        message = f'This key has the scope "{missing[0]}": to change or rotate it needs a key that has it too.'
+        raise UplionError(Reason.PERMISSION_DENIED, message, param="id", scope=missing[0])
 
 
 def _not_rotated(why: str) -> UplionError:

@@ -50,9 +50,12 @@ local function quote(text)
   return '"' .. escaped .. '"'
 end
 
--- A body with its placeholders ("$MESSAGE", "$REQUEST_ID") filled in.
+-- A body with its placeholders ("$MESSAGE", "$PARAM", "$REQUEST_ID") filled in.
 local function filled(body, values)
-  return (string.gsub(body, '"%$([%u_]+)"', function(name) return quote(values[name] or "") end))
+  return (string.gsub(body, '"%$([%u_]+)"', function(name)
+    if name == "PARAM" and values.PARAM == nil then return "null" end
+    return quote(values[name] or "")
+  end))
 end
 
 -- The dialect of errors on a route that HTTP clients call; nil for the others.
@@ -63,9 +66,10 @@ end
 -- Where gRPC's own mapping of an HTTP status says too little: UNIMPLEMENTED for an unknown compression, as gRPC itself.
 local GRPC_STATUSES = {["415"] = "12", ["431"] = "3"}
 
--- Envoy's local replies (edge/replies.py) have the body.
-local function refuse(handle, status)
+-- Envoy's local replies (edge/replies.py) have the body; `allowed` are the methods that a 405 names.
+local function refuse(handle, status, allowed)
   local answer = {[":status"] = status}
+  if allowed ~= "" then answer["allow"] = allowed end
   if is_grpc(handle:headers()) then answer["grpc-status"] = GRPC_STATUSES[status] end
   handle:respond(answer, "")
 end
@@ -78,11 +82,11 @@ function envoy_on_request(handle)
   end
   local headers = handle:headers()
   if string.sub(route, 1, 7) == "refuse/" then
-    refuse(handle, string.sub(route, 8))
+    refuse(handle, string.match(route, "^refuse/(%d+)/?(.*)$"))
     return
   end
   if too_large(headers) then
-    refuse(handle, "431")
+    refuse(handle, "431", "")
     return
   end
   local dialect = dialect_of(route)
@@ -127,10 +131,14 @@ function envoy_on_response(handle)
     headers:replace("content-type", "application/json")
     headers:remove("content-length")
     local known = handle:streamInfo():dynamicMetadata():get("uplion.front")
-    local values = {MESSAGE = unescape(message), REQUEST_ID = known and known.request_id}
+    local param = headers:get("x-uplion-param")
+    local values = {
+      MESSAGE = unescape(message), PARAM = param and unescape(param), REQUEST_ID = known and known.request_id,
+    }
     handle:body(true):setBytes(filled(found.body[dialect or "openai"], values))
   end
   headers:remove("x-uplion-status")
+  headers:remove("x-uplion-param")
   headers:remove("grpc-status")
   headers:remove("grpc-message")
   headers:remove("grpc-status-details-bin")

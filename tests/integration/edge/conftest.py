@@ -44,12 +44,14 @@ class Backend:
     initial: list[tuple[str, str]] = field(default_factory=list)
     frames: Callable[[], Iterator[bytes]] | None = None
     abort: tuple[grpc.StatusCode, str] | None = None
+    trailing: tuple[tuple[str, str], ...] = ()
 
     def reset(self) -> None:
         self.calls.clear()
         self.initial = []
         self.frames = None
         self.abort = None
+        self.trailing = ()
 
     def say(self, *frames: bytes, content_type: str = "application/json") -> None:
         """Answers with these HttpBody frames."""
@@ -64,6 +66,7 @@ class Backend:
                 context.send_initial_metadata(tuple(self.initial))
             if self.frames is not None:
                 yield from self.frames()
+            context.set_trailing_metadata(self.trailing)
             if self.abort is not None:
                 context.abort(*self.abort)
 

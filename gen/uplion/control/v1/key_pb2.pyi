@@ -196,7 +196,7 @@ class CreateKeyRequest(_message.Message):
     """The project it belongs to; unset means none."""
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What it may do; unset means "inference" alone. Only the platform's operator may grant "admin"."""
+        """What it may do; unset means "inference" alone. Besides "inference" a caller grants only scopes that it has itself."""
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:

@@ -100,14 +100,15 @@ class KeyServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateKey(self, request, context):
-        """Changes a key, everywhere within a second. A revoked one cannot be changed.
+        """Changes a key, everywhere within a second. A revoked one cannot be changed, nor one with a scope that the caller lacks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RotateKey(self, request, context):
-        """Creates a key like another, which ends when the overlap is over, and shows it, once.
+        """Creates a key like another, which ends when the overlap is over, and shows it, once. PERMISSION_DENIED when that has a
+        scope that the caller lacks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,9 +42,11 @@ class KeyServiceStub:
     ListKeys: _grpc.UnaryUnaryMultiCallable[_key_pb2.ListKeysRequest, _key_pb2.ListKeysResponse]
     """Lists keys, without their secrets."""
     UpdateKey: _grpc.UnaryUnaryMultiCallable[_key_pb2.UpdateKeyRequest, _key_pb2.UpdateKeyResponse]
-    """Changes a key, everywhere within a second. A revoked one cannot be changed."""
+    """Changes a key, everywhere within a second. A revoked one cannot be changed, nor one with a scope that the caller lacks."""
     RotateKey: _grpc.UnaryUnaryMultiCallable[_key_pb2.RotateKeyRequest, _key_pb2.RotateKeyResponse]
-    """Creates a key like another, which ends when the overlap is over, and shows it, once."""
+    """Creates a key like another, which ends when the overlap is over, and shows it, once. PERMISSION_DENIED when that has a
+    scope that the caller lacks.
+    """
     DeleteKey: _grpc.UnaryUnaryMultiCallable[_key_pb2.DeleteKeyRequest, _key_pb2.DeleteKeyResponse]
     """Removes a key that is revoked or has expired."""
     RevokeKey: _grpc.UnaryUnaryMultiCallable[_key_pb2.RevokeKeyRequest, _key_pb2.RevokeKeyResponse]
@@ -64,9 +66,11 @@ class KeyServiceAsyncStub(KeyServiceStub):
     ListKeys: _aio.UnaryUnaryMultiCallable[_key_pb2.ListKeysRequest, _key_pb2.ListKeysResponse]  # type: ignore[assignment]
     """Lists keys, without their secrets."""
     UpdateKey: _aio.UnaryUnaryMultiCallable[_key_pb2.UpdateKeyRequest, _key_pb2.UpdateKeyResponse]  # type: ignore[assignment]
-    """Changes a key, everywhere within a second. A revoked one cannot be changed."""
+    """Changes a key, everywhere within a second. A revoked one cannot be changed, nor one with a scope that the caller lacks."""
     RotateKey: _aio.UnaryUnaryMultiCallable[_key_pb2.RotateKeyRequest, _key_pb2.RotateKeyResponse]  # type: ignore[assignment]
-    """Creates a key like another, which ends when the overlap is over, and shows it, once."""
+    """Creates a key like another, which ends when the overlap is over, and shows it, once. PERMISSION_DENIED when that has a
+    scope that the caller lacks.
+    """
     DeleteKey: _aio.UnaryUnaryMultiCallable[_key_pb2.DeleteKeyRequest, _key_pb2.DeleteKeyResponse]  # type: ignore[assignment]
     """Removes a key that is revoked or has expired."""
     RevokeKey: _aio.UnaryUnaryMultiCallable[_key_pb2.RevokeKeyRequest, _key_pb2.RevokeKeyResponse]  # type: ignore[assignment]
@@ -107,7 +111,7 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _key_pb2.UpdateKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_key_pb2.UpdateKeyResponse, _abc.Awaitable[_key_pb2.UpdateKeyResponse]]:
-        """Changes a key, everywhere within a second. A revoked one cannot be changed."""
+        """Changes a key, everywhere within a second. A revoked one cannot be changed, nor one with a scope that the caller lacks."""
 
     @_abc_1.abstractmethod
     def RotateKey(
@@ -115,7 +119,9 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _key_pb2.RotateKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_key_pb2.RotateKeyResponse, _abc.Awaitable[_key_pb2.RotateKeyResponse]]:
-        """Creates a key like another, which ends when the overlap is over, and shows it, once."""
+        """Creates a key like another, which ends when the overlap is over, and shows it, once. PERMISSION_DENIED when that has a
+        scope that the caller lacks.
+        """
 
     @_abc_1.abstractmethod
     def DeleteKey(

@@ -5,7 +5,13 @@ import grpc.aio
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from uplion.control.v1.account_pb2 import CreateAccountRequest, ListAccountsRequest, ResourceState, UpdateAccountRequest
-from uplion.control.v1.key_pb2 import CreateKeyRequest, ListKeysRequest, RevokeKeyRequest, RotateKeyRequest
+from uplion.control.v1.key_pb2 import (
+    CreateKeyRequest,
+    ListKeysRequest,
+    RevokeKeyRequest,
+    RotateKeyRequest,
+    UpdateKeyRequest,
+)
 from uplion.control.v1.project_pb2 import CreateProjectRequest
 
 from common import admin_api, names
@@ -168,3 +174,37 @@ async def test_only_the_operator_grants_admin_and_has_such_keys(control, tenants
     assert operators.key.id not in [key.id for key in listed.keys]
     everything = await control.call(control.keys.ListKeys, ListKeysRequest(account=own))
     assert operators.key.id in [key.id for key in everything.keys]
+
+
+@pytest.mark.parametrize("held", [(WRITE,), (READ, WRITE), (WRITE, names.SCOPE_INFERENCE)], ids=" ".join)
+async def test_nobody_grants_a_scope_that_it_has_not(control, tenants, database, held):
+    """By no method that makes or changes a key; "inference" goes with every right to make keys."""
+    caller = by(*held, account=tenants["a"]["account"])
+    for asked in ({READ}, {WRITE}, {READ, WRITE}, {ADMIN}, {names.SCOPE_INFERENCE}, {READ, names.SCOPE_INFERENCE}):
+        request = CreateKeyRequest(scopes=asked, project=tenants["a"]["project"])
+        if asked <= {*held, names.SCOPE_INFERENCE}:
+            made = await control.call(control.keys.CreateKey, request, caller)
+            assert set(made.key.scopes) == asked
+        else:
+            refused = await control.refusal(control.keys.CreateKey, request, caller)
+            assert (refused.reason, refused.param) == (Reason.PERMISSION_DENIED, "scopes")
+    others = by(ADMIN)
+    for scopes in ([READ], [READ, WRITE], [WRITE], [names.SCOPE_INFERENCE]):
+        request = CreateKeyRequest(scopes=scopes, account=tenants["a"]["account"])
+        key = (await control.call(control.keys.CreateKey, request, others)).key
+        change = UpdateKeyRequest(id=key.id, name="taken", update_mask=FieldMask(paths=["name", "expire_time"]))
+        if {*scopes} <= {*held, names.SCOPE_INFERENCE}:
+            await control.call(control.keys.UpdateKey, change, caller)
+            new = await control.call(control.keys.RotateKey, RotateKeyRequest(id=key.id), caller)
+            assert list(new.key.scopes) == scopes
+            continue
+        before = await database.fetch("SELECT * FROM keys ORDER BY id")
+        for method, denied in (
+            (control.keys.UpdateKey, change),
+            (control.keys.UpdateKey, UpdateKeyRequest(id=key.id, state=ResourceState.RESOURCE_STATE_ACTIVE)),
+            (control.keys.RotateKey, RotateKeyRequest(id=key.id)),
+        ):
+            refused = await control.refusal(method, denied, caller)
+            assert (refused.reason, refused.param) == (Reason.PERMISSION_DENIED, "id"), scopes
+        assert await database.fetch("SELECT * FROM keys ORDER BY id") == before
+        await control.call(control.keys.RevokeKey, RevokeKeyRequest(id=key.id), caller)  # to end one is always possible

@@ -49,12 +49,12 @@ def test_the_database_has_them_as_authz_reads_them():
         (Limit(amount=1), ".measure"),
         (Limit(measure=9, amount=1), ".measure"),  # type: ignore[arg-type]
         (Limit(measure=TOKENS, period=9, amount=1), ".period"),  # type: ignore[arg-type]
-        (Limit(measure=REQUESTS, period=DAY, amount=1), ""),
-        (Limit(measure=CONCURRENCY, period=MINUTE, amount=1), ""),
-        (Limit(measure=TOKENS, period=DAY, amount=1 << 53), ""),
-        (Limit(measure=TOKENS, period=DAY, amount=1, currency="USD"), ""),
-        (Limit(measure=COST, period=DAY, amount=1), ""),
-        (Limit(measure=COST, period=DAY, amount=1, currency="usd"), ""),
+        (Limit(measure=REQUESTS, period=DAY, amount=1), ".period"),
+        (Limit(measure=CONCURRENCY, period=MINUTE, amount=1), ".period"),
+        (Limit(measure=TOKENS, period=DAY, amount=1 << 53), ".amount"),
+        (Limit(measure=TOKENS, period=DAY, amount=1, currency="USD"), ".currency"),
+        (Limit(measure=COST, period=DAY, amount=1), ".currency"),
+        (Limit(measure=COST, period=DAY, amount=1, currency="usd"), ".currency"),
         (Limit(measure=TOKENS, period=DAY, model="m" * 254), ".model"),
         (Limit(measure=TOKENS, period=DAY, amount=5), ""),  # as the one before it
     ],

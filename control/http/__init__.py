@@ -1,0 +1,1 @@
+"""Requests of HTTP clients: path, query and JSON body, judged strictly. The edge writes the answers."""
