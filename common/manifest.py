@@ -12,6 +12,8 @@ import msgspec
 import yaml
 from msgspec import Meta
 
+from common import names
+
 API_VERSION = "model.youxam.com/v1alpha1"
 
 Count = Annotated[int, Meta(ge=0, le=10_000)]
@@ -107,9 +109,9 @@ def parse(text: str, source: str) -> list[AIModel]:
             problems.append(_located(str(problem), node, source))
         except (yaml.YAMLError, RecursionError, ValueError) as problem:  # ValueError: 0x_ or 2001-13-45
             problems.append(_marked(problem, source, node.start_mark.line + 1))
-    names = [model.name for model in models]
+    used = [model.name for model in models]
     problems += [
-        f"{source}: metadata.name {name!r} is used twice" for name in sorted(set(names)) if names.count(name) > 1
+        f"{source}: metadata.name {name!r} is used twice" for name in sorted(set(used)) if used.count(name) > 1
     ]
     if problems:
         raise ManifestError(problems)
@@ -127,8 +129,19 @@ def from_object(value: object) -> AIModel:
 
 
 def from_json(data: bytes) -> AIModel:
-    """What KV `models` holds."""
-    return from_object(msgspec.json.decode(data))
+    """What KV `models` holds; raises msgspec.MsgspecError, or ValueError for what no decoder can hold."""
+    try:
+        return from_object(msgspec.json.decode(data))
+    except RecursionError as problem:
+        raise ValueError("nested too deeply") from problem
+
+
+def from_entry(key: str, data: bytes) -> AIModel:
+    """An entry of KV `models`; raises as `from_json` does, also where it stands under the key of another model."""
+    model = from_json(data)
+    if names.token(model.name) != key:
+        raise ValueError(f"it is named {model.name} and stands under another name's key")
+    return model
 
 
 def _anchored(model: AIModel, folder: Path) -> AIModel:

@@ -83,7 +83,7 @@ class Controller:
                 pool.end(self._grace_seconds)
             return
         try:
-            model = manifest.from_json(change.value)
+            model = manifest.from_entry(change.key, change.value)
         except (msgspec.MsgspecError, ValueError) as problem:  # of a newer version, or edited by hand: workers stay
             logger.warning("manifest refused", extra={"model_key": change.key, "problem": str(problem)})
             self._invalid[change.key] = f"the manifest cannot be used: {problem}"

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -14,6 +15,8 @@ from messaging.connection import Connection
 
 if TYPE_CHECKING:
     from messaging.bus import Bus
+
+logger = logging.getLogger(__name__)
 
 
 class Message:
@@ -190,6 +193,9 @@ class Pull:
 
     def _on_message(self, subject: bytes, reply: bytes, header: bytes, payload: bytes) -> None:
         if reply:
+            if not reply.startswith(b"$JS.ACK."):  # no consumer's: nobody could be answered
+                logger.warning("a message came to a consumer's inbox from elsewhere")
+                return
             self._outstanding = max(0, self._outstanding - 1)
             self._waiting.append(Message(self._bus, subject, reply, header, payload))
             self._news.set()

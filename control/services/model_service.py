@@ -145,7 +145,7 @@ def _phase(
     try:
         report = json.loads(fleet_report or b"{}")
         phase, message = str(report.get("phase", "")), str(report.get("message", ""))
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         phase, message = "", ""
     if phase.upper().endswith("FAILING"):
         return ModelPhase.MODEL_PHASE_FAILING, message or "Its workers end again and again."

@@ -127,7 +127,7 @@ class RoutingTable:
             self._models.pop(change.key, None)
         else:
             try:
-                model = manifest.from_json(change.value)
+                model = manifest.from_entry(change.key, change.value)
             except (msgspec.MsgspecError, ValueError) as problem:
                 logger.error("manifest in KV is not valid", extra={"key": change.key, "problem": str(problem)})
                 return
@@ -146,6 +146,8 @@ class RoutingTable:
             return
         try:
             state = WorkerState.FromString(change.value)
+            if state.worker_id != change.key or not state.address or not state.model:
+                raise DecodeError("not a worker's own state")
         except DecodeError:
             logger.error("worker state in KV is not valid", extra={"key": change.key})
             return
