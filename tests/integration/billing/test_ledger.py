@@ -14,6 +14,7 @@ from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NothingCame
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus
 
+from billing.metrics import BILLING_RETRIES
 from billing.store import LedgerWriter
 from common import names
 from tests.kit.until import until
@@ -205,6 +206,51 @@ async def test_a_row_the_ledger_cannot_hold_is_found_and_the_others_go_on(harnes
         "the ledger cannot hold it: NumericValueOutOfRangeError"
     ]
     await harness.check(*events[:13], *events[14:])
+
+
+async def test_rows_that_postgres_itself_refuses_are_dead_and_the_others_are_billed(harness):
+    """By a constraint, and by an overflow in a trigger: neither is in the list of what `decode` checks."""
+    await harness.database.execute(
+        """
+        CREATE FUNCTION overflow() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN
+                IF NEW.request_id LIKE '%-21' THEN NEW.link = 9223372036854775807 + NEW.link; END IF;
+                RETURN NEW;
+            END
+        $$
+        """
+    )
+    await harness.database.execute(
+        "CREATE TRIGGER overflow BEFORE INSERT ON usage_events FOR EACH ROW EXECUTE FUNCTION overflow()"
+    )
+    await harness.database.execute("ALTER TABLE usage_events ADD CONSTRAINT odd CHECK (request_id NOT LIKE '%-13')")
+    try:
+        events = [harness.event(number) for number in range(40)]
+        await harness.publish(*events)
+        await harness.bill()
+        assert {reason for _, reason in await dead(harness, 2)} == {
+            "the ledger cannot hold it: NumericValueOutOfRangeError",
+            "the ledger cannot hold it: CheckViolationError",
+        }
+        await harness.check(*(event for number, event in enumerate(events) if number not in (13, 21)))
+    finally:
+        await harness.database.execute("ALTER TABLE usage_events DROP CONSTRAINT odd")
+        await harness.database.execute("DROP FUNCTION overflow CASCADE")
+
+
+async def test_a_schema_that_is_not_there_sends_nothing_to_dead(harness):
+    """The servers' own state passes: what it hinders waits."""
+    events = [harness.event(number) for number in range(5)]
+    await harness.publish(*events)
+    await harness.database.execute("ALTER TABLE ledger_heads RENAME TO away")
+    retries = BILLING_RETRIES.labels("ledger")._value.get
+    before = retries()
+    async with harness.billing():
+        await until(lambda: retries() >= before + 6)  # an error that is the rows' own is tried three times
+        assert (await harness.bus.js.stream_info(names.STREAM_DEAD)).state.messages == 0
+        await harness.database.execute("ALTER TABLE away RENAME TO ledger_heads")
+    await harness.bill()
+    await harness.check(*events)
 
 
 async def test_many_consumers_share_the_work_without_deadlock(harness, caplog):
