@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from common import names
 from messaging.bus import Bus, connect_bus
 from tests.chaos.crowd import Crowd
-from tests.kit import odd_messages
+from tests.e2e.faults import odd_messages
 from tests.kit.platform import REPOSITORY, Platform, Up
 from tests.kit.until import until, until_sync
 
