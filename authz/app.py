@@ -26,7 +26,8 @@ from authz.limits.recovery import StoreEpoch
 from authz.settings import AuthzSettings
 from authz.store import SCHEMA_VERSION, Store
 from common.lifecycle import Ready, forever
-from credentials.peppers import read as read_peppers
+from credentials import shared_secrets
+from credentials.identity_proof import IdentityProofs
 from messaging.bus import connect_bus
 from rpc.server import grpc_server
 from storage.postgres import connect_pool, wait_for_schema
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
 
 async def main(settings: AuthzSettings, stop: asyncio.Event, ready: Ready) -> None:
     """Serves checks until `stop`, then drains."""
-    peppers = read_peppers(settings.peppers, "UPLION_PEPPERS")
+    peppers = shared_secrets.read(settings.peppers, "UPLION_PEPPERS")
+    proofs = IdentityProofs.of(settings.proof_keys)
     tokens = _tokens(settings, next(iter(peppers.values())))
     async with (
         connect_bus(settings.nats_url, "authz") as bus,
@@ -65,7 +67,9 @@ async def main(settings: AuthzSettings, stop: asyncio.Event, ready: Ready) -> No
         )
         decisions, last_used = DecisionLog(bus), LastUsed(bus)
         arrivals = Arrivals(bus, counter_writes, in_flight)
-        service = AuthorizationService(Authorizer(keys, limits, peppers, decisions, last_used, arrivals, tokens))
+        service = AuthorizationService(
+            Authorizer(keys, limits, peppers, decisions, last_used, arrivals, tokens), proofs
+        )
         await wait_for_schema(pool, SCHEMA_VERSION, seconds=settings.schema_seconds)
         changed = asyncio.Event()
         begun = [asyncio.Event() for _ in range(5)]

@@ -31,6 +31,12 @@ class AuthzSettings:
     peppers: tuple[str, ...] = setting(
         doc="<id>:<secret> of each pepper in use, comma separated", env="UPLION_PEPPERS", secret=True
     )
+    proof_keys: tuple[str, ...] = setting(
+        doc="<id>:<secret> of each key that proves callers' identities to router and control, comma separated; "
+        "the first makes the proofs; a secret comes from `openssl rand -hex 32`",
+        env="UPLION_PROOF_KEYS",
+        secret=True,
+    )
     issuers_file: Path | None = setting(
         None, doc="YAML or JSON file of the token issuers; unset: keys only. Set the edge's `tokens` with it"
     )

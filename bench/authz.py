@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import Any
 
 import asyncpg
@@ -88,6 +89,7 @@ async def _bench(folder: Path) -> None:
         redis_url=valkey.url,
         nats_url=nats.url,
         peppers=(f"p1:{_PEPPER.decode()}",),
+        proof_keys=(f"p1:{token_urlsafe(32)}",),
         limits_seconds=5.0,
         lookup_seconds=5.0,
     )

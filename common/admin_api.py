@@ -19,6 +19,7 @@ from uplion.control.v1.options_pb2 import AdminScope, required_scope
 
 from common import names
 
+_VARIABLE = re.compile(r"\{\w+\}")
 PACKAGE = "uplion.control.v1"
 _SCOPES = {
     AdminScope.ADMIN_SCOPE_READ: names.SCOPE_ADMIN_READ,
@@ -101,3 +102,19 @@ def scopes() -> Mapping[str, str]:
             if scope := required(method):
                 found[f"/{service.full_name}/{method.name}"] = scope
     return MappingProxyType(found)
+
+
+def find(method: str, path: str) -> str | None:
+    """The gRPC path of the method that the edge calls for an HTTP request (a gRPC call is one too); None: none of them.
+
+    A query counts for nothing.
+    """
+    path = path.partition("?")[0]
+    if path in scopes():
+        return path
+    return next((rpc for verb, pattern, rpc in _patterns() if verb == method and pattern.fullmatch(path)), None)
+
+
+@cache
+def _patterns() -> tuple[tuple[str, re.Pattern[str], str], ...]:
+    return tuple((each.verb, re.compile(each.pattern), each.rpc) for each in routes())

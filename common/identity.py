@@ -1,10 +1,25 @@
-"""The authenticated caller of a request, carried from authz to the router in headers that no client can write."""
+"""The authenticated caller of a request, carried from authz to router and control in headers with a proof."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from common import names
-from common.errors import Reason, UplionError
+
+# All of them, in the order of `Identity.to_headers` and of the text that a proof covers.
+IDENTITY_HEADERS = (
+    names.HEADER_ACCOUNT,
+    names.HEADER_PROJECT,
+    names.HEADER_KEY,
+    names.HEADER_RESERVATION,
+    names.HEADER_MODEL,
+    names.HEADER_TIER,
+    names.HEADER_LIMITS,
+    names.HEADER_SCOPES,
+)
+
+
+class UnprovenError(Exception):
+    """A call whose identity headers authz did not make: a stranger's. The text is for the operator alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,25 +62,21 @@ class Identity:
         ]
 
     @classmethod
-    def from_metadata(cls, metadata: Iterable[tuple[str, str | bytes]]) -> "Identity":
-        """Reads it back; raises PERMISSION_DENIED when the call did not come through authz."""
-        found = {name: value for name, value in metadata if name.startswith("x-") and isinstance(value, str)}
-        account, key = found.get(names.HEADER_ACCOUNT), found.get(names.HEADER_KEY)
-        if not account or not key:
-            raise UplionError(Reason.PERMISSION_DENIED, "This call did not come through the gateway.")
-        limits = dict(part.split("=", 1) for part in found.get(names.HEADER_LIMITS, "").split(";") if "=" in part)
+    def from_headers(cls, headers: Mapping[str, str]) -> "Identity":
+        """Reads it back from headers that authz made: credentials.identity_proof has verified them."""
+        limits = dict(part.split("=", 1) for part in headers[names.HEADER_LIMITS].split(";") if "=" in part)
         output, deadline = limits.get("max_output_tokens"), limits.get("deadline_seconds")
         return cls(
-            account=account,
-            key=key,
-            reservation=found.get(names.HEADER_RESERVATION, ""),
-            model=found.get(names.HEADER_MODEL, ""),
-            tier=found.get(names.HEADER_TIER, names.TIER_DEFAULT),
+            account=headers[names.HEADER_ACCOUNT],
+            key=headers[names.HEADER_KEY],
+            reservation=headers[names.HEADER_RESERVATION],
+            model=headers[names.HEADER_MODEL],
+            tier=headers[names.HEADER_TIER],
             max_output_tokens=int(output) if output else None,
             deadline_seconds=float(deadline) if deadline else None,
-            request_id=found.get(names.HEADER_REQUEST_ID, ""),
-            project=found.get(names.HEADER_PROJECT, ""),
+            request_id=headers[names.HEADER_REQUEST_ID],
+            project=headers[names.HEADER_PROJECT],
             capped_by=limits.get("capped_by", ""),
             holds_slot="holds_slot" in limits,
-            scopes=tuple(found.get(names.HEADER_SCOPES, "").split()),
+            scopes=tuple(headers[names.HEADER_SCOPES].split()),
         )

@@ -70,6 +70,7 @@ HEADER_MODEL = "x-uplion-model"
 HEADER_TIER = "x-uplion-tier"
 HEADER_LIMITS = "x-uplion-limits"
 HEADER_SCOPES = "x-uplion-scopes"
+HEADER_PROOF = "x-uplion-proof"  # that authz made all of the above for this call (credentials.identity_proof)
 HEADER_STATUS = "x-uplion-status"  # from the router to the edge: HTTP status when it is not 200
 HEADER_PARAM = "x-uplion-param"  # from control to the edge, beside a gRPC error: the field it is about, percent-encoded
 HEADER_LISTENER = "x-uplion-listener"  # from the edge to authz: LISTENER_PUBLIC or LISTENER_ADMIN

@@ -144,8 +144,11 @@ def error_dialect(operation: Operation | None, content_type: str) -> Dialect:
 
 
 def find(method: str, path: str) -> Operation | None:
-    """The operation that an HTTP request asks for (a gRPC call is one too); None: none of these, as the admin API."""
-    path = path.partition("?")[0]
+    """The operation that an HTTP request asks for (a gRPC call is one too); None: none of these, as the admin API.
+
+    Slashes at the end count for nothing, as for the edge's transcoder.
+    """
+    path = path.partition("?")[0].rstrip("/")
     found = _BY_PATH.get((method, path))
     if found is not None:
         return found

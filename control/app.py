@@ -43,8 +43,10 @@ from control.stores.prices import PriceStore
 from control.stores.projects import ProjectStore
 from control.stores.reconciliations import ReconciliationStore
 from control.stores.usage import UsageStore
-from credentials.peppers import read as read_peppers
+from credentials import shared_secrets
+from credentials.identity_proof import IdentityProofs
 from messaging.bus import Bus, connect_bus
+from rpc.identity import IdentityInterceptor
 from rpc.server import grpc_server
 from storage.postgres import connect_pool
 
@@ -60,7 +62,8 @@ _RETRY_SECONDS = 0.2
 
 async def main(settings: ControlSettings, stop: asyncio.Event, ready: Ready) -> None:
     """Runs control until `stop`. Any number of them may run beside each other."""
-    peppers = read_peppers(settings.peppers, "UPLION_PEPPERS")
+    peppers = shared_secrets.read(settings.peppers, "UPLION_PEPPERS")
+    proofs = IdentityProofs.of(settings.proof_keys)
     async with (
         connect_bus(settings.nats_url, "control") as bus,
         connect_pool(settings.postgres_url, least=0, command_seconds=QUERY_SECONDS) as pool,
@@ -82,7 +85,7 @@ async def main(settings: ControlSettings, stop: asyncio.Event, ready: Ready) -> 
             grpc_server(
                 settings.listen,
                 lambda server: register(server, _services(pool, bus, models, key_service)),
-                interceptors=[AdminCalls()],
+                interceptors=[IdentityInterceptor(proofs), AdminCalls()],
                 drain_seconds=settings.drain_seconds,
                 grace_seconds=settings.grace_seconds,
             ) as address,

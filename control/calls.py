@@ -18,15 +18,15 @@ from common import admin_api
 from common.errors import Reason, UplionError
 from control.http.request import HttpRequest
 from control.requests import unknown_fields
+from control.requests.caller import Caller
 from control.requests.permissions import admit
+from rpc.identity import HEALTH
 from rpc.interceptors import UNREADABLE, abort
 
 if TYPE_CHECKING:
     from control.requests.caller import Context
 
     Handler = grpc.RpcMethodHandler[Any, Any]
-
-_HEALTH = "/grpc.health.v1.Health/"
 
 
 class AdminCalls(grpc.aio.ServerInterceptor):
@@ -42,7 +42,7 @@ class AdminCalls(grpc.aio.ServerInterceptor):
     ) -> Handler | None:
         method: str = handler_call_details.method
         handler = await continuation(handler_call_details)
-        if handler is None or method.startswith(_HEALTH):
+        if handler is None or method.startswith(HEALTH):
             return handler
         behavior: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
         if behavior is None:
@@ -52,7 +52,7 @@ class AdminCalls(grpc.aio.ServerInterceptor):
         async def call(data: bytes, context: Context) -> Any:
             metadata = dict(context.invocation_metadata() or ())
             try:
-                admit(method, metadata.items())
+                admit(method, Caller.current())
                 http = HttpRequest.of(metadata)
                 request = _native(read, data) if http is None else http.message(route, data)
             except UplionError as problem:

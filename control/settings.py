@@ -25,6 +25,11 @@ class ControlSettings:
         env="UPLION_PEPPERS",
         secret=True,
     )
+    proof_keys: tuple[str, ...] = setting(
+        doc="<id>:<secret> of each key that may have proven a caller's identity, comma separated, as authz has them",
+        env="UPLION_PROOF_KEYS",
+        secret=True,
+    )
     listen: str = setting("127.0.0.1:0", doc="host:port or unix:/path of the admin API; port 0 takes a free one")
     key_environment: str = setting("live", doc="second part of new keys: 1 to 8 letters a-z")
     bootstrap_file: Path | None = setting(

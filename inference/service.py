@@ -32,7 +32,7 @@ class RunService(WorkerServiceServicer):
         self._usage = usage
 
     async def Run(self, request: RunRequest, context: Context) -> AsyncIterator[RunEvent]:
-        held = self._slots.claim(request.ticket.request_id, request.ticket.attempt)
+        held = self._slots.claim(request.ticket)
         if held is None:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "This ticket was not offered, or was taken back.")
         run = Run(self._engine, self._slots, self._usage, held, request.WhichOneof("input") or "none")

@@ -7,6 +7,7 @@ from functools import partial
 import grpc.aio
 
 from common.lifecycle import Ready, forever
+from credentials.identity_proof import IdentityProofs
 from messaging.bus import connect_bus
 from messaging.inbox import Inbox
 from messaging.outbox import Outbox
@@ -23,6 +24,7 @@ from router.surfaces.base import CallLifecycle
 from router.surfaces.native.service import NativeService
 from router.surfaces.openai.service import OpenAIService
 from router.surfaces.relay import Relay
+from rpc.identity import IdentityInterceptor
 from rpc.server import grpc_server
 
 logger = logging.getLogger(__name__)
@@ -33,6 +35,7 @@ _REQUEST_MARGIN_BYTES = 1 << 20  # above it gRPC itself refuses, without the for
 
 async def main(settings: RouterSettings, stop: asyncio.Event, ready: Ready) -> None:
     """Serves until `stop` is set, then drains."""
+    proofs = IdentityProofs.of(settings.proof_keys)
     async with (
         connect_bus(settings.nats_url, "router") as bus,
         WorkerChannels.open(settings.worker_keepalive_seconds, settings.listen) as workers,
@@ -72,7 +75,7 @@ async def main(settings: RouterSettings, stop: asyncio.Event, ready: Ready) -> N
                 register,
                 drain_seconds=settings.drain_seconds,
                 grace_seconds=settings.grace_seconds,
-                interceptors=(UnstartedCalls(lifecycle.end_unstarted),),
+                interceptors=(IdentityInterceptor(proofs), UnstartedCalls(lifecycle.end_unstarted)),
                 options=(
                     ("grpc.max_receive_message_length", settings.request_bytes + _REQUEST_MARGIN_BYTES),
                     ("grpc.max_send_message_length", -1),

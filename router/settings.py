@@ -18,6 +18,11 @@ class RouterSettings:
         env="NATS_URL",
         secret=True,
     )
+    proof_keys: tuple[str, ...] = setting(
+        doc="<id>:<secret> of each key that may have proven a caller's identity, comma separated, as authz has them",
+        env="UPLION_PROOF_KEYS",
+        secret=True,
+    )
     listen: str = setting("127.0.0.1:0", doc="host:port or unix:/path of the gRPC server; port 0 takes a free one")
     request_bytes: int = setting(
         4 << 20, doc="bytes of a request body; larger ones are refused (the edge refuses first)"

@@ -80,6 +80,12 @@ class State:
             self.write("secrets.json", known | fresh)
         return known | fresh
 
+    def renew_secret(self, name: str) -> str:
+        """A fresh secret in the place of the one before."""
+        fresh = secrets.token_urlsafe(_SECRET_BYTES)
+        self.write("secrets.json", self.secrets() | {name: fresh})
+        return fresh
+
     def first_key(self, name: str) -> str:
         """A key that control wrote at the first start: "api_key" or "admin_key"."""
         try:

@@ -61,6 +61,7 @@ class Wiring:
         self._workers = itertools.count()
         self.secrets = state.ensure_secrets(SECRETS)
         self._peppers = peppers.ensure(state)
+        self._proof_keys = (f"1:{state.renew_secret('proof')}",)  # no proof outlives a stack's end
         names = ["postgres", "valkey", "nats", "admin", *(f"metrics-{index}" for index in self._indexes())]
         if chosen.port == 0:
             names.append("public")
@@ -112,6 +113,7 @@ class Wiring:
             redis_url=urls.redis,
             nats_url=urls.nats,
             peppers=self._peppers,
+            proof_keys=self._proof_keys,
             issuers_file=Path(os.environ[_ISSUERS]).absolute() if os.environ.get(_ISSUERS) else None,
             limits_seconds=0.35 * _CHECK_SECONDS,
             lookup_seconds=0.5 * _CHECK_SECONDS,
@@ -119,6 +121,7 @@ class Wiring:
         router = RouterSettings(
             listen=self._socket(f"router-{index}"),
             nats_url=urls.nats,
+            proof_keys=self._proof_keys,
             publish_seconds=_PUBLISH_SECONDS,
             drain_seconds=0.0,
             grace_seconds=grace_seconds,
@@ -138,6 +141,7 @@ class Wiring:
                 postgres_url=urls.postgres,
                 nats_url=urls.nats,
                 peppers=self._peppers,
+                proof_keys=self._proof_keys,
                 bootstrap_file=self._state.keys_file,
             )
             environment |= settings.dump(billing) | settings.dump(control)

@@ -6,9 +6,9 @@ from envoy.service.auth.v3 import external_auth_pb2 as auth
 
 from authz.credentials.request_credential import credential
 from authz.request_facts import RequestFacts
-from common import names, operations
+from common import admin_api, names, operations
 from common.errors import Reason, UplionError
-from common.operations import OPENAI_MAX_CHOICES, BodyFacts, Kind
+from common.operations import OPENAI_MAX_CHOICES, BodyFacts, Kind, Operation
 
 _MODEL_CHARACTERS = 256
 _MAX_OUTPUT_TOKENS = 1 << 30
@@ -21,6 +21,7 @@ def request_facts(request: auth.CheckRequest, listener: str) -> RequestFacts:
     headers = http.headers
     key_text = credential(headers)
     operation = operations.find(http.method, http.path)
+    rpc = _rpc(listener, http.method, http.path, operation)
     kind = Kind.READING if operation is None else operation.kind
     input_tokens, output_tokens, choices, tier = 0, None, 1, ""
     if operation is not None and operation.reserves:
@@ -45,8 +46,16 @@ def request_facts(request: auth.CheckRequest, listener: str) -> RequestFacts:
         choices=choices,
         request_id=headers.get(names.HEADER_REQUEST_ID, ""),
         client=client_address(headers),
+        rpc=rpc,
         tier=tier,
     )
+
+
+def _rpc(listener: str, method: str, path: str, operation: Operation | None) -> str:
+    """What the edge will call for this request: the one method that its proof of identity is good for."""
+    if listener == names.LISTENER_ADMIN:
+        return admin_api.find(method, path) or ""
+    return "" if operation is None else operation.rpc
 
 
 def checked_model(model: str) -> str:

@@ -13,6 +13,7 @@ from authz.check.check_response import admitted, denied
 from authz.metrics import AUTHZ_CHECKS
 from common import names, operations
 from common.errors import Reason, UplionError
+from credentials.identity_proof import IdentityProofs
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +26,9 @@ _ADMITTED = AUTHZ_CHECKS.labels("ADMITTED")
 class AuthorizationService:
     """One check is one call; grpc.aio itself is most of its cost (see docs/benchmarks.md)."""
 
-    def __init__(self, authorizer: Authorizer) -> None:
+    def __init__(self, authorizer: Authorizer, proofs: IdentityProofs) -> None:
         self._authorizer = authorizer
+        self._proofs = proofs
 
     def register(self, server: grpc.aio.Server) -> None:
         """Adds a generic handler: the stubs of xds-protos would import a hundred modules more."""
@@ -36,7 +38,8 @@ class AuthorizationService:
     async def check(self, request: auth.CheckRequest, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
         """The CheckResponse, serialised."""
         try:
-            admission = await self._authorizer.authorize(request_facts(request, _listener(context)))
+            facts = request_facts(request, _listener(context))
+            admission = await self._authorizer.authorize(facts)
         except UplionError as error:
             AUTHZ_CHECKS.labels(error.reason.name).inc()
             if error.reason in _OUTAGES:
@@ -47,7 +50,7 @@ class AuthorizationService:
             request_id = http.headers.get(names.HEADER_REQUEST_ID, "")
             return bytes(denied(error, dialect, request_id).SerializeToString())
         _ADMITTED.inc()
-        return admitted(admission)
+        return admitted(admission, facts.rpc, self._proofs)
 
 
 def _listener(context: grpc.aio.ServicerContext[Any, Any]) -> str:

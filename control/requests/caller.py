@@ -2,14 +2,13 @@
 
 from __future__ import annotations  # grpc's classes are generic in the stubs only
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from common import names
 from common.admin_api import ADMIN_SCOPES
 from common.errors import Reason, UplionError
-from common.identity import Identity
+from rpc.identity import caller
 
 if TYPE_CHECKING:
     import grpc.aio
@@ -26,14 +25,9 @@ class Caller:
     scopes: frozenset[str]
 
     @classmethod
-    def of(cls, context: Context) -> Self:
-        """The caller of the method that runs; the method's scope was checked before."""
-        return cls.from_metadata((name, value) for name, value in context.invocation_metadata() or ())
-
-    @classmethod
-    def from_metadata(cls, metadata: Iterable[tuple[str, str | bytes]]) -> Self:
-        """Raises PERMISSION_DENIED when the call did not pass the gateway."""
-        identity = Identity.from_metadata(metadata)
+    def current(cls) -> Self:
+        """Of the method that runs; the method's scope was checked before."""
+        identity = caller()
         return cls(identity.account, identity.key, frozenset(identity.scopes))
 
     @property

@@ -3,16 +3,13 @@
 A scope of one account ("admin:read", "admin:write") reaches the caller's own account only (Caller.account_filter).
 """
 
-from collections.abc import Iterable
-
 from common import admin_api, names
 from common.errors import Reason, UplionError
 from control.requests.caller import Caller
 
 
-def admit(method: str, metadata: Iterable[tuple[str, str | bytes]]) -> None:
+def admit(method: str, caller: Caller) -> None:
     """Raises PERMISSION_DENIED unless the caller has the method's scope, or when the method declares none."""
-    caller = Caller.from_metadata(metadata)
     least = admin_api.scopes().get(method)
     if caller.operator and least is not None:
         return

@@ -48,14 +48,14 @@ class AccountService(account_service_pb2_grpc.AccountServiceServicer):
     async def GetAccount(
         self, request: account_pb2.GetAccountRequest, context: "Context"
     ) -> account_pb2.GetAccountResponse:
-        row = await self._store.one(fields.identifier(request.id), Caller.of(context).within)
+        row = await self._store.one(fields.identifier(request.id), Caller.current().within)
         return account_pb2.GetAccountResponse(account=_account(row))
 
     async def ListAccounts(
         self, request: account_pb2.ListAccountsRequest, context: "Context"
     ) -> account_pb2.ListAccountsResponse:
         size = paging.page_size(request.page_size)
-        rows = await self._store.page(Caller.of(context).within, size + 1, paging.read_position(request.page_token))
+        rows = await self._store.page(Caller.current().within, size + 1, paging.read_position(request.page_token))
         return account_pb2.ListAccountsResponse(
             accounts=[_account(row) for row in rows[:size]], next_page_token=paging.next_page(rows, size)
         )
@@ -63,7 +63,7 @@ class AccountService(account_service_pb2_grpc.AccountServiceServicer):
     async def UpdateAccount(
         self, request: account_pb2.UpdateAccountRequest, context: "Context"
     ) -> account_pb2.UpdateAccountResponse:
-        caller = Caller.of(context)
+        caller = Caller.current()
         row = await self._store.update(fields.identifier(request.id), caller.within, _changes(request, caller))
         await self._invalidations.account(row["id"])
         return account_pb2.UpdateAccountResponse(account=_account(row))
@@ -72,7 +72,7 @@ class AccountService(account_service_pb2_grpc.AccountServiceServicer):
         self, request: account_pb2.EraseAccountRequest, context: "Context"
     ) -> account_pb2.EraseAccountResponse:
         identifier = fields.identifier(request.id)
-        if identifier == Caller.of(context).account:
+        if identifier == Caller.current().account:
             raise fields.invalid("id", "is the account of the key that asks, which would end with it")
         row, keys = await self._erasure.erase(identifier)
         await self._invalidations.account(identifier)

@@ -22,7 +22,7 @@ class AlertService(alert_service_pb2_grpc.AlertServiceServicer):
     async def ListAlerts(
         self, request: alert_pb2.ListAlertsRequest, context: "Context"
     ) -> alert_pb2.ListAlertsResponse:
-        account = fields.account(request.account, Caller.of(context))
+        account = fields.account(request.account, Caller.current())
         size = paging.page_size(request.page_size)
         rows = await self._alerts.page(account, size + 1, paging.read_number(request.page_token))
         response = alert_pb2.ListAlertsResponse()

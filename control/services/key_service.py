@@ -38,7 +38,7 @@ class KeyService(key_service_pb2_grpc.KeyServiceServicer):
         self._environment = environment
 
     async def CreateKey(self, request: key_pb2.CreateKeyRequest, context: "Context") -> key_pb2.CreateKeyResponse:
-        caller = Caller.of(context)
+        caller = Caller.current()
         project = fields.text("project", request.project, most=NAME_CHARACTERS) or None
         wanted = NewKey(
             account=fields.account(request.account, caller) or (None if project else ACCOUNT_DEFAULT),
@@ -57,11 +57,11 @@ class KeyService(key_service_pb2_grpc.KeyServiceServicer):
         return key_pb2.CreateKeyResponse(key=_key(row), secret=made.text)
 
     async def GetKey(self, request: key_pb2.GetKeyRequest, context: "Context") -> key_pb2.GetKeyResponse:
-        row = await self._store.one(fields.identifier(request.id), Caller.of(context).within)
+        row = await self._store.one(fields.identifier(request.id), Caller.current().within)
         return key_pb2.GetKeyResponse(key=_key(row))
 
     async def ListKeys(self, request: key_pb2.ListKeysRequest, context: "Context") -> key_pb2.ListKeysResponse:
-        caller = Caller.of(context)
+        caller = Caller.current()
         size = paging.page_size(request.page_size)
         rows = await self._store.page(
             fields.account(request.account, caller),
@@ -75,7 +75,7 @@ class KeyService(key_service_pb2_grpc.KeyServiceServicer):
         )
 
     async def UpdateKey(self, request: key_pb2.UpdateKeyRequest, context: "Context") -> key_pb2.UpdateKeyResponse:
-        caller = Caller.of(context)
+        caller = Caller.current()
         row = await self._store.update(
             fields.identifier(request.id), caller.within, caller.grantable, _changes(request)
         )
@@ -83,7 +83,7 @@ class KeyService(key_service_pb2_grpc.KeyServiceServicer):
         return key_pb2.UpdateKeyResponse(key=_key(row))
 
     async def RotateKey(self, request: key_pb2.RotateKeyRequest, context: "Context") -> key_pb2.RotateKeyResponse:
-        made, caller = api_keys.generate(self._environment), Caller.of(context)
+        made, caller = api_keys.generate(self._environment), Caller.current()
         new, old = await self._store.rotate(
             fields.identifier(request.id),
             caller.within,
@@ -97,13 +97,13 @@ class KeyService(key_service_pb2_grpc.KeyServiceServicer):
         return key_pb2.RotateKeyResponse(key=_key(new), secret=made.text, replaced=_key(old))
 
     async def RevokeKey(self, request: key_pb2.RevokeKeyRequest, context: "Context") -> key_pb2.RevokeKeyResponse:
-        row = await self._store.revoke(fields.identifier(request.id), Caller.of(context).within)
+        row = await self._store.revoke(fields.identifier(request.id), Caller.current().within)
         await self._invalidations.key(row["id"])
         return key_pb2.RevokeKeyResponse(key=_key(row))
 
     async def DeleteKey(self, request: key_pb2.DeleteKeyRequest, context: "Context") -> key_pb2.DeleteKeyResponse:
         identifier = fields.identifier(request.id)
-        await self._store.delete(identifier, Caller.of(context).within)
+        await self._store.delete(identifier, Caller.current().within)
         await self._invalidations.key(identifier)
         return key_pb2.DeleteKeyResponse()
 

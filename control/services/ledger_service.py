@@ -36,7 +36,7 @@ class LedgerService(ledger_service_pb2_grpc.LedgerServiceServicer):
     async def ExportLedger(
         self, request: ledger_pb2.ExportLedgerRequest, context: "Context"
     ) -> AsyncIterator[HttpBody]:
-        account = fields.account(request.account, Caller.of(context))
+        account = fields.account(request.account, Caller.current())
         async with self._exports:
             async for lines in self._export.lines(account):
                 yield HttpBody(content_type="application/jsonl", data=write(lines))

@@ -33,7 +33,7 @@ class ProjectService(project_service_pb2_grpc.ProjectServiceServicer):
     ) -> project_pb2.CreateProjectResponse:
         row = await self._store.create(
             new_id("prj"),
-            fields.account(request.account, Caller.of(context)) or ACCOUNT_DEFAULT,
+            fields.account(request.account, Caller.current()) or ACCOUNT_DEFAULT,
             fields.text("name", request.name.strip(), least=1, most=NAME_CHARACTERS),
             fields.labels(request.labels),
             limit_fields.checked(request.limits),
@@ -44,7 +44,7 @@ class ProjectService(project_service_pb2_grpc.ProjectServiceServicer):
     async def GetProject(
         self, request: project_pb2.GetProjectRequest, context: "Context"
     ) -> project_pb2.GetProjectResponse:
-        row = await self._store.one(fields.identifier(request.id), Caller.of(context).within)
+        row = await self._store.one(fields.identifier(request.id), Caller.current().within)
         return project_pb2.GetProjectResponse(project=_project(row))
 
     async def ListProjects(
@@ -52,7 +52,7 @@ class ProjectService(project_service_pb2_grpc.ProjectServiceServicer):
     ) -> project_pb2.ListProjectsResponse:
         size = paging.page_size(request.page_size)
         rows = await self._store.page(
-            fields.account(request.account, Caller.of(context)),
+            fields.account(request.account, Caller.current()),
             size + 1,
             paging.read_position(request.page_token),
         )
@@ -63,7 +63,7 @@ class ProjectService(project_service_pb2_grpc.ProjectServiceServicer):
     async def UpdateProject(
         self, request: project_pb2.UpdateProjectRequest, context: "Context"
     ) -> project_pb2.UpdateProjectResponse:
-        row = await self._store.update(fields.identifier(request.id), Caller.of(context).within, _changes(request))
+        row = await self._store.update(fields.identifier(request.id), Caller.current().within, _changes(request))
         await self._invalidations.account(row["account"])
         return project_pb2.UpdateProjectResponse(project=_project(row))
 

@@ -33,7 +33,7 @@ class RequestService(request_service_pb2_grpc.RequestServiceServicer):
     async def GetRequest(
         self, request: request_pb2.GetRequestRequest, context: "Context"
     ) -> request_pb2.GetRequestResponse:
-        within = Caller.of(context).within
+        within = Caller.current().within
         request_id = fields.text("request_id", request.request_id, least=1, most=_REQUEST_ID_CHARACTERS)
         rows = await self._attempts.of_request(request_id)
         decision = await self._decisions.of_request(request_id)

@@ -33,7 +33,7 @@ class StatementService(statement_service_pb2_grpc.StatementServiceServicer):
     async def GetStatement(
         self, request: statement_pb2.GetStatementRequest, context: "Context"
     ) -> statement_pb2.GetStatementResponse:
-        account = fields.account(request.account, Caller.of(context))
+        account = fields.account(request.account, Caller.current())
         if account is None:
             raise fields.invalid("account", "must be set")
         start, end = _month(request.month)

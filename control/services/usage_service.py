@@ -64,7 +64,7 @@ class UsageService(usage_service_pb2_grpc.UsageServiceServicer):
         self._exports = asyncio.Semaphore(_EXPORTS_AT_ONCE)
 
     async def ExportUsage(self, request: usage_pb2.ExportUsageRequest, context: "Context") -> AsyncIterator[HttpBody]:
-        caller = Caller.of(context)
+        caller = Caller.current()
         form = _FORMATS.get(request.format)
         if form is None:
             raise fields.invalid("format", "is not a known format")
@@ -91,7 +91,7 @@ class UsageService(usage_service_pb2_grpc.UsageServiceServicer):
     async def QueryUsage(
         self, request: usage_pb2.QueryUsageRequest, context: "Context"
     ) -> usage_pb2.QueryUsageResponse:
-        caller = Caller.of(context)
+        caller = Caller.current()
         group = _GROUPS.get(request.grouping)
         if group is None:
             raise fields.invalid("grouping", "is not a known grouping")

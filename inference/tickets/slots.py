@@ -5,6 +5,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
+from hmac import compare_digest
 from typing import Protocol
 
 from uplion.billing.v1.usage_event_pb2 import UsageEvent
@@ -83,10 +84,13 @@ class SlotManager:
         self._held[held.id] = held
         self._idle.clear()
 
-    def claim(self, request_id: str, attempt: int) -> HeldTicket | None:
-        """The ticket whose run begins now; None when it was not offered here, or was given back."""
+    def claim(self, shown: Ticket) -> HeldTicket | None:
+        """The ticket whose run begins now; None when it was not offered here, was given back, or has another proof."""
+        request_id, attempt = shown.request_id, shown.attempt
         held = self._held.get(names.attempt_id(request_id, attempt))
         if held is None or held.state is not TicketState.OFFERED:
+            return None
+        if not compare_digest(held.ticket.proof, shown.proof):
             return None
         held.enter(TicketState.RUNNING)
         self._newest_attempts[request_id] = max(attempt, self._newest_attempts.get(request_id, 0))

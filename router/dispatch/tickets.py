@@ -7,6 +7,7 @@ subjects under it, so waiting for both at once costs one future and one timer, a
 import asyncio
 import json
 import logging
+import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -35,6 +36,7 @@ _BROKER_RETRY_SECONDS = 1.0
 _LOADING_RETRY_SECONDS = 5.0
 _OVERLOAD_RETRY_SECONDS = 2.0
 _ACK = "ack"
+_PROOF_BYTES = 16
 _RECONNECT_POLL_SECONDS = 0.25
 
 
@@ -279,6 +281,7 @@ def _ticket(job: Job, attempt: int, seconds: float, reply_subject: str) -> Ticke
         lane=job.lane,
         estimated_tokens=job.estimated_tokens,
         reply_subject=reply_subject,
+        proof=secrets.token_bytes(_PROOF_BYTES),
     )
     now = time.time_ns()
     ticket.publish_time.FromNanoseconds(now)

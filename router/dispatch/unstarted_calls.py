@@ -7,7 +7,7 @@ headers arrive and runs the handler in it once the message is there; what ends i
 from __future__ import annotations  # grpc's classes are generic in the stubs only
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc
@@ -17,6 +17,7 @@ from common import operations
 from common.errors import Reason, UplionError
 from common.identity import Identity
 from router.dispatch.records import Record
+from rpc.identity import caller
 from rpc.interceptors import UNREADABLE
 
 RequestT = TypeVar("RequestT")
@@ -24,7 +25,7 @@ ResponseT = TypeVar("ResponseT")
 
 
 class UnstartedCalls(grpc.aio.ServerInterceptor):
-    """Watches the calls of the operations that authz reserves for; must be the first interceptor."""
+    """Watches the calls of the operations that authz reserves for; follows the one that knows the caller."""
 
     def __init__(self, account: Callable[[Record, UplionError], None]) -> None:
         self._account = account  # for a call that ended unstarted
@@ -37,7 +38,7 @@ class UnstartedCalls(grpc.aio.ServerInterceptor):
         operation = operations.BY_RPC.get(handler_call_details.method)
         if operation is None or not operation.reserves:
             return await continuation(handler_call_details)
-        call = _Call(operation, handler_call_details.invocation_metadata, self._account)
+        call = _Call(operation, caller(), self._account)
         task = asyncio.current_task()
         assert task is not None
         task.add_done_callback(call.ended)
@@ -48,16 +49,16 @@ class UnstartedCalls(grpc.aio.ServerInterceptor):
 class _Call:
     """One call, from its headers until its handler starts."""
 
-    __slots__ = ("_account", "_metadata", "_operation", "_started")
+    __slots__ = ("_account", "_identity", "_operation", "_started")
 
     def __init__(
         self,
         operation: operations.Operation,
-        metadata: Iterable[tuple[str, str | bytes]],
+        identity: Identity,
         account: Callable[[Record, UplionError], None],
     ) -> None:
         self._operation = operation
-        self._metadata = metadata
+        self._identity = identity
         self._account = account
         self._started = False
 
@@ -80,12 +81,8 @@ class _Call:
         """The call is over."""
         if self._started:
             return
-        try:
-            identity = Identity.from_metadata(self._metadata or ())
-        except UplionError:
-            return  # never admitted
         if task.cancelling():  # the library swallows the cancellation
             error = UplionError(Reason.CANCELLED, "The client closed the connection.")
         else:
             error = UplionError(Reason.INVALID_REQUEST, "The call ended before it was a whole request.")
-        self._account(Record(identity, self._operation), error)
+        self._account(Record(self._identity, self._operation), error)

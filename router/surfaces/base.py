@@ -1,17 +1,14 @@
 """The life of every call, whatever its dialect: it begins, is recorded, has its error translated, and ends."""
 
 import asyncio
-import dataclasses
 import logging
 import time
-import uuid
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import grpc.aio
 
 from common import telemetry
 from common.errors import Reason, UplionError
-from common.identity import Identity
 from common.operations import Operation
 from router import metrics
 from router.dispatch.attempt_registry import AttemptRegistry
@@ -19,6 +16,7 @@ from router.dispatch.records import Record
 from router.dispatch.releases import Releases
 from router.dispatch.request_metrics import RequestMetrics
 from router.surfaces.arrivals import Arrivals
+from rpc.identity import caller
 from rpc.interceptors import internal_error
 
 logger = logging.getLogger(__name__)
@@ -36,15 +34,6 @@ class Call(Protocol[ResultT_co]):
 
     async def refuse(self, error: UplionError) -> ResultT_co:
         """Gives the client the error in its dialect: as an answer, at the end of a stream, or by raising it."""
-
-
-def caller(context: Context) -> Identity:
-    """Who calls; raises PERMISSION_DENIED unless authz admitted the call."""
-    identity = Identity.from_metadata(context.invocation_metadata() or ())
-    if not identity.request_id:  # no edge in front, as in tests: the ledger still needs a unique key
-        identity = dataclasses.replace(identity, request_id=str(uuid.uuid4()))
-        telemetry.request_id.set(identity.request_id)
-    return identity
 
 
 async def write(context: Context, message: object) -> None:
@@ -66,10 +55,7 @@ class CallLifecycle:
 
     async def serve(self, operation: Operation, context: Context, call: Call[ResultT]) -> ResultT:
         """Carries one call from its caller's identity to its log line. `operation` runs a model."""
-        try:
-            record = Record(caller(context), operation)
-        except UplionError as unknown:
-            return await call.refuse(unknown)
+        record = Record(caller(), operation)
         error: UplionError | None = None
         self._arrivals.add(record.identity.reservation)
         self._begin()

@@ -14,8 +14,8 @@ from ledger import limits
 from messaging.bus import connect_bus
 from tests.chaos.crowd import Told
 from tests.kit.platform import Platform
-from tests.kit.spool import spooled
 from tests.kit.until import until
+from tests.kit.usage_events import spooled
 
 _QUIET_SECONDS = 180.0
 

@@ -20,7 +20,7 @@ from common import names
 from messaging.bus import connect_bus
 from tests.kit.platform import Platform
 from tests.kit.until import until_sync
-from tests.kit.usage_stream import all_acknowledged
+from tests.kit.usage_events import all_acknowledged
 
 MODELS = ("same-euro", "same-dollar", "same-unpriced")
 TOKENS = ("input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens", "reasoning_tokens")

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -48,6 +49,7 @@ class FakeRouter:
             model=model or self.model,
             lane=names.LANE_DEFAULT,
             reply_subject=self.subject,
+            proof=os.urandom(16),
         )
         ticket.publish_time.FromNanoseconds(time.time_ns())
         ticket.deadline.FromNanoseconds(time.time_ns() + int(seconds * 1e9))

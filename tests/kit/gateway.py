@@ -15,6 +15,7 @@ import grpc
 
 from tests.kit.envoy import PATIENCE_SECONDS, EdgeProcess, Reply, edge_settings, raw, request
 from tests.kit.issuer import Issuer
+from tests.kit.proof import PROOF_KEYS
 from tests.kit.services import ServiceProcess
 
 PEPPER = "a pepper that must not be found in any log"
@@ -110,6 +111,7 @@ def start(postgres_url: str, redis_url: str, nats_url: str, issuer: Issuer, fold
         "REDIS_URL": redis_url,
         "NATS_URL": nats_url,
         "UPLION_PEPPERS": f"1:{PEPPER}",
+        "UPLION_PROOF_KEYS": ",".join(PROOF_KEYS),
         "UPLION_CONTROL_BOOTSTRAP_FILE": str(folder / "keys.json"),
         "UPLION_AUTHZ_ISSUERS_FILE": str(folder / "issuers.yaml"),
         "UPLION_AUTHZ_KEY_TTL_SECONDS": str(KEY_TTL_SECONDS),

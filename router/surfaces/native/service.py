@@ -12,7 +12,7 @@ from common.operations import OPERATIONS, Dialect
 from router.dispatch.jobs import Job
 from router.dispatch.records import Record
 from router.dispatch.routing_table import RoutingTable
-from router.surfaces.base import CallLifecycle, Context, caller
+from router.surfaces.base import CallLifecycle, Context
 from router.surfaces.native.parse import chat_job, completion_job, embedding_job
 from router.surfaces.native.write import ChatSink, CompletionSink, chat_response, completion_response, embed_response
 from router.surfaces.relay import Relay, Sink
@@ -105,7 +105,6 @@ class NativeService(inference_service_pb2_grpc.InferenceServiceServicer):
         return await self._lifecycle.serve(_OPERATIONS["Embed"], context, call)
 
     async def ListModels(self, request: model_pb2.ListModelsRequest, context: Context) -> model_pb2.ListModelsResponse:
-        caller(context)
         if request.page_size < 0:
             raise UplionError(Reason.INVALID_REQUEST, "'page_size' must not be negative.", param="page_size")
         size = min(request.page_size or _PAGE, _MAX_PAGE)

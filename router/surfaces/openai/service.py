@@ -19,7 +19,7 @@ from common.operations import OPERATIONS, Dialect, Operation
 from router.dispatch.records import Record
 from router.dispatch.routing_table import RoutingTable
 from router.settings import RouterSettings
-from router.surfaces.base import CallLifecycle, Context, caller, write
+from router.surfaces.base import CallLifecycle, Context, write
 from router.surfaces.http_body import CONTENT_STREAM, answer_error, answer_json, http_body
 from router.surfaces.openai import write as frames
 from router.surfaces.openai.parse import PARSERS, OpenAIRequest
@@ -126,7 +126,6 @@ class OpenAIService:
 
     async def _list_models(self, operation: Operation, data: bytes, context: Context) -> None:
         try:
-            caller(context)
             routes = self._models.snapshot.routes.values()
             body = frames.model_list_json(sorted((route.name, route.created) for route in routes))
             await answer_json(context, body)
@@ -135,7 +134,6 @@ class OpenAIService:
 
     async def _get_model(self, operation: Operation, data: bytes, context: Context) -> None:
         try:
-            caller(context)
             route = self._models.snapshot.route(_parsed(GetModelRequest, data).model)
             body = frames.model_json(route.name, route.created)
             await answer_json(context, body)

@@ -23,6 +23,7 @@ from credentials import api_keys
 from ledger.limits import Limit
 from tests.integration.authz.rules import as_json
 from tests.kit import services
+from tests.kit.proof import PROOF_KEYS
 from tests.kit.until import until
 
 PEPPER = b"test pepper"
@@ -213,6 +214,7 @@ def settings(database: tuple[str, asyncpg.Connection], redis_url: str, nats_url:
         redis_url=redis_url,
         nats_url=nats_url,
         peppers=(f"p1:{PEPPER.decode()}",),
+        proof_keys=PROOF_KEYS,
         limits_seconds=30.0,  # no busy machine reaches it
         lookup_seconds=30.0,
         unknown_ttl_seconds=60.0,

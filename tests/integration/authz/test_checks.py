@@ -26,7 +26,8 @@ async def test_a_known_key_is_admitted_with_identity_headers_and_its_credential_
     assert answer.headers["x-uplion-reservation"]
     assert answer.limits == {}
     assert answer.headers.keys() == {
-        f"x-uplion-{name}" for name in ("account", "key", "project", "scopes", "reservation", "model", "tier", "limits")
+        f"x-uplion-{name}"
+        for name in ("account", "key", "project", "scopes", "reservation", "model", "tier", "limits", "proof")
     }
     assert all(option.append_action == 2 for option in answer.response.ok_response.headers)
     assert set(answer.response.ok_response.headers_to_remove) == {"authorization", "x-api-key", "api-key"}

@@ -22,7 +22,7 @@ from ledger import hash_chain
 from messaging.bus import Bus, connect_bus
 from tests.kit.services import running
 from tests.kit.until import until
-from tests.kit.usage_stream import all_acknowledged
+from tests.kit.usage_events import all_acknowledged
 
 _WAIT_SECONDS = 60.0
 

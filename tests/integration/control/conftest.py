@@ -19,6 +19,7 @@ from common.names import HEADER_ACCOUNT, HEADER_KEY, HEADER_SCOPES, SCOPE_ADMIN
 from control.app import main
 from control.settings import ControlSettings
 from messaging.bus import Bus, connect_bus
+from tests.kit.proof import PROOF_KEYS, ProvenChannel
 from tests.kit.services import running
 
 Metadata = tuple[tuple[str, str], ...]
@@ -39,7 +40,7 @@ class Control:
     """A control service under test."""
 
     address: str
-    channel: grpc.aio.Channel
+    channel: Any
     accounts: Any = field(init=False)
     keys: Any = field(init=False)
     models: Any = field(init=False)
@@ -67,12 +68,14 @@ class Control:
 @asynccontextmanager
 async def run_control(settings: ControlSettings) -> AsyncIterator[Control]:
     async with running(main, settings) as service, grpc.aio.insecure_channel(service.address) as channel:
-        yield Control(service.address, channel)
+        yield Control(service.address, ProvenChannel(channel))
 
 
 @pytest.fixture
 def settings(postgres_database: str, nats_url: str) -> ControlSettings:
-    return ControlSettings(postgres_url=postgres_database, nats_url=nats_url, peppers=PEPPERS, grace_seconds=1.0)
+    return ControlSettings(
+        postgres_url=postgres_database, nats_url=nats_url, peppers=PEPPERS, proof_keys=PROOF_KEYS, grace_seconds=1.0
+    )
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ def authz_settings(settings, redis_url):
         redis_url=redis_url,
         nats_url=settings.nats_url,
         peppers=settings.peppers,
+        proof_keys=settings.proof_keys,
         limits_seconds=30.0,
         lookup_seconds=30.0,
         key_ttl_seconds=600.0,

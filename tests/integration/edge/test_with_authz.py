@@ -13,6 +13,7 @@ from authz.settings import AuthzSettings
 from common.settings import dump
 from control.schema.migrate import migrate
 from credentials import api_keys
+from tests.kit.proof import PROOF_KEYS
 from tests.kit.services import ServiceProcess
 
 CHAT = b'{"model":"m","max_tokens":5}'
@@ -56,6 +57,7 @@ def real(
         redis_url=redis_url,
         nats_url=nats_url,
         peppers=("p1:test pepper",),
+        proof_keys=PROOF_KEYS,
         limits_seconds=10.0,
         lookup_seconds=10.0,
     )

@@ -11,8 +11,8 @@ from uplion.billing.v1.usage_event_pb2 import AttemptStatus
 
 from common import names
 from tests.kit.fake_router import fake_router, manifest_file
-from tests.kit.spool import spooled
 from tests.kit.until import until
+from tests.kit.usage_events import spooled
 
 SECONDS = 40.0
 

@@ -104,7 +104,7 @@ async def test_another_queue_serves_its_tickets_in_its_own_order(nats_url):
         source.second += [tickets[0].SerializeToString(), b"\xff\xff not a ticket", tickets[1].SerializeToString()]
         async with intake_of(source, slots, router) as intake:
             await offers[0]
-            held = slots.claim(tickets[0].request_id, 1)
+            held = slots.claim(tickets[0])
             assert held is not None
             await source.put(source.first, tickets[2].SerializeToString())
             assert not offers[2].done(), "the one slot is taken"

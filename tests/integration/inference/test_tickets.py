@@ -78,6 +78,11 @@ async def test_a_run_that_was_not_offered_is_refused(start_worker):
     offer, _ = await router.offer(request.ticket)
     stub = router.stub(offer)
     assert await status_of(stub.Run(router.chat())) == grpc.StatusCode.FAILED_PRECONDITION
+    proof = request.ticket.proof
+    for shown in (b"", bytes(16), proof[:-1], proof + b"\0"):
+        request.ticket.proof = shown
+        assert await status_of(stub.Run(request)) == grpc.StatusCode.FAILED_PRECONDITION, "no proof of the ticket"
+    request.ticket.proof = proof
     assert await status_of(stub.Run(request)) == grpc.StatusCode.OK
     assert await status_of(stub.Run(request)) == grpc.StatusCode.FAILED_PRECONDITION, "once is enough"
     assert (await router.usage(request.ticket.request_id)).status == AttemptStatus.ATTEMPT_STATUS_COMPLETED

@@ -21,8 +21,8 @@ from common import names
 from messaging.bus import Bus, connect_bus
 from messaging.inbox import Inbox
 from messaging.outbox import Outbox
-from tests.kit.spool import spooled
 from tests.kit.until import until
+from tests.kit.usage_events import spooled
 
 SECONDS = 40.0
 MANY = 1 << 20

@@ -19,6 +19,7 @@ from common.names import HEADER_REQUEST_ID, KV_MODELS, STREAM_TASKS, token
 from messaging.bus import Bus, connect_bus
 from router.app import main
 from router.settings import RouterSettings
+from tests.kit.proof import PROOF_KEYS, ProvenChannel
 from tests.kit.scripted_worker import ScriptedWorker
 from tests.kit.services import running
 from tests.kit.tcp_proxy import TcpProxy
@@ -31,7 +32,7 @@ _STEP_SECONDS = 60.0
 class Client:
     """Calls the router as Envoy does."""
 
-    channel: grpc.aio.Channel
+    channel: Any
     identity: Identity
 
     def metadata(self, **changes: Any) -> tuple[tuple[str, str], ...]:
@@ -109,7 +110,11 @@ def start_world(nats_url: str) -> Callable[..., Any]:
     ) -> AsyncIterator[World]:
         model = f"m-{uuid.uuid4().hex[:10]}"
         settings = RouterSettings(
-            nats_url=url, drain_seconds=0.0, grace_seconds=10.0, **{"publish_seconds": 30.0, **changes}
+            nats_url=url,
+            proof_keys=PROOF_KEYS,
+            drain_seconds=0.0,
+            grace_seconds=10.0,
+            **{"publish_seconds": 30.0, **changes},
         )
         usage: list[billing.UsageEvent] = []
         async with AsyncExitStack() as stack:
@@ -148,7 +153,9 @@ def start_world(nats_url: str) -> Callable[..., Any]:
             router = await stack.enter_async_context(running(main, settings))
             channel = await stack.enter_async_context(grpc.aio.insecure_channel(router.address))
             identity = Identity("acme", "key1", "res1", model, "default", 64, 120.0, "")
-            yield World(bus, model, Client(channel, identity), usage, router.stop, router.task, start_worker)
+            yield World(
+                bus, model, Client(ProvenChannel(channel), identity), usage, router.stop, router.task, start_worker
+            )
 
     return start
 

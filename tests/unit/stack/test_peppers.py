@@ -3,7 +3,7 @@
 import pytest
 
 from common.settings import SettingsError
-from credentials.peppers import read
+from credentials.shared_secrets import read
 from stack import peppers
 from stack.errors import StackError
 from stack.state import State

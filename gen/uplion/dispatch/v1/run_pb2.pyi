@@ -142,7 +142,7 @@ class RunRequest(_message.Message):
     """
     @_builtins.property
     def ticket(self) -> _ticket_pb2.Ticket:
-        """The ticket this run belongs to: request id and attempt must be the ones offered."""
+        """The ticket this run belongs to: request id, attempt and proof must be the ones offered."""
 
     @_builtins.property
     def chat(self) -> Global___ChatInput:

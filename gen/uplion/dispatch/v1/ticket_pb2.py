@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fuplion/dispatch/v1/ticket.proto\x12\x12uplion.dispatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"Z\n\x06\x43\x61ller\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x13\n\x0breservation\x18\x03 \x01(\t\x12\x0c\n\x04tier\x18\x04 \x01(\t\x12\x0f\n\x07project\x18\x05 \x01(\t\"\x87\x02\n\x06Ticket\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12*\n\x06\x63\x61ller\x18\x03 \x01(\x0b\x32\x1a.uplion.dispatch.v1.Caller\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0c\n\x04lane\x18\x05 \x01(\t\x12,\n\x08\x64\x65\x61\x64line\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x65stimated_tokens\x18\x07 \x01(\r\x12\x15\n\rreply_subject\x18\x08 \x01(\t\x12\x30\n\x0cpublish_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"P\n\x05Offer\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x11\n\tworker_id\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fuplion/dispatch/v1/ticket.proto\x12\x12uplion.dispatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"Z\n\x06\x43\x61ller\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x13\n\x0breservation\x18\x03 \x01(\t\x12\x0c\n\x04tier\x18\x04 \x01(\t\x12\x0f\n\x07project\x18\x05 \x01(\t\"\x96\x02\n\x06Ticket\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12*\n\x06\x63\x61ller\x18\x03 \x01(\x0b\x32\x1a.uplion.dispatch.v1.Caller\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0c\n\x04lane\x18\x05 \x01(\t\x12,\n\x08\x64\x65\x61\x64line\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x65stimated_tokens\x18\x07 \x01(\r\x12\x15\n\rreply_subject\x18\x08 \x01(\t\x12\x30\n\x0cpublish_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05proof\x18\n \x01(\x0c\"P\n\x05Offer\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x11\n\tworker_id\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,7 +35,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CALLER']._serialized_start=88
   _globals['_CALLER']._serialized_end=178
   _globals['_TICKET']._serialized_start=181
-  _globals['_TICKET']._serialized_end=444
-  _globals['_OFFER']._serialized_start=446
-  _globals['_OFFER']._serialized_end=526
+  _globals['_TICKET']._serialized_end=459
+  _globals['_OFFER']._serialized_start=461
+  _globals['_OFFER']._serialized_end=541
 # @@protoc_insertion_point(module_scope)

@@ -70,6 +70,7 @@ class Ticket(_message.Message):
     ESTIMATED_TOKENS_FIELD_NUMBER: _builtins.int
     REPLY_SUBJECT_FIELD_NUMBER: _builtins.int
     PUBLISH_TIME_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The platform's id for the request."""
     attempt: _builtins.int
@@ -82,6 +83,10 @@ class Ticket(_message.Message):
     """Prompt and answer, guessed from sizes."""
     reply_subject: _builtins.str
     """Core NATS subject for the Offer."""
+    proof: _builtins.bytes
+    """Random, 16 bytes, new for each attempt: its worker runs it only for who shows them in Run. Unset means that the
+    router is of a version before this field; then none is asked for.
+    """
     @_builtins.property
     def caller(self) -> Global___Caller:
         """Who pays."""
@@ -106,10 +111,11 @@ class Ticket(_message.Message):
         estimated_tokens: _builtins.int = ...,
         reply_subject: _builtins.str = ...,
         publish_time: _timestamp_pb2.Timestamp | None = ...,
+        proof: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["caller", b"caller", "deadline", b"deadline", "publish_time", b"publish_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "caller", b"caller", "deadline", b"deadline", "estimated_tokens", b"estimated_tokens", "lane", b"lane", "model", b"model", "publish_time", b"publish_time", "reply_subject", b"reply_subject", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "caller", b"caller", "deadline", b"deadline", "estimated_tokens", b"estimated_tokens", "lane", b"lane", "model", b"model", "proof", b"proof", "publish_time", b"publish_time", "reply_subject", b"reply_subject", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -47,7 +47,8 @@ class WorkerServiceServicer(object):
     """
 
     def Run(self, request, context):
-        """Runs the request whose ticket this worker offered to take. FAILED_PRECONDITION: not offered, or taken back.
+        """Runs the request whose ticket this worker offered to take. FAILED_PRECONDITION: not offered, taken back, or
+        without the ticket's proof.
         Cancelling the call stops the engine; what was counted until then is billed by the worker.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

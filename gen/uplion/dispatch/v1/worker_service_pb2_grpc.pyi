@@ -34,7 +34,8 @@ class WorkerServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> WorkerServiceAsyncStub: ...
     Run: _grpc.UnaryStreamMultiCallable[_run_pb2.RunRequest, _run_pb2.RunEvent]
-    """Runs the request whose ticket this worker offered to take. FAILED_PRECONDITION: not offered, or taken back.
+    """Runs the request whose ticket this worker offered to take. FAILED_PRECONDITION: not offered, taken back, or
+    without the ticket's proof.
     Cancelling the call stops the engine; what was counted until then is billed by the worker.
     """
 
@@ -44,7 +45,8 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Run: _aio.UnaryStreamMultiCallable[_run_pb2.RunRequest, _run_pb2.RunEvent]  # type: ignore[assignment]
-    """Runs the request whose ticket this worker offered to take. FAILED_PRECONDITION: not offered, or taken back.
+    """Runs the request whose ticket this worker offered to take. FAILED_PRECONDITION: not offered, taken back, or
+    without the ticket's proof.
     Cancelling the call stops the engine; what was counted until then is billed by the worker.
     """
 
@@ -57,7 +59,8 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _run_pb2.RunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_run_pb2.RunEvent], _abc.AsyncIterator[_run_pb2.RunEvent]]:
-        """Runs the request whose ticket this worker offered to take. FAILED_PRECONDITION: not offered, or taken back.
+        """Runs the request whose ticket this worker offered to take. FAILED_PRECONDITION: not offered, taken back, or
+        without the ticket's proof.
         Cancelling the call stops the engine; what was counted until then is billed by the worker.
         """
 

@@ -83,7 +83,7 @@ def test_every_method_of_the_contract_has_its_scope_and_its_door():
 @pytest.mark.parametrize("metadata", [(), ((names.HEADER_ACCOUNT, "default"),), ((names.HEADER_KEY, "k"),)])
 async def test_no_method_answers_a_call_that_did_not_pass_the_gateway(control, metadata):
     for method in every_method():
-        refused = await control.refusal(method.on(control.channel), method.request(), metadata)
+        refused = await control.refusal(method.on(control.channel.bare), method.request(), metadata)
         assert refused.reason is Reason.PERMISSION_DENIED, method
 
 

@@ -23,6 +23,7 @@ from router.dispatch.attempts import ACCOUNTING, Fallback, Publisher, State
 from router.settings import RouterSettings
 from rpc.interceptors import abort
 from tests.integration.router.conftest import Client
+from tests.kit.proof import PROOF_KEYS, ProvenChannel
 from tests.kit.scripted_worker import hello, word
 from tests.kit.services import ServiceProcess
 from tests.kit.until import until
@@ -123,11 +124,11 @@ async def test_a_router_that_dies_leaves_the_attempt_to_a_worker(
 ) -> None:
     async with start_world(worker=False) as world:
         worker = None if state is State.QUEUED else await world.start_worker(script=script_of(state))
-        settings = replace(RouterSettings(nats_url=nats_url), publish_seconds=30.0)
+        settings = replace(RouterSettings(nats_url=nats_url, proof_keys=PROOF_KEYS), publish_seconds=30.0)
         router = await asyncio.to_thread(ServiceProcess, "router", environment=dump(settings), folder=tmp_path)
         try:
             async with grpc.aio.insecure_channel(router.address) as channel:
-                client = Client(channel, world.client.identity)
+                client = Client(ProvenChannel(channel), world.client.identity)
                 call = client.open(CHAT, body(world.model), request_id=world.model)
                 reading = asyncio.create_task(call.read())
                 if worker is None:

@@ -11,7 +11,8 @@ from google.api.httpbody_pb2 import HttpBody
 from uplion.dispatch.v1 import run_pb2
 
 from common.operations import Operation
-from router.surfaces.base import CallLifecycle, caller
+from router.surfaces.base import CallLifecycle
+from rpc.identity import caller
 from tests.integration.router.dispatch.scripts import chat, done, forever, one, text
 from tests.kit.until import until
 
@@ -125,7 +126,7 @@ async def test_every_admitted_request_ends_in_a_last_usage_event(
     serve = CallLifecycle.serve
 
     async def noting(self: CallLifecycle, operation: Operation, context: Any, call: Any) -> Any:
-        admitted.append(caller(context).request_id)
+        admitted.append(caller().request_id)
         return await serve(self, operation, context, call)
 
     monkeypatch.setattr(CallLifecycle, "serve", noting)

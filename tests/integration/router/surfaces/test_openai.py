@@ -7,6 +7,7 @@ from base64 import b64decode
 from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc.aio
 import pytest
 from prometheus_client import REGISTRY, generate_latest
 from uplion.billing.v1 import usage_event_pb2 as billing
@@ -14,7 +15,7 @@ from uplion.dispatch.v1 import run_pb2
 from uplion.inference.v1 import sampling_pb2
 from uplion.openai.v1.openai_service_pb2 import GetModelRequest
 
-from common.errors import Reason, UplionError, grpc_status
+from common.errors import Reason, UplionError, from_rpc_error, grpc_status
 from tests.kit.until import until
 
 CANARY = "canary-7f3a"
@@ -177,8 +178,9 @@ async def test_a_refusal_is_an_openai_error_and_one_usage_event(
 
 async def test_a_call_that_did_not_pass_authz_is_refused(world: Any) -> None:
     for method in ("CreateChatCompletion", "ListModels", "GetModel"):
-        status, _, data, _ = await world.client.post(method, b"", account="")
-        assert (status, json.loads(data)["error"]["code"]) == (403, "permission_denied")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await world.client.post(method, b"", account="")
+        assert from_rpc_error(caught.value).reason is Reason.PERMISSION_DENIED
 
 
 @pytest.mark.parametrize(

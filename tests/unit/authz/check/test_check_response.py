@@ -9,6 +9,7 @@ from authz.check.check_response import admitted
 from authz.limits.rate_limit_status import LimitStatus, RateLimitStatus
 from common.identity import Identity
 from ledger.limits import Limit, Rule
+from tests.kit.proof import PROOFS
 
 words = st.text(max_size=300)
 counts = st.integers(0, 1 << 53)
@@ -19,12 +20,14 @@ def test_every_header_arrives(account: str, key: str, model: str, cap: int | Non
     identity = Identity(account, key, "r-1", model, "default", cap, 600.0, "id", "prj", "key/tokens/day", True)
     requests = LimitStatus(Rule("account", account, Limit("requests", "minute", amount)), amount, reset)
     tokens = LimitStatus(Rule("key", key, Limit("tokens", "life", amount)), 7, None)
-    data = admitted(Admission(identity, RateLimitStatus(requests, tokens)))
+    data = admitted(Admission(identity, RateLimitStatus(requests, tokens)), "/p.S/M", PROOFS)
     response = auth.CheckResponse.FromString(data)
     assert response.HasField("status")
     assert response.status.code == 0
     ok = response.ok_response
-    assert [(option.header.key, option.header.value) for option in ok.headers] == identity.to_headers()
+    *headers, (name, proof) = [(option.header.key, option.header.value) for option in ok.headers]
+    assert headers == identity.to_headers()
+    assert (name, len(proof.split(".")[-1])) == ("x-uplion-proof", 32)
     assert all(option.append_action == 2 and option.keep_empty_value for option in ok.headers)
     assert list(ok.headers_to_remove) == ["authorization", "x-api-key", "api-key"]
     told = {option.header.key: option.header.value for option in ok.response_headers_to_add}

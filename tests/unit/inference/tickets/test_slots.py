@@ -52,9 +52,16 @@ class FakeOffer:
         self.closed = True
 
 
-def held_in(slots: SlotManager, request_id: str = "r", attempt: int = 1) -> Any:
+PROOF = bytes(range(16))
+
+
+def ticket(request_id: str = "r", attempt: int = 1, proof: bytes = PROOF) -> Ticket:
+    return Ticket(request_id=request_id, attempt=attempt, proof=proof)
+
+
+def held_in(slots: SlotManager, request_id: str = "r", attempt: int = 1, proof: bytes = PROOF) -> Any:
     delivery: Any = FakeDelivery()
-    held = HeldTicket(Ticket(request_id=request_id, attempt=attempt), delivery, offer=FakeOffer())
+    held = HeldTicket(ticket(request_id, attempt, proof), delivery, offer=FakeOffer())
     slots.hold(held)
     return held
 
@@ -65,10 +72,10 @@ async def test_a_ticket_is_acknowledged_once_its_event_is_stored():
     held = held_in(slots)
     offer = held.offer
     assert (slots.free, slots.busy, held.state) == (1, 1, TicketState.OFFERED)
-    claimed: Any = slots.claim("r", 1)
+    claimed: Any = slots.claim(ticket())
     assert claimed is held
     assert (slots.free, held.state, offer.closed) == (1, TicketState.RUNNING, True)
-    assert slots.claim("r", 1) is None, "a run is opened once"
+    assert slots.claim(ticket()) is None, "a run is opened once"
     slots.settle(held, UsageEvent())
     slots.settle(held, UsageEvent())
     assert (slots.free, slots.busy, held.state) == (2, 0, TicketState.SETTLING)
@@ -95,7 +102,7 @@ async def test_an_offer_that_is_given_back_cannot_be_run():
     offer = held.offer
     await slots.give_back(held, 1.0)
     assert (held.delivery.given_back_seconds, offer.closed, slots.free) == (1.0, True, 1)
-    assert slots.claim("r", 1) is None
+    assert slots.claim(ticket()) is None
 
 
 def test_no_slot_is_free_while_draining_or_while_usage_cannot_be_stored():
@@ -128,7 +135,7 @@ def test_an_attempt_that_ran_here_supersedes_the_older_ones():
     slots = SlotManager(2, FakeOutbox())
     held_in(slots, "r", 2)
     assert not slots.superseded(Ticket(request_id="r", attempt=2)), "it was offered, and did not run"
-    assert slots.claim("r", 2)
+    assert slots.claim(ticket("r", 2))
     assert slots.superseded(Ticket(request_id="r", attempt=1))
     assert slots.superseded(Ticket(request_id="r", attempt=2))
     assert not slots.superseded(Ticket(request_id="r", attempt=3))
@@ -152,3 +159,19 @@ def test_a_state_is_never_entered_twice():
     held.enter(TicketState.SETTLING)
     with pytest.raises(AssertionError, match="settling cannot become running"):
         held.enter(TicketState.RUNNING)
+
+
+@pytest.mark.parametrize("shown", [b"", PROOF[:-1], PROOF + b"\0", bytes(16), PROOF[::-1]])
+def test_a_ticket_is_run_for_who_shows_its_proof_alone(shown):
+    slots = SlotManager(1, FakeOutbox())
+    held = held_in(slots)
+    assert slots.claim(ticket(proof=shown)) is None
+    assert held.state is TicketState.OFFERED, "a stranger takes nothing away"
+    assert slots.claim(ticket()) is held
+
+
+def test_a_ticket_of_a_router_that_knew_no_proof_is_run_without():
+    slots = SlotManager(1, FakeOutbox())
+    held = held_in(slots, proof=b"")
+    assert slots.claim(ticket()) is None
+    assert slots.claim(ticket(proof=b"")) is held

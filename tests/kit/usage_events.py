@@ -1,4 +1,7 @@
-"""What tests ask of the USAGE stream."""
+"""What tests ask of usage events on their way: of the USAGE stream, and of a spool's folder."""
+
+import sqlite3
+from pathlib import Path
 
 import nats.errors
 
@@ -18,3 +21,16 @@ async def all_acknowledged(bus: Bus) -> bool:
         return False
     delivered = info.delivered.stream_seq if info.delivered else 0
     return delivered >= last and not info.num_pending and not info.num_ack_pending
+
+
+def spooled(folder: Path) -> int:
+    """How many records of all processes have not been published yet; takes none."""
+    count = 0
+    for path in folder.glob("usage.*.sqlite3"):
+        database = sqlite3.connect(path, timeout=10)
+        try:
+            if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'records'").fetchall():
+                count += database.execute("SELECT count(*) FROM records").fetchone()[0]
+        finally:
+            database.close()
+    return count
