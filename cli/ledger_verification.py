@@ -61,7 +61,7 @@ def verify(lines: Iterable[str], public_keys: Sequence[bytes] = ()) -> Report:
     for number, line in enumerate(lines, start=1):
         try:
             verifier.take(json.loads(line))
-        except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as problem:
             verifier.report.problem(f"line {number} cannot be read: {type(problem).__name__}")
     verifier.finish()
     return verifier.report

@@ -19,7 +19,6 @@ from uplion.control.v1.options_pb2 import AdminScope, required_scope
 
 from common import names
 
-_VARIABLE = re.compile(r"\{\w+\}")
 PACKAGE = "uplion.control.v1"
 _SCOPES = {
     AdminScope.ADMIN_SCOPE_READ: names.SCOPE_ADMIN_READ,

@@ -15,6 +15,9 @@ from msgspec import Meta
 from common import names
 
 API_VERSION = "model.youxam.com/v1alpha1"
+_MOST_BYTES = 1 << 20  # of a file; the next two are a text's
+_MOST_NESTED = 50
+_MOST_EVENTS = 50_000
 
 Count = Annotated[int, Meta(ge=0, le=10_000)]
 Positive = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -86,8 +89,8 @@ class ManifestError(ValueError):
 def load(path: Path) -> list[AIModel]:
     """Reads a file; a `spec.model` that is a folder beside the file becomes its absolute path."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
+        text = read_yaml(path)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
         raise ManifestError([f"{path}: cannot be read: {problem}"]) from problem
     return [_anchored(model, path.parent) for model in parse(text, str(path))]
 
@@ -97,6 +100,7 @@ def parse(text: str, source: str) -> list[AIModel]:
     models: list[AIModel] = []
     problems: list[str] = []
     try:
+        check_yaml(text)
         nodes = [node for node in yaml.compose_all(text, Loader=yaml.CSafeLoader) if node is not None]
     except yaml.YAMLError as problem:
         raise ManifestError([_marked(problem, source, 1)]) from problem
@@ -144,6 +148,33 @@ def from_entry(key: str, data: bytes) -> AIModel:
     return model
 
 
+def read_yaml(path: Path) -> str:
+    """A file's text; raises OSError, UnicodeDecodeError, or YAMLError for one that is too large."""
+    with path.open("rb") as file:
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise yaml.YAMLError(f"larger than {_MOST_BYTES >> 20} MiB")
+    return data.decode("utf-8-sig")
+
+
+def check_yaml(text: str) -> None:
+    """Raises YAMLError for a text that is nested too deeply, or too large; it names the place.
+
+    To be called before a text is loaded: PyYAML recurses without a bound, and its C part then ends the process. The
+    parser's events, which are counted here, come without recursion.
+    """
+    depth = 0
+    for count, event in enumerate(yaml.parse(text, Loader=yaml.CSafeLoader)):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        problem = "nested too deeply" if depth > _MOST_NESTED else "too large" if count > _MOST_EVENTS else ""
+        if problem:
+            mark = event.start_mark
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)  # type: ignore[arg-type]  # C's mark too
+
+
 def _anchored(model: AIModel, folder: Path) -> AIModel:
     candidate = (folder / model.spec.model).resolve()
     if model.spec.type == "local" and candidate.is_dir():
@@ -157,6 +188,8 @@ def _plain(node: yaml.Node) -> object:
         if isinstance(child, yaml.MappingNode):
             seen: set[str] = set()
             for key, _ in child.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    raise yaml.MarkedYAMLError(problem="a key must be text", problem_mark=key.start_mark)
                 if key.value in seen:
                     raise yaml.MarkedYAMLError(problem=f"{key.value!r} is given twice", problem_mark=key.start_mark)
                 seen.add(key.value)
@@ -185,7 +218,8 @@ def _walk(node: yaml.Node) -> list[yaml.Node]:
 
 def _marked(problem: Exception, source: str, line: int) -> str:
     mark = getattr(problem, "problem_mark", None)
-    return f"{source}:{mark.line + 1 if mark else line}: not valid YAML: {getattr(problem, 'problem', problem)}"
+    text = str(getattr(problem, "problem", problem)).partition("\n")[0]
+    return f"{source}:{mark.line + 1 if mark else line}: not valid YAML: {text}"
 
 
 def _located(problem: str, node: yaml.Node, source: str) -> str:

@@ -27,6 +27,7 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
     balance: int | None = None  # what it had left then
     clears_at: datetime | None = None  # None: never by itself, or not known
     shadow: bool = False  # the request went on
+    retry_after_seconds: float | None = None  # as the answer said; None: it named no time
 
 
 # Unix times are read too.

@@ -17,7 +17,7 @@ from authz.metrics import AUTHZ_DECISIONS_DROPPED
 from authz.request_facts import RequestFacts
 from common import names
 from common.boundary import Boundary
-from common.errors import Reason, UplionError
+from common.errors import UplionError
 from common.metrics import OBSERVATIONS_FAILED
 from messaging.bus import Bus
 from messaging.decisions import Decision, encode
@@ -39,13 +39,13 @@ class DecisionLog:
     def refused(self, record: KeyRecord, request: RequestFacts, error: UplionError) -> None:
         """A request of a known key was refused."""
         with _observing:
-            decision = _decision(record, request, error.reason)
+            decision = _decision(record, request, error)
             self._queue(_by_rule(decision, error.violation) if isinstance(error, LimitError) else decision)
 
     def shadow(self, record: KeyRecord, request: RequestFacts, refusal: LimitError) -> None:
         """A rule in shadow would have refused the request, which was admitted."""
         with _observing:
-            self._queue(_by_rule(_decision(record, request, refusal.reason), refusal.violation, shadow=True))
+            self._queue(_by_rule(_decision(record, request, refusal), refusal.violation, shadow=True))
 
     async def run(self) -> None:
         """Publishes until cancelled."""
@@ -77,15 +77,16 @@ class DecisionLog:
         self._more.set()
 
 
-def _decision(record: KeyRecord, request: RequestFacts, reason: Reason) -> Decision:
+def _decision(record: KeyRecord, request: RequestFacts, error: UplionError) -> Decision:
     return Decision(
         request_id=request.request_id,
         time=datetime.now(UTC),
-        reason=reason.name,
+        reason=error.reason.name,
         account=record.account,
         project=record.project,
         key=record.id,
         model=request.model,
+        retry_after_seconds=error.retry_after_seconds,
     )
 
 

@@ -10,6 +10,7 @@ import yaml
 
 from common import names
 from common.admin_api import ADMIN_SCOPES
+from common.manifest import check_yaml, read_yaml
 from common.settings import SettingsError
 
 # Asymmetric ones only: with HS*, whoever can check a token can also make one.
@@ -84,7 +85,9 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def read(path: Path) -> tuple[Issuer, ...]:
     """The issuers of a YAML or JSON file; raises SettingsError with every problem."""
     try:
-        found = msgspec.convert(yaml.safe_load(path.read_text(encoding="utf-8")), _File)
+        text = read_yaml(path)
+        check_yaml(text)
+        found = msgspec.convert(yaml.safe_load(text), _File)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError) as problem:
         raise SettingsError([f"{path}: {problem}"]) from problem
     problems = [f"{path}: {each.issuer}: {problem}" for each in found.issuers for problem in each.problems()]

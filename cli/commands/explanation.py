@@ -10,11 +10,13 @@ from uplion.inference.v1.sampling_pb2 import FinishReason
 
 from cli.client.connection import Admin, shown_time
 from cli.output import JsonObject
+from common.errors import Reason
 from ledger.limits import KINDS, MONEY, NO_PERIOD
 from ledger.usage_columns import DURATIONS, TOKEN_COLUMNS
 
 _MILLIONTHS = 1_000_000
 _UNITS = {kind.measure: kind.noun for kind in KINDS}
+_TRY_AGAIN = Reason.RATE_LIMIT_EXCEEDED.name  # of a budget: its rest is reserved, not spent
 _WHOSE = {"account": "the account", "project": "the project", "key": "the key"}
 _POLICIES = {"waived": "not billed, by the account's policy", "input_only": "only its input billed, by policy"}
 
@@ -64,8 +66,12 @@ def _decided(decision: JsonObject) -> Iterator[str]:
         yield f"  it clears at {decision['clear_time']}"
     elif decision["measure"] in NO_PERIOD:
         yield "  it clears as soon as one of the others ends"
+    elif decision["reason"] == _TRY_AGAIN:
+        yield "  it clears when requests that ran then give back what they do not use"
     else:
         yield "  it does not clear by itself"
+    if decision["retry_after_seconds"] is not None and not decision["shadow"]:
+        yield f"  the answer said to try again in {decision['retry_after_seconds']:.1f} s"
 
 
 def _amount(decision: JsonObject, name: str) -> str:
@@ -109,6 +115,7 @@ def _decision(decision: request_pb2.Decision) -> JsonObject:
         "limit": decision.limit if decision.HasField("limit") else None,
         "balance": decision.balance if decision.HasField("balance") else None,
         "clear_time": shown_time(decision, "clear_time"),
+        "retry_after_seconds": _seconds(decision, "retry_delay"),
     }
 
 
@@ -128,8 +135,8 @@ def _attempt(attempt: request_pb2.Attempt) -> JsonObject:
     }
 
 
-def _seconds(attempt: request_pb2.Attempt, field: str) -> float | None:
-    if not attempt.HasField(field):  # type: ignore[arg-type]  # one of the literal names
+def _seconds(found: request_pb2.Attempt | request_pb2.Decision, field: str) -> float | None:
+    if not found.HasField(field):  # type: ignore[arg-type]  # one of the literal names
         return None
-    duration: Duration = getattr(attempt, field)
+    duration: Duration = getattr(found, field)
     return duration.ToMicroseconds() / 1e6

@@ -80,6 +80,8 @@ def _decided(decision: Decision) -> request_pb2.Decision:
     made.time.FromDatetime(decision.time)
     if decision.clears_at is not None:
         made.clear_time.FromDatetime(decision.clears_at)
+    if decision.retry_after_seconds is not None:
+        made.retry_delay.FromMilliseconds(round(decision.retry_after_seconds * 1000))
     return made
 
 

@@ -67,6 +67,8 @@ async def test_each_refusal_names_its_rule_what_is_left_and_when_it_clears(authz
         0,
     )
     assert found.clears_at is not None
+    assert found.retry_after_seconds is not None
+    assert abs(found.retry_after_seconds - float(answer.headers["retry-after-ms"]) / 1000) < 0.001
     assert not found.shadow
 
 
@@ -80,6 +82,19 @@ async def test_a_spent_budget_is_not_to_be_retried_and_says_when_it_starts_again
     assert "50 tokens a month of the account has 50 left (account/tokens/month)" in answer.error_text
     assert "starts again at" in answer.error_text
     assert re.fullmatch(r"(\d+h)?(\d+m)?[\d.]+m?s", answer.headers["x-ratelimit-reset-tokens"])
+
+
+async def test_of_a_budget_that_is_reserved_the_log_says_what_the_answer_said(authz: Any, bus: Bus) -> None:
+    """It is not spent: `uplion explain` must not call it final."""
+    await authz.add_account(tokens(150, "life"))
+    key = await authz.add_key()
+    assert (await authz.check(key.text)).status == 200
+    answer = await authz.check(key.text)
+    assert (answer.status, answer.code) == (429, "rate_limit_exceeded")
+    assert "until requests that run now give back" in answer.error_text
+    found = await decision(bus, answer.request_id)
+    assert (found.reason, found.rule, found.clears_at) == ("RATE_LIMIT_EXCEEDED", "account/tokens/life", None)
+    assert found.retry_after_seconds == float(answer.headers["retry-after-ms"]) / 1000
 
 
 async def test_native_callers_get_the_same_in_grpc_details(authz: Any) -> None:

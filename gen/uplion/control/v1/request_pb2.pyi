@@ -38,6 +38,7 @@ class Decision(_message.Message):
     BALANCE_FIELD_NUMBER: _builtins.int
     CLEAR_TIME_FIELD_NUMBER: _builtins.int
     SHADOW_FIELD_NUMBER: _builtins.int
+    RETRY_DELAY_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """The stable reason from the error table, such as "RATE_LIMIT_EXCEEDED"."""
     rule: _builtins.str
@@ -62,6 +63,10 @@ class Decision(_message.Message):
     def clear_time(self) -> _timestamp_pb2.Timestamp:
         """When it clears; unset means never by itself, or not known."""
 
+    @_builtins.property
+    def retry_delay(self) -> _duration_pb2.Duration:
+        """After how long the answer said to try again; unset means that it named no time."""
+
     def __init__(
         self,
         *,
@@ -75,10 +80,11 @@ class Decision(_message.Message):
         balance: _builtins.int | None = ...,
         clear_time: _timestamp_pb2.Timestamp | None = ...,
         shadow: _builtins.bool = ...,
+        retry_delay: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_balance", b"_balance", "_limit", b"_limit", "balance", b"balance", "clear_time", b"clear_time", "limit", b"limit", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_balance", b"_balance", "_limit", b"_limit", "balance", b"balance", "clear_time", b"clear_time", "limit", b"limit", "retry_delay", b"retry_delay", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_balance", b"_balance", "_limit", b"_limit", "balance", b"balance", "clear_time", b"clear_time", "level", b"level", "limit", b"limit", "measure", b"measure", "period", b"period", "reason", b"reason", "rule", b"rule", "shadow", b"shadow", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_balance", b"_balance", "_limit", b"_limit", "balance", b"balance", "clear_time", b"clear_time", "level", b"level", "limit", b"limit", "measure", b"measure", "period", b"period", "reason", b"reason", "retry_delay", b"retry_delay", "rule", b"rule", "shadow", b"shadow", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__balance: _TypeAlias = _typing.Literal["balance"]  # noqa: Y015
     _WhichOneofArgType__balance: _TypeAlias = _typing.Literal["_balance", b"_balance"]  # noqa: Y015

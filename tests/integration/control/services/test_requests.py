@@ -106,7 +106,15 @@ async def test_a_refusal_names_its_rule_window_balance_and_when_it_clears(explai
     assert (decision.limit, decision.balance) == (1000, 3)
     assert decision.time.ToDatetime(UTC) == NOW
     assert decision.clear_time.ToDatetime(UTC) == MIDNIGHT
+    assert not decision.HasField("retry_delay")
     assert not found.attempts
+
+
+async def test_a_refusal_that_was_to_be_retried_says_after_how_long(explain, bus):
+    request_id = str(uuid.uuid4())
+    await publish(bus, request_id, reason="RATE_LIMIT_EXCEEDED", clears_at=None, retry_after_seconds=0.25)
+    decision = (await explain(request_id)).decision
+    assert (decision.retry_delay.ToMilliseconds(), decision.HasField("clear_time")) == (250, False)
 
 
 async def test_what_was_billed_is_told_attempt_by_attempt_beside_what_a_shadow_rule_said(explain, bus, database):

@@ -25,6 +25,7 @@ DECISION: dict[str, Any] = {
     "limit": 2_500_000,
     "balance": 400,
     "clear_time": "2026-11-22T00:00:00Z",
+    "retry_after_seconds": None,
 }
 ATTEMPT = {
     "attempt": 1,
@@ -93,3 +94,16 @@ def test_a_refusal_without_a_rule_and_a_request_still_under_way() -> None:
     ]
     shadow = list(sentences({**REFUSED, "decision": {**DECISION, "shadow": True}}))
     assert shadow[-1] == "It has not ended, or the ledger has not been told yet."
+
+
+def test_a_budget_that_is_reserved_but_not_spent_clears_as_the_answer_said() -> None:
+    decision = {**DECISION, "reason": "RATE_LIMIT_EXCEEDED", "clear_time": None, "retry_after_seconds": 0.5}
+    assert list(sentences({**REFUSED, "decision": decision}))[-2:] == [
+        "  it clears when requests that ran then give back what they do not use",
+        "  the answer said to try again in 0.5 s",
+    ]
+
+
+def test_a_budget_for_life_that_is_spent_does_not_clear() -> None:
+    decision = {**DECISION, "rule": "key/cost/life/USD", "period": "life", "clear_time": None}
+    assert list(sentences({**REFUSED, "decision": decision}))[-1] == "  it does not clear by itself"
