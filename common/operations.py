@@ -11,6 +11,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Final
 
+GRPC_CONTENT_TYPE: Final = re.compile(r"application/grpc(\+.*)?")  # as Envoy decides it; gRPC-Web's is another
 _VARIABLE = re.compile(r"\{([^}]*)\}")
 FACTS_NAMESPACE = "uplion.request"  # of Envoy's dynamic metadata; its keys are the names in `BodyFacts`
 
@@ -138,7 +139,7 @@ _PATTERNS = tuple((re.compile(operation.pattern), operation) for operation in OP
 
 def error_dialect(operation: Operation | None, content_type: str) -> Dialect:
     """In whose form a caller reads errors: gRPC's where it speaks gRPC; OpenAI's where nothing says otherwise."""
-    if content_type[:16].lower() == "application/grpc":
+    if GRPC_CONTENT_TYPE.fullmatch(content_type):
         return Dialect.NATIVE
     return operation.dialect if operation is not None and operation.path else Dialect.OPENAI
 

@@ -3,7 +3,7 @@
 from common.errors import Reason, UplionError
 
 HEADERS = ("authorization", "x-api-key", "api-key")  # OpenAI's, Anthropic's and Azure's clients
-SCHEME = "bearer "
+SCHEME = "bearer"  # in any case, and one blank or more after it (RFC 9110, 11.4)
 MOST_TOKEN_CHARACTERS = 8192  # of a signed token; a key is far shorter
 
 NO_KEY = "No key was given. Send it as: Authorization: Bearer <key>."

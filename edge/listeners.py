@@ -8,6 +8,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
     CidrRange,
     GrpcService,
     GrpcServiceEnvoyGrpc,
+    Http1ProtocolOptions,
     Http2ProtocolOptions,
     HttpProtocolOptions,
     HttpProtocolOptionsHeadersWithUnderscoresAction,
@@ -49,7 +50,7 @@ _HEADERS = 8 * scripts.MOST_HEADERS
 
 _ACCESS_LOG = {
     "time": "%START_TIME%",
-    "request_id": "%REQ(X-REQUEST-ID)%",
+    "request_id": replies.REQUEST_ID,
     "traceparent": "%REQ(TRACEPARENT)%",
     "method": "%REQ(:METHOD)%",
     "route": "%ROUTE_NAME%",
@@ -77,7 +78,7 @@ def listeners(settings: EdgeSettings, operations: Sequence[Operation]) -> list[L
             settings,
             routes.public_routes(settings, operations),
             filters.public_filters(settings, operations),
-            replies.local_replies(operations, admin=False),
+            replies.local_replies(operations),
         ),
         _listener(
             "admin",
@@ -85,7 +86,7 @@ def listeners(settings: EdgeSettings, operations: Sequence[Operation]) -> list[L
             settings,
             routes.admin_routes(settings),
             filters.admin_filters(settings),
-            replies.local_replies((), admin=True),
+            replies.local_replies(()),
         ),
     ]
 
@@ -136,6 +137,10 @@ def _connection_manager(name: str, settings: EdgeSettings) -> HttpConnectionMana
             idle_timeout=seconds(settings.idle_connection_seconds),
             max_headers_count=_HEADERS,
             headers_with_underscores_action=HttpProtocolOptionsHeadersWithUnderscoresAction.REJECT_REQUEST,
+        ),
+        http_protocol_options=Http1ProtocolOptions(
+            accept_http_10=True,  # Debian's nginx speaks it to what is behind it
+            default_host_for_http_10="uplion",  # nothing is routed by the host
         ),
         http2_protocol_options=Http2ProtocolOptions(
             max_concurrent_streams=_STREAMS_PER_CONNECTION,

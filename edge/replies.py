@@ -2,8 +2,9 @@
 
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from envoy_data_plane.envoy.config.accesslog.v3 import (
     AccessLogFilter,
@@ -26,11 +27,18 @@ from envoy_data_plane.google.protobuf import Struct
 
 from common.error_dialects import OBJECTS, HttpError, retry_headers
 from common.errors import STATUS_DETAILS_METADATA, Reason, UplionError, grpc_status
-from common.operations import Dialect, Operation
+from common.names import HEADER_REQUEST_ID
+from common.operations import GRPC_CONTENT_TYPE, Dialect, Operation
 from edge.building import overwrite
 
 _JSON = "application/json"
-_REQUEST_ID = "%REQ(X-REQUEST-ID)%"
+_UNCHANGED = "%LOCAL_REPLY_BODY%"
+_AT_LEAST = ComparisonFilterOp.GE
+# What Envoy refuses before it makes a request of it has no id yet: it gets one for the answer and the access log.
+REQUEST_ID = (
+    '%COALESCE({"operators":[{"command":"REQ","param":"X-REQUEST-ID"},{"command":"RESP","param":"X-REQUEST-ID"}]})%'
+)
+_NEW_REQUEST_ID = '%COALESCE({"operators":[{"command":"REQ","param":"X-REQUEST-ID"},"UNIQUE_ID"]})%'
 _FAILED = "The gateway failed. The request id in x-request-id helps to find out why."
 _ORIGINAL_PATH = "x-envoy-original-path"  # the transcoder moves the path there and puts the gRPC method in its place
 
@@ -52,6 +60,7 @@ class _Reply:
     retry: bool
     retry_after_seconds: int | None = None
     flags: tuple[str, ...] = ()  # Envoy response flags; empty: any
+    header: str = ""  # which the request has; empty: any
     details: str = ""  # google.rpc.Status in base64, for `grpc-status-details-bin`
 
 
@@ -59,11 +68,12 @@ def _reply(
     reason: Reason, message: str, *, retry_after_seconds: int | None = None, flags: tuple[str, ...] = ()
 ) -> _Reply:
     error = UplionError(reason, message, retry_after_seconds=retry_after_seconds)
-    return _Reply(HttpError.of(error), reason.value.retry, retry_after_seconds, flags, status_details(error))
+    details = status_details(error)
+    return _Reply(HttpError.of(error), reason.value.retry, retry_after_seconds, flags=flags, details=details)
 
 
-def _client_error(status: int, code: str, message: str, *, retry: bool = False) -> _Reply:
-    return _Reply(HttpError(status, "invalid_request_error", code, message), retry)
+def _client_error(status: int, code: str, message: str, *, retry: bool = False, header: str = "") -> _Reply:
+    return _Reply(HttpError(status, "invalid_request_error", code, message), retry, header=header)
 
 
 # Of ext_authz itself, not of authz: the same flag marks authz's denials, and those pass unchanged.
@@ -90,19 +100,30 @@ _REPLIES = (
     ),
     _reply(Reason.UNAVAILABLE, "The service is not reachable at the moment. Try again shortly.", retry_after_seconds=1),
     _reply(Reason.NOT_FOUND, "There is nothing at this URL. The base URL ends in /v1."),
+    _client_error(403, "upgrade_refused", "The connection cannot be upgraded here: WebSockets are not served."),
     _client_error(405, "method_not_allowed", "This URL does not take this method."),
     _client_error(408, "request_timeout", "The request took too long to arrive.", retry=True),
     _reply(Reason.PAYLOAD_TOO_LARGE, "The request body is larger than this endpoint takes."),
-    _client_error(415, "unsupported_content_encoding", "Compressed requests are not taken: send the body as it is."),
-    _client_error(426, "upgrade_required", "This protocol version is not served here."),
+    _client_error(
+        415,
+        "unsupported_content_encoding",
+        "Compressed requests are not taken: send the body as it is.",
+        header="content-encoding",
+    ),
+    _client_error(
+        415,
+        "unsupported_media_type",
+        "This URL takes gRPC alone (content-type application/grpc, HTTP/2), neither gRPC-Web nor JSON: call /v1 instead"
+        " where gRPC cannot be used.",
+    ),
+    _client_error(426, "upgrade_required", "This version of HTTP is not served: use HTTP/1.1 or HTTP/2."),
     _client_error(431, "headers_too_large", "The request headers are too large."),
     _reply(Reason.INTERNAL, _FAILED),
     _client_error(501, "not_implemented", "This transfer coding is not taken."),
     _reply(Reason.UPSTREAM_FAILED, "The service broke off its answer. Try again.", retry_after_seconds=1),
     _reply(Reason.DEADLINE_EXCEEDED, "The answer took too long."),
 )
-_BAD_REQUEST = _reply(Reason.INVALID_REQUEST, "The request is malformed.")
-_BAD_ADMIN_REQUEST = _reply(Reason.INVALID_REQUEST, "%LOCAL_REPLY_BODY%")  # the transcoder names the field
+_BAD_REQUEST = _reply(Reason.INVALID_REQUEST, "The request is malformed: %RESPONSE_CODE_DETAILS%.")
 
 
 _OTHER = _client_error(0, "request_refused", "The request was refused.")
@@ -113,54 +134,62 @@ def message(code: str) -> str:
     return next((reply.error.message for reply in _REPLIES if reply.error.code == code), "The request failed.")
 
 
-def local_replies(operations: Sequence[Operation], *, admin: bool) -> LocalReplyConfig:
+def local_replies(operations: Sequence[Operation]) -> LocalReplyConfig:
     """First match wins: native gRPC keeps plain text (it becomes grpc-message); authz's own denials pass unchanged."""
     denied = AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=["UAEX"]))
-    unchanged = "%LOCAL_REPLY_BODY%"
-    grpc_denied = AccessLogFilter(and_filter=AndFilter(filters=[_is_grpc(), denied]))
     refused = AccessLogFilter(status_code_filter=_status(401))  # by front.lua, with the same body as authz's
+    plain, json = _text(_UNCHANGED, "text/plain"), _text(_UNCHANGED, _JSON)
     dialects = http_dialects(operations)
     routes = {each: None if each is Dialect.OPENAI else _routes(each, operations) for each in dialects}
-    bad_request = _BAD_ADMIN_REQUEST if admin else _BAD_REQUEST
-    mappers = [
-        *(_for_grpc(reply) for reply in _OF_CHECKS),
-        ResponseMapper(filter=grpc_denied, body_format_override=_text(unchanged, "text/plain")),
-        *(_for_grpc(reply) for reply in _REPLIES),
-        ResponseMapper(filter=_is_grpc(), body_format_override=_text(unchanged, "text/plain")),
-        *(_for_http(reply, dialect, where) for dialect, where in routes.items() for reply in _OF_CHECKS),
-        ResponseMapper(filter=denied, body_format_override=_text(unchanged, _JSON)),
-        ResponseMapper(filter=refused, body_format_override=_text(unchanged, _JSON)),
-        *(_for_http(reply, dialect, where) for dialect, where in routes.items() for reply in (*_REPLIES, bad_request)),
-        *(
-            ResponseMapper(filter=where, body_format_override=_object(_OTHER, dialect))
-            for dialect, where in routes.items()
-            if where is not None
-        ),
-    ]
-    return LocalReplyConfig(mappers=mappers, body_format=_object(_OTHER, Dialect.OPENAI))
+    return LocalReplyConfig(
+        mappers=[
+            *(_for_grpc(reply) for reply in _OF_CHECKS),
+            _mapper([_is_grpc(), denied], plain),
+            *(_for_grpc(reply) for reply in _REPLIES),
+            _mapper([_is_grpc()], plain),
+            *(_for_http(reply, dialect, where) for dialect, where in routes.items() for reply in _OF_CHECKS),
+            _mapper([denied], json),
+            _mapper([refused], json),
+            *(
+                _for_http(reply, dialect, where)
+                for dialect, where in routes.items()
+                for reply in (*_REPLIES, _BAD_REQUEST, _OTHER)
+            ),
+        ]
+    )
+
+
+def _mapper(
+    filters: list[AccessLogFilter],
+    body_format: SubstitutionFormatString,
+    headers: Mapping[str, str] = MappingProxyType({}),
+    body: str | None = None,
+) -> ResponseMapper:
+    """Where all filters match, the answer has this body, these headers and a request id."""
+    headers = {HEADER_REQUEST_ID: _NEW_REQUEST_ID, **headers}
+    return ResponseMapper(
+        filter=_all(*filters),
+        body=None if body is None else DataSource(inline_string=body),
+        headers_to_add=[overwrite(name, value) for name, value in headers.items()],
+        body_format_override=body_format,
+    )
 
 
 def _for_grpc(reply: _Reply) -> ResponseMapper:
-    return ResponseMapper(
-        filter=_all(_is_grpc(), *_conditions(reply)),
-        body=DataSource(inline_string=reply.error.message),
-        headers_to_add=[overwrite(STATUS_DETAILS_METADATA, reply.details)] if reply.details else [],
-        body_format_override=_text("%LOCAL_REPLY_BODY%", "text/plain"),
-    )
+    headers = {STATUS_DETAILS_METADATA: reply.details} if reply.details else {}
+    return _mapper([_is_grpc(), *_conditions(reply)], _text(_UNCHANGED, "text/plain"), headers, reply.error.message)
 
 
 def _for_http(reply: _Reply, dialect: Dialect, where: AccessLogFilter | None) -> ResponseMapper:
     """`where` matches the dialect's routes; None: all that no other mapper matched."""
     headers = retry_headers(retry=reply.retry, after_seconds=reply.retry_after_seconds)
-    return ResponseMapper(
-        filter=_all(*_conditions(reply), *([] if where is None else [where])),
-        headers_to_add=[overwrite(name, value) for name, value in headers.items()],
-        body_format_override=_object(reply, dialect),
-    )
+    return _mapper([*_conditions(reply), *([] if where is None else [where])], _object(reply, dialect), headers)
 
 
 def _conditions(reply: _Reply) -> list[AccessLogFilter]:
     conditions = [AccessLogFilter(status_code_filter=_status(reply.error.status))]
+    if reply.header:
+        conditions.append(_has_header(HeaderMatcher(name=reply.header, present_match=True)))
     if reply.flags:
         conditions.append(AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=list(reply.flags))))
     return conditions
@@ -171,8 +200,13 @@ def _all(*filters: AccessLogFilter) -> AccessLogFilter:
 
 
 def _status(status: int) -> StatusCodeFilter:
+    """0: any."""
     value = RuntimeUInt32(default_value=status, runtime_key=f"edge.reply.{status}")
-    return StatusCodeFilter(comparison=ComparisonFilter(op=ComparisonFilterOp.EQ, value=value))
+    return StatusCodeFilter(comparison=ComparisonFilter(op=ComparisonFilterOp.EQ if status else _AT_LEAST, value=value))
+
+
+def _has_header(matcher: HeaderMatcher) -> AccessLogFilter:
+    return AccessLogFilter(header_filter=HeaderFilter(header=matcher))
 
 
 def _routes(dialect: Dialect, operations: Iterable[Operation]) -> AccessLogFilter:
@@ -181,15 +215,15 @@ def _routes(dialect: Dialect, operations: Iterable[Operation]) -> AccessLogFilte
     paths = dict.fromkeys(each.pattern or re.escape(each.path) for each in spoken)
     path = StringMatcher(safe_regex=RegexMatcher(regex=rf"({'|'.join(paths)})(\?.*)?"))
     either = [HeaderMatcher(name=name, string_match=path) for name in (":path", _ORIGINAL_PATH)]
-    filters = [AccessLogFilter(header_filter=HeaderFilter(header=matcher)) for matcher in either]
-    return AccessLogFilter(or_filter=OrFilter(filters=filters))
+    return AccessLogFilter(or_filter=OrFilter(filters=[_has_header(matcher) for matcher in either]))
 
 
 def _is_grpc() -> AccessLogFilter:
     """A native call. A transcoded request has the same content type by then, but also the original path."""
-    grpc = HeaderMatcher(name="content-type", string_match=StringMatcher(prefix="application/grpc", ignore_case=True))
+    pattern = StringMatcher(safe_regex=RegexMatcher(regex=GRPC_CONTENT_TYPE.pattern))
+    grpc = HeaderMatcher(name="content-type", string_match=pattern)
     transcoded = HeaderMatcher(name=_ORIGINAL_PATH, present_match=True, invert_match=True)
-    return _all(*(AccessLogFilter(header_filter=HeaderFilter(header=matcher)) for matcher in (grpc, transcoded)))
+    return _all(_has_header(grpc), _has_header(transcoded))
 
 
 def _text(text: str, content_type: str) -> SubstitutionFormatString:
@@ -197,5 +231,5 @@ def _text(text: str, content_type: str) -> SubstitutionFormatString:
 
 
 def _object(reply: _Reply, dialect: Dialect) -> SubstitutionFormatString:
-    found = OBJECTS[dialect](reply.error, _REQUEST_ID)
+    found = OBJECTS[dialect](reply.error, REQUEST_ID)
     return SubstitutionFormatString(json_format=Struct.from_dict(found), content_type=_JSON)

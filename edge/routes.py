@@ -22,7 +22,7 @@ from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
 from common import admin_api, names
-from common.operations import FACTS_NAMESPACE, Operation
+from common.operations import FACTS_NAMESPACE, GRPC_CONTENT_TYPE, Operation
 from edge import clusters
 from edge.building import seconds
 from edge.descriptors import CONTROL_SERVICES
@@ -161,7 +161,12 @@ def _native(service: str, cluster: str, settings: EdgeSettings) -> list[Route]:
             FILTER_HEADERS: Any.pack(_native_headers()),
         },
     )
-    return [_refuse(415, compressed), route]
+    return [
+        _refuse(415, compressed),
+        route,
+        _refuse(415, RouteMatch(prefix=prefix, headers=[_method("POST")])),
+        _refuse(405, RouteMatch(prefix=prefix), ["POST"]),
+    ]
 
 
 def _action(cluster: str, settings: EdgeSettings, *, native: bool = False) -> RouteAction:
@@ -197,7 +202,7 @@ def _method(method: str) -> HeaderMatcher:
 def _not_grpc() -> HeaderMatcher:
     return HeaderMatcher(
         name="content-type",
-        string_match=StringMatcher(prefix="application/grpc", ignore_case=True),
+        string_match=_regex(GRPC_CONTENT_TYPE.pattern),
         invert_match=True,
         treat_missing_header_as_empty=True,
     )

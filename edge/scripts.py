@@ -44,6 +44,7 @@ def front(settings: EdgeSettings, operations: Iterable[Operation]) -> str:
         "REFUSALS": _refusals(dialects),
         "DIALECTS": _table({route: _text(dialect) for route, dialect in routes.items()}),
         "CREDENTIAL_HEADERS": "{" + ", ".join(_text(name) for name in headers.HEADERS) + "}",
+        "SCHEME": _text(headers.SCHEME),
         "MOST_HEADERS": str(MOST_HEADERS),
         "MOST_HEADER_BYTES": str(MOST_HEADER_BYTES),
         "MOST_TOKEN_CHARACTERS": str(headers.MOST_TOKEN_CHARACTERS),

@@ -19,9 +19,10 @@ def credential(headers: Mapping[str, str]) -> str:
         if value is None:
             continue
         if name == "authorization":
-            if value[: len(SCHEME)].lower() != SCHEME:
+            scheme, blank, value = value.partition(" ")
+            if not blank or scheme.lower() != SCHEME:
                 raise refused(NOT_BEARER)
-            value = value[len(SCHEME) :]
+            value = value.strip(" ")
         if found is not None and found != value:
             raise refused(TWO_KEYS)
         found = value

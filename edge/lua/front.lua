@@ -19,8 +19,9 @@ local function refusal(headers)
     local value = headers:get(name)
     if value ~= nil then
       if name == "authorization" then
-        if string.lower(string.sub(value, 1, 7)) ~= "bearer " then return REFUSALS.NOT_BEARER end
-        value = string.sub(value, 8)
+        local scheme, shown = string.match(value, "^(%a+) +(.*)$")
+        if scheme == nil or string.lower(scheme) ~= SCHEME then return REFUSALS.NOT_BEARER end
+        value = string.match(shown, "^.*[^ ]") or ""
       end
       if found ~= nil and found ~= value then return REFUSALS.TWO_KEYS end
       found = value
@@ -42,7 +43,7 @@ end
 
 local function is_grpc(headers)
   local content_type = headers:get("content-type")
-  return content_type ~= nil and string.lower(string.sub(content_type, 1, 16)) == "application/grpc"
+  return content_type ~= nil and (content_type == "application/grpc" or string.sub(content_type, 1, 17) == "application/grpc+")
 end
 
 local function quote(text)
@@ -64,7 +65,7 @@ local function dialect_of(route)
 end
 
 -- Where gRPC's own mapping of an HTTP status says too little: UNIMPLEMENTED for an unknown compression, as gRPC itself.
-local GRPC_STATUSES = {["415"] = "12", ["431"] = "3"}
+local GRPC_STATUSES = {["405"] = "12", ["415"] = "12", ["431"] = "3"}
 
 -- Envoy's local replies (edge/replies.py) have the body; `allowed` are the methods that a 405 names.
 local function refuse(handle, status, allowed)
@@ -96,7 +97,14 @@ function envoy_on_request(handle)
     handle:streamInfo():dynamicMetadata():set("uplion.front", "request_id", request_id)
   end
   local refused = refusal(headers)
-  if refused == nil then return end
+  if refused == nil then
+    if dialect ~= nil and string.sub(route, 1, 5) ~= "admin" then
+      -- No public operation has query parameters. The transcoder would bind them to the request's fields, over the path's.
+      local path, query = string.match(headers:get(":path"), "^([^?]*)(.?)")
+      if query ~= "" then headers:replace(":path", path) end
+    end
+    return
+  end
   if is_grpc(headers) then
     handle:respond({[":status"] = "401", ["grpc-status-details-bin"] = refused.details}, refused.message)
   else
@@ -112,8 +120,7 @@ end
 function envoy_on_response(handle)
   local headers = handle:headers()
   local dialect = dialect_of(handle:streamInfo():routeName())
-  local content_type = headers:get("content-type")
-  if dialect == nil and content_type ~= nil and string.sub(content_type, 1, 16) == "application/grpc" then
+  if dialect == nil and is_grpc(headers) then
     return -- a native call: its gRPC status is the answer
   end
   local status = headers:get("x-uplion-status")
@@ -137,6 +144,7 @@ function envoy_on_response(handle)
     }
     handle:body(true):setBytes(filled(found.body[dialect or "openai"], values))
   end
+  if headers:get("content-type") == "text/event-stream" then headers:replace("x-accel-buffering", "no") end -- for nginx
   headers:remove("x-uplion-status")
   headers:remove("x-uplion-param")
   headers:remove("grpc-status")

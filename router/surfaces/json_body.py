@@ -36,6 +36,8 @@ _TYPE_TEXTS: Final[Mapping[str, str]] = {
     "str": "must be a string",
 }
 
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"  # which a parser may ignore (RFC 8259, 8.1); the edge's does, once
+
 _decode = msgspec.json.Decoder().decode
 
 
@@ -44,6 +46,7 @@ def json_object(data: bytes, once: Iterable[str]) -> Body:
 
     A field in `once` may be given once: the edge read it too, and authz reserved by what it read.
     """
+    data = data.removeprefix(_BYTE_ORDER_MARK)
     if len(data) > _MANY_BYTES and data.count(b'":') - data.count(b'\\":') > _MAX_VALUES:
         raise UplionError(Reason.INVALID_REQUEST, f"The body holds more than {_MAX_VALUES} values.")
     try:

@@ -23,7 +23,7 @@ BAD: list[dict[str, str]] = [
     {"authorization": TEST_KEY},
     {"authorization": f"Basic {TEST_KEY}"},
     {"authorization": "Bearer"},
-    {"authorization": f"Bearer  {TEST_KEY}"},
+    {"authorization": f"Bearer{TEST_KEY}"},
     {"authorization": f"Bearer {TEST_KEY},Bearer {TEST_KEY}"},
     {"authorization": f"Bearer {TEST_KEY} x"},
     {"authorization": "Bearer a.b.c"},

@@ -14,6 +14,7 @@ import h2.connection
 import h2.events
 import pytest
 from google.api.httpbody_pb2 import HttpBody
+from uplion.openai.v1.openai_service_pb2 import GetModelRequest
 
 from credentials.api_keys import TEST_KEY
 from tests.kit.until import until_sync
@@ -31,6 +32,31 @@ def test_the_body_reaches_the_router_byte_for_byte(edge: Any) -> None:
     call = edge.backend.calls[-1]
     assert call.method == "/uplion.openai.v1.OpenAIService/CreateChatCompletion"
     assert call.body == body
+
+
+def test_facts_are_read_behind_a_byte_order_mark(edge: Any) -> None:
+    body = b"\xef\xbb\xbf" + b'{"model":"m","max_tokens":7}'
+    assert edge.chat(body).status == 200
+    assert edge.authz.facts()["max_tokens"] == 7
+    assert edge.backend.calls[-1].all("x-uplion-model") == ["m"]
+    assert edge.backend.calls[-1].body == body
+
+
+@pytest.mark.parametrize(
+    "query", ["?model=b", "?model=b&model=c", "?model=%zz", "?model.x=1", "?api-version=1", "?", "?x?y"]
+)
+def test_a_query_changes_nothing(edge: Any, query: str) -> None:
+    """No public operation has query parameters: the transcoder would put `model` over the path's."""
+    for path, message in (
+        ("/v1/models/a", GetModelRequest(model="a")),
+        ("/v1/models/a/b", GetModelRequest(model="a/b")),
+    ):
+        assert edge.request("GET", path + query).status == 200
+        assert edge.backend.calls[-1].payload == message.SerializeToString()
+    for field in ("content_type", "data", "extensions.value", "body.data"):
+        assert edge.request("POST", f"/v1/completions?{field}=eA", b'{"model":"m"}').status == 200
+        assert edge.backend.calls[-1].body == b'{"model":"m"}'
+    assert edge.request("GET", f"/v1/models{query}").status == 200
 
 
 def test_the_answer_reaches_the_client_byte_for_byte(edge: Any) -> None:

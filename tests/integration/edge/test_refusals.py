@@ -159,7 +159,7 @@ def test_a_body_just_under_the_limit_passes(edge: Any) -> None:
         ("POST", "/V1/chat/completions", 404),
         ("GET", "/admin/v1/keys", 404),
         ("POST", "/uplion.openai.v1.OpenAIService/CreateChatCompletion", 404),
-        ("POST", "/uplion.inference.v1.InferenceService/Chat", 404),  # JSON has no business there
+        ("POST", "/uplion.inference.v1.InferenceService/Chat", 415),  # JSON has no business there
         ("POST", "/uplion.control.v1.KeyService/CreateKey", 404),
         ("POST", "/grpc.health.v1.Health/Check", 404),
         ("GET", "/v1/chat/completions", 405),
@@ -235,7 +235,6 @@ def test_an_empty_500_of_the_check_itself_is_an_error_object(edge: Any) -> None:
         b"CONNECT upstream:80 HTTP/1.1\r\nhost: upstream:80\r\n" + KEY + b"\r\n",
         b"GET v1/models HTTP/1.1\r\nhost: x\r\n" + KEY + b"\r\n",
         b"GET /v1/models HTTP/1.1\r\n" + KEY + b"\r\n",
-        b"GET /v1/models HTTP/1.0\r\n" + KEY + b"\r\n",
         b"GET /v1/models HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n" + KEY + b"\r\n",
     ],
 )
@@ -245,6 +244,21 @@ def test_smuggling_and_odd_requests_are_refused_and_nothing_gets_behind(edge: An
     assert not answer or status.startswith(b"4") or status == b"501", answer
     assert edge.backend.calls == []
     assert edge.chat().status == 200
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/grpc-web", "application/grpc-web-text+proto", "application/json", "application/grpcx"]
+)
+@pytest.mark.parametrize("listener", ["public", "admin"])
+def test_a_call_of_grpc_by_anything_else_is_told_what_to_do(edge: Any, content_type: str, listener: str) -> None:
+    service = {"public": "uplion.inference.v1.InferenceService/Chat", "admin": "uplion.control.v1.KeyService/ListKeys"}
+    port, headers = getattr(edge, listener), {"content-type": content_type}
+    reply = edge.request("POST", f"/{service[listener]}", b"\0\0\0\0\0", headers, port=port)
+    assert (reply.status, reply.error["code"]) == (415, "unsupported_media_type")
+    assert "/v1" in reply.error["message"]
+    reply = edge.request("OPTIONS", f"/{service[listener]}", port=port)
+    assert (reply.status, reply.error["code"]) == (405, "method_not_allowed")
+    assert edge.authz.checks == []
 
 
 def test_a_folded_header_and_a_second_host_change_nothing(edge: Any) -> None:

@@ -1,5 +1,9 @@
 """Every answer has a request id, and it is the one that authz and the services got."""
 
+import contextlib
+import http.client
+import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,6 +11,8 @@ import grpc
 import pytest
 from envoy.service.auth.v3 import external_auth_pb2 as auth
 from google.api.httpbody_pb2 import HttpBody
+
+from tests.kit.until import until_sync
 
 NATIVE = "/uplion.inference.v1.InferenceService/Chat"
 JSON = {"content-type": "application/json"}
@@ -53,10 +59,47 @@ def test_the_edges_own_answers_and_the_services(
         assert call.all("x-request-id") == [reply.headers["x-request-id"]]
 
 
-def test_what_envoy_takes_for_no_request_has_no_id_and_reaches_no_service(edge: Any) -> None:
-    reply = edge.request("GET", "/v1/models/a%2fb")
-    assert (reply.status, reply.headers.get("x-request-id")) == (400, None)
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
+
+
+@pytest.mark.parametrize("port", ["public", "admin"])
+@pytest.mark.parametrize(
+    ("status", "code", "data"),
+    [
+        (400, "invalid_value", b"GET /v1/models/a%2fb HTTP/1.1\r\nhost: x\r\n\r\n"),
+        (400, "invalid_value", b"GET /v1/models%5Ca HTTP/1.1\r\nhost: x\r\n\r\n"),
+        (400, "invalid_value", b"GET /v1/models#a HTTP/1.1\r\nhost: x\r\n\r\n"),
+        (400, "invalid_value", b"GET /v1/models HTTP/1.1\r\nhost: x\r\nx_a: 1\r\n\r\n"),
+        (400, "invalid_value", b"GET /v1/models HTTP/1.1\r\n\r\n"),
+        (400, "invalid_value", b"FOO /v1/models HTTP/1.1\r\nhost: x\r\n\r\n"),
+        (400, "invalid_value", b"GET /v1/models HTTP/1.1\r\nhost: x\r\nx: a\x00b\r\n\r\n"),
+        (400, "invalid_value", b"GET /v1/models HTTP/1.1\r\nhost: x\r\nx y: a\r\n\r\n"),
+        (400, "invalid_value", b"GET ftp://x/v1/models HTTP/1.1\r\nhost: x\r\n\r\n"),
+        (400, "invalid_value", HEAD + b"content-length: x\r\n\r\n"),
+        (400, "invalid_value", HEAD + b"content-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"),
+        (404, "not_found", b"OPTIONS * HTTP/1.1\r\nhost: x\r\n\r\n"),
+        (404, "not_found", b"CONNECT x:443 HTTP/1.1\r\nhost: x\r\n\r\n"),
+        (431, "headers_too_large", b"GET /v1/models HTTP/1.1\r\nhost: x\r\nx: " + b"a" * 200_000 + b"\r\n\r\n"),
+        (501, "not_implemented", HEAD + b"transfer-encoding: x\r\n\r\n"),
+    ],
+)
+def test_what_envoy_takes_for_no_request_has_an_error_object_and_an_id_that_the_log_knows(
+    edge: Any, port: str, status: int, code: str, data: bytes
+) -> None:
+    with socket.create_connection(("127.0.0.1", getattr(edge, port)), timeout=60) as wire:
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):  # answered before all of it was sent
+            wire.sendall(data)
+        answer = http.client.HTTPResponse(wire)
+        answer.begin()
+        body = answer.read()
+    error = json.loads(body)["error"]
+    assert (answer.status, error["code"]) == (status, code)
+    assert error["message"]
+    assert answer.headers["x-should-retry"] == "false"
+    found = answer.headers["x-request-id"]
+    assert len(found) == 36
     assert (edge.authz.checks, edge.backend.calls) == ([], [])
+    until_sync(lambda: found in edge.access_log.read_text())
 
 
 @pytest.mark.parametrize(("answer", "status"), [(denied, 429), (away, 503)])

@@ -72,6 +72,15 @@ def bearer(text: str) -> dict[str, str]:
     return {"authorization": f"Bearer {text}", "content-type": "application/json"}
 
 
+@pytest.mark.parametrize("head", ["Bearer  ", "bearer ", "BEARER    "])
+def test_one_blank_or_more_follow_the_scheme(edge: Any, real: Any, head: str) -> None:
+    port, key, _ = real
+    for tail in ("", "  "):
+        reply = edge.request("POST", "/v1/chat/completions", CHAT, {"authorization": f"{head}{key}{tail}"}, port=port)
+        assert reply.status == 200
+        assert not [pair for pair in edge.backend.calls[-1].metadata if key in pair[1]]
+
+
 @pytest.mark.parametrize("header", ["authorization", "x-api-key", "api-key"])
 def test_each_way_to_show_a_key_opens(edge: Any, real: Any, header: str) -> None:
     port, key, _ = real
@@ -92,7 +101,8 @@ def test_bad_credentials_are_401_error_objects(edge: Any, real: Any) -> None:
         bearer(key + "x"),
         bearer(f"{key},{key}"),
         bearer(f"{key} {key}"),
-        bearer(f" {key}"),
+        bearer(f"\t{key}"),
+        bearer(f"x {key}"),
         bearer("x" * 16_384),
         {"authorization": key},
         {"authorization": f"Basic {key}"},

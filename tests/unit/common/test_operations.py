@@ -88,7 +88,9 @@ def test_errors_are_in_the_form_that_the_caller_reads() -> None:
     assert operations.error_dialect(chat, "application/json") is Dialect.OPENAI
     assert operations.error_dialect(messages, "") is Dialect.ANTHROPIC
     assert operations.error_dialect(None, "") is Dialect.OPENAI
-    assert operations.error_dialect(native, "Application/gRPC+proto") is Dialect.NATIVE
+    assert operations.error_dialect(native, "application/grpc+proto") is Dialect.NATIVE
+    assert operations.error_dialect(native, "application/grpc-web+proto") is Dialect.OPENAI
+    assert operations.error_dialect(chat, "Application/gRPC") is Dialect.OPENAI  # Envoy does not take it for gRPC
     assert operations.error_dialect(None, "application/grpc") is Dialect.NATIVE  # the admin API
     assert operations.error_dialect(native, "text/plain") is Dialect.OPENAI
 

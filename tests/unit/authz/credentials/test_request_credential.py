@@ -18,6 +18,11 @@ KEY = "upl_live_0123456789ab_" + "x" * 49
         {"authorization": "Bearer"},
         {"authorization": f"Bearer {'x' * 16_384}"},
         {"authorization": "Bearer ké"},
+        {"authorization": "Bearer    "},
+        {"authorization": f"Bearer\t{KEY}"},
+        {"authorization": f" Bearer {KEY}"},
+        {"authorization": f"Bearer{KEY}"},
+        {"authorization": f"Bearer x {KEY}", "x-api-key": KEY},
         {"authorization": f"Bearer {KEY}", "x-api-key": KEY + "y"},
         {"x-api-key": KEY, "api-key": "other"},
         {"x-api-key": ""},
@@ -32,3 +37,9 @@ def test_anything_but_one_clear_key_is_refused(headers: dict[str, str]) -> None:
 
 def test_the_same_key_in_two_headers_is_one_key() -> None:
     assert credential({"authorization": f"Bearer {KEY}", "x-api-key": KEY}) == KEY
+
+
+@pytest.mark.parametrize("head", ["Bearer ", "Bearer  ", "bearer      ", "BEARER "])
+@pytest.mark.parametrize("tail", ["", " ", "   "])
+def test_one_blank_or_more_follow_the_scheme(head: str, tail: str) -> None:
+    assert credential({"authorization": f"{head}{KEY}{tail}", "api-key": KEY}) == KEY

@@ -7,7 +7,7 @@ import pytest
 from msgspec import Meta
 
 from common.errors import Reason, UplionError
-from router.surfaces.json_body import Schema
+from router.surfaces.json_body import Schema, json_object
 
 
 class Inner(msgspec.Struct):
@@ -58,3 +58,15 @@ def test_null_is_as_good_as_absent_and_what_is_unknown_is_let_through() -> None:
     given = {"share": None, "flag": None, "other": {"a": [1]}}
     assert SCHEMA.convert(given) == Outer()
     assert given == {"share": None, "flag": None, "other": {"a": [1]}}
+
+
+def test_one_byte_order_mark_is_ignored() -> None:
+    """As the edge's own parser does: what is read differently would be limited differently."""
+    mark = b"\xef\xbb\xbf"
+    assert json_object(mark + b'{"model": "m"}', ("model",)) == {"model": "m"}
+    for data in (mark * 2 + b"{}", b" " + mark + b"{}", b"{}" + mark, '{"model": "m"}'.encode("utf-16"), mark):
+        with pytest.raises(UplionError) as refusal:
+            json_object(data, ("model",))
+        assert refusal.value.reason is Reason.INVALID_REQUEST
+    with pytest.raises(UplionError, match="more than once"):
+        json_object(mark + b'{"model": "m", "model": "n"}', ("model",))
