@@ -17,5 +17,5 @@ class RequestFacts(msgspec.Struct, frozen=True):
     choices: int
     request_id: str
     client: str = ""  # its IP address; empty: not known
-    rpc: str = ""  # the gRPC method it calls, as "/package.Service/Method"; empty: none of ours
+    rpc: str = ""  # the path of the gRPC method that the edge calls for it, as "/package.Service/Method"
     tier: str = ""  # the service tier that it wants; empty: any

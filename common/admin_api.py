@@ -103,17 +103,12 @@ def scopes() -> Mapping[str, str]:
     return MappingProxyType(found)
 
 
-def find(method: str, path: str) -> str | None:
-    """The gRPC path of the method that the edge calls for an HTTP request (a gRPC call is one too); None: none of them.
-
-    A query counts for nothing.
-    """
+def find(verb: str, path: str) -> Route | None:
+    """The route of an HTTP request; None: it has none. A query counts for nothing."""
     path = path.partition("?")[0]
-    if path in scopes():
-        return path
-    return next((rpc for verb, pattern, rpc in _patterns() if verb == method and pattern.fullmatch(path)), None)
+    return next((route for pattern, route in _patterns() if route.verb == verb and pattern.fullmatch(path)), None)
 
 
 @cache
-def _patterns() -> tuple[tuple[str, re.Pattern[str], str], ...]:
-    return tuple((each.verb, re.compile(each.pattern), each.rpc) for each in routes())
+def _patterns() -> tuple[tuple[re.Pattern[str], Route], ...]:
+    return tuple((re.compile(route.pattern), route) for route in routes())

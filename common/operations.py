@@ -134,6 +134,7 @@ OPERATIONS = (
 
 BY_RPC: Mapping[str, Operation] = MappingProxyType({operation.rpc: operation for operation in OPERATIONS})
 _BY_PATH = {(operation.method, operation.path or operation.rpc): operation for operation in OPERATIONS}
+_BY_HTTP_PATH = {(operation.method, operation.path): operation for operation in OPERATIONS if operation.path}
 _PATTERNS = tuple((re.compile(operation.pattern), operation) for operation in OPERATIONS if operation.pattern)
 
 
@@ -147,10 +148,10 @@ def error_dialect(operation: Operation | None, content_type: str) -> Dialect:
 def find(method: str, path: str) -> Operation | None:
     """The operation that an HTTP request asks for (a gRPC call is one too); None: none of these, as the admin API.
 
-    Slashes at the end count for nothing, as for the edge's transcoder.
+    In a path of HTTP, slashes at the end count for nothing, as for the edge's transcoder.
     """
-    path = path.partition("?")[0].rstrip("/")
-    found = _BY_PATH.get((method, path))
+    path = path.partition("?")[0]
+    found = _BY_PATH.get((method, path)) or _BY_HTTP_PATH.get((method, path.rstrip("/")))
     if found is not None:
         return found
     for pattern, operation in _PATTERNS:

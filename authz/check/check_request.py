@@ -21,7 +21,7 @@ def request_facts(request: auth.CheckRequest, listener: str) -> RequestFacts:
     headers = http.headers
     key_text = credential(headers)
     operation = operations.find(http.method, http.path)
-    rpc = _rpc(listener, http.method, http.path, operation)
+    rpc = called_method(listener, http.method, http.path, operation)
     kind = Kind.READING if operation is None else operation.kind
     input_tokens, output_tokens, choices, tier = 0, None, 1, ""
     if operation is not None and operation.reserves:
@@ -51,11 +51,15 @@ def request_facts(request: auth.CheckRequest, listener: str) -> RequestFacts:
     )
 
 
-def _rpc(listener: str, method: str, path: str, operation: Operation | None) -> str:
-    """What the edge will call for this request: the one method that its proof of identity is good for."""
+def called_method(listener: str, method: str, path: str, operation: Operation | None) -> str:
+    """The gRPC path of what the edge will call for this request, which its proof of identity is good for.
+
+    What is neither an operation's HTTP path nor an admin method's is a gRPC path itself, of a method or of none.
+    """
     if listener == names.LISTENER_ADMIN:
-        return admin_api.find(method, path) or ""
-    return "" if operation is None else operation.rpc
+        route = admin_api.find(method, path)
+        return path if route is None else route.rpc
+    return path if operation is None else operation.rpc
 
 
 def checked_model(model: str) -> str:

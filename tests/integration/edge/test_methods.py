@@ -6,7 +6,8 @@ from typing import Any
 import grpc
 import pytest
 
-from common import admin_api, operations
+from authz.check.check_request import called_method
+from common import admin_api, names, operations
 from common.operations import OPERATIONS
 
 VALUES = ("k", "a.b-c~d", "a:b", "2026-11", "k%20k", "..%20", "rotate", "k:", ":revoke")
@@ -29,7 +30,7 @@ def test_the_admin_api_by_http(edge: Any, route: admin_api.Route) -> None:
         edge.request(verb, each, b"{}" if verb in ("POST", "PATCH") else None, port=edge.admin)
         for call in edge.backend.calls:  # none where the transcoder knows no method
             http = edge.authz.checks[-1].attributes.request.http
-            assert admin_api.find(http.method, http.path) == call.method, each
+            assert called_method(names.LISTENER_ADMIN, http.method, http.path, None) == call.method, each
     assert any(_called(edge, verb, re.sub(r"\{[^}]+\}", value, path)) == route.rpc for value in VALUES)
 
 
@@ -44,13 +45,16 @@ def test_the_public_operations_by_http(edge: Any, operation: operations.Operatio
         for call in edge.backend.calls:
             http = edge.authz.checks[-1].attributes.request.http
             found = operations.find(http.method, http.path)
-            assert found is not None, each
-            assert found.rpc == call.method, each
+            assert called_method(names.LISTENER_PUBLIC, http.method, http.path, found) == call.method, each
 
 
 def test_every_method_by_grpc(edge: Any) -> None:
+    """Also one that there is not: the service says so."""
     public = [each.rpc for each in OPERATIONS if not each.path]
-    for port, rpcs in ((edge.public, public), (edge.admin, list(admin_api.scopes()))):
+    admin = [each.rpc for each in admin_api.routes()]
+    for port, rpcs in ((edge.public, public), (edge.admin, admin)):
+        service = rpcs[0].rpartition("/")[0]
+        rpcs += [f"{service}/Nope", f"{service}/", f"{service}/x/y"]
         with edge.channel(port) as channel:
             for rpc in rpcs:
                 edge.backend.reset()
@@ -61,7 +65,8 @@ def test_every_method_by_grpc(edge: Any) -> None:
                     assert problem.code() is grpc.StatusCode.UNKNOWN, (rpc, problem)  # the backend says nothing
                 http = edge.authz.checks[-1].attributes.request.http
                 found = operations.find(http.method, http.path)
-                proven = admin_api.find(http.method, http.path) if port == edge.admin else found and found.rpc
+                listener = names.LISTENER_ADMIN if port == edge.admin else names.LISTENER_PUBLIC
+                proven = called_method(listener, http.method, http.path, found)
                 assert (edge.backend.calls[-1].method, proven) == (rpc, rpc)
 
 

@@ -38,10 +38,21 @@ def test_what_a_request_costs(method: str, path: str, kind: Kind) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", "/v1/chat/completions"), ("POST", "/admin/v1/keys"), ("POST", "/v1/models/a"), ("GET", ""), ("", "")],
+    [
+        *[("GET", "/v1/chat/completions"), ("POST", "/admin/v1/keys"), ("POST", "/v1/models/a"), ("GET", ""), ("", "")],
+        ("POST", "/uplion.inference.v1.InferenceService/Chat/"),
+        ("POST", "/uplion.openai.v1.OpenAIService/CreateChatCompletion"),
+    ],
 )
 def test_what_is_no_public_operation_is_none(method: str, path: str) -> None:
     assert operations.find(method, path) is None
+
+
+def test_a_slash_at_the_end_is_what_the_edges_transcoder_makes_of_it() -> None:
+    for path in ("/v1/models/", "/v1/models//", "/v1/models/?x=/"):
+        found = operations.find("GET", path)
+        assert found is not None
+        assert found.rpc_name == "ListModels"
 
 
 def test_every_native_method_that_runs_a_model_is_counted() -> None:
