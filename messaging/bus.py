@@ -5,10 +5,11 @@ Messages are the protos of the contract; subjects come from `common.names`.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 import nats.errors
 from nats.aio.client import Client
@@ -32,8 +33,22 @@ _QUIET_SECONDS = 1.0
 _CLOSE_SECONDS = 5.0
 _WATCHER_SECONDS = 10.0  # how long the server keeps a watcher whose client is gone
 _DAY_SECONDS = 86_400.0
-_STREAM_NAME_IN_USE = 10058
+_INSUFFICIENT_STORAGE = 10047
 _DELETED = ("DEL", "PURGE")
+
+
+class NoRoomError(nats.errors.Error):
+    """JetStream's own limits leave no room for a stream of ours."""
+
+    def __init__(self, stream: str, size_bytes: int) -> None:
+        size = f"{size_bytes >> 20} MB" if size_bytes else "its share"
+        super().__init__(
+            f"NATS has no room for the stream {stream}, which takes {size}:"
+            " raise its max_file_store and max_memory_store, or free space on its disk"
+        )
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class Bus(Connection):
@@ -86,18 +101,30 @@ class Bus(Connection):
             api.KeyValueConfig(bucket=names.KV_WORKERS, ttl=WORKER_TTL_SECONDS, storage=api.StorageType.MEMORY),
             api.KeyValueConfig(bucket=names.KV_FLEET, storage=api.StorageType.MEMORY),
         ):
-            try:
-                await self.js.key_value(config.bucket)
-            except NotFoundError:
-                with suppress(APIError):  # another process was faster
-                    await self.js.create_key_value(config)
+            await self._ensure(f"KV_{config.bucket}", 0, partial(self.js.create_key_value, config))
 
     async def _ensure_stream(self, config: api.StreamConfig) -> None:
+        await self._ensure(str(config.name), config.max_bytes or 0, partial(self.js.add_stream, config))
+
+    async def _ensure(self, name: str, size_bytes: int, create: Callable[[], Awaitable[object]]) -> None:
+        """Looks first: NATS refuses to make a stream that is there when it has no room for a second one."""
+        if await self._exists(name):
+            return
         try:
-            await self.js.add_stream(config)
+            await create()
         except APIError as problem:
-            if problem.err_code != _STREAM_NAME_IN_USE:
-                raise
+            if await self._exists(name):  # another process was faster
+                return
+            if problem.err_code == _INSUFFICIENT_STORAGE:
+                raise NoRoomError(name, size_bytes) from problem
+            raise
+
+    async def _exists(self, name: str) -> bool:
+        try:
+            await self.js.stream_info(name)
+        except NotFoundError:
+            return False
+        return True
 
     async def ensure_task_consumer(self, model: str, lane: str = names.LANE_DEFAULT) -> str:
         """The durable consumer that the workers of a model share; returns its name. Before anything scales on it."""
@@ -228,10 +255,10 @@ class Bus(Connection):
 async def _ended_too_early(watcher: KeyValue.KeyWatcher) -> bool:
     """Whether "nothing there" overtook what is there: the client asks the server while messages are on their way."""
     try:
-        delivered = (await watcher._sub.consumer_info()).delivered  # type: ignore[union-attr]
+        info = await watcher._sub.consumer_info()  # type: ignore[union-attr]
     except (nats.errors.Error, TimeoutError):
         return True
-    return delivered is None or delivered.consumer_seq > 0
+    return info.delivered is None or info.delivered.consumer_seq > 0 or bool(info.num_pending)
 
 
 def _unix_seconds(created: object) -> float:

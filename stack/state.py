@@ -13,7 +13,6 @@ from typing import Any
 from stack.errors import StackError
 
 LOG_BYTES_MAX = 16 << 20  # of one part's log; the half before it is kept beside it
-FREE_BYTES_MIN = 200 << 20  # what a first start writes, with room to work
 _SECRET_BYTES = 24
 _LOCK_WAIT_SECONDS = 3.0  # a supervisor that was just stopped may still be ending
 
@@ -37,14 +36,8 @@ class State:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.folder.chmod(0o700)
             self.logs.mkdir(exist_ok=True, mode=0o700)
-            free_bytes = os.statvfs(self.folder).f_bavail * os.statvfs(self.folder).f_frsize
         except OSError as error:
             raise StackError(f"the state folder {self.folder} cannot be used: {error.strerror}") from error
-        if free_bytes < FREE_BYTES_MIN:
-            raise StackError(
-                f"the disk of {self.folder} is full: {free_bytes >> 20} MB are free,"
-                f" {FREE_BYTES_MIN >> 20} MB are needed"
-            )
 
     @contextmanager
     def held(self) -> Iterator[None]:

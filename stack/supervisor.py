@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from common import manifest, names
 from common.lifecycle import forever
 from common.manifest import AIModel, ManifestError
-from stack import ports
+from stack import disk, ports
 from stack.assembly import Assembly
 from stack.children.child import Child
 from stack.children.readiness import readiness
@@ -53,6 +53,7 @@ class Supervisor:
     async def run(self, stop: asyncio.Event, now: asyncio.Event) -> None:
         """Runs until `stop`, then lets everything finish in order; `now` cuts that short."""
         models = read_manifests(self.settings)
+        disk.check(self.settings)
         self.state.create()
         with self.state.held():
             try:

@@ -12,6 +12,7 @@ import time
 from cli.local.command_line import hide_passwords
 from cli.local.progress import Progress, progress
 from cli.output import CommandError, JsonObject, print_json
+from stack import disk
 from stack.children.processes import python
 from stack.errors import StackError
 from stack.settings import StackSettings, default_state
@@ -27,7 +28,8 @@ def up(settings: StackSettings, *, detach: bool, as_json: bool) -> None:
     from stack.supervisor import read_manifests
 
     hide_passwords((settings.postgres_url, settings.redis_url, settings.nats_url))
-    read_manifests(settings)  # before anything starts, so that a bad one is reported at once
+    read_manifests(settings)  # before anything starts, so that what is wrong is reported at once
+    disk.check(settings)
     shown = progress(silent=as_json)
     try:
         if detach:

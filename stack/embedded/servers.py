@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Protocol
 
+from stack import disk
 from stack.children.processes import Process, Program, base_environment, spawn
 from stack.embedded import binaries
 from stack.embedded.probes import HOST, USER, answer, nats_facts, postgres_accepts
@@ -46,9 +47,14 @@ def write_private(path: Path, text: str) -> None:
     """Replaces a file that only its owner may read."""
     fresh = path.with_name(path.name + ".new")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:
+    with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:  # a path in it may be any bytes
         file.write(text)
     fresh.rename(path)
+
+
+def quoted(text: str) -> str:
+    """A text as the configurations of Valkey and NATS have it: with these escapes of JSON, and no others."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 class Postgres:
@@ -101,7 +107,7 @@ class Postgres:
 
     @property
     def _half_made(self) -> Path:
-        return self._folder / "half-made"
+        return self._folder / disk.HALF_MADE
 
     def _initdb(self, password_file: Path) -> Program:
         options = ["--no-sync", "--no-instructions", "--locale=C", "--encoding=UTF8", "--auth=scram-sha-256"]
@@ -116,7 +122,7 @@ class Postgres:
             "unix_socket_directories": "",
             "shared_buffers": "32MB",
             "max_connections": "60",
-            "max_wal_size": "256MB",
+            "max_wal_size": f"{disk.LOG_BYTES >> 20}MB",
             "wal_level": "minimal",
             "max_wal_senders": "0",
             "io_method": "sync",
@@ -161,7 +167,7 @@ class Valkey:
             f"bind {HOST}",
             f"port {self._port}",
             f"requirepass {self._password}",
-            f'dir "{self._folder}"',
+            f"dir {quoted(str(self._folder))}",
             "daemonize no",
             'save ""',
             "appendonly yes",
@@ -198,9 +204,12 @@ class Nats:
         self.url = f"nats://{USER}:{password}@{self.address}"
 
     async def prepare(self) -> None:
-        """Writes its configuration."""
+        """Writes its configuration.
+
+        Its bound of what streams may hold on disk is one that none reaches. Unset it is three quarters of what is free,
+        of which every stream's own bound is taken off: streams that are there could not be made again on a full disk.
+        """
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        quoted = json.dumps
         configuration = f"""\
 server_name: uplion
 listen: {quoted(self.address)}
@@ -208,6 +217,7 @@ authorization {{ user: {USER}, password: {quoted(self._password)} }}
 jetstream {{
   store_dir: {quoted(str(self._folder))}
   max_memory_store: 256MB
+  max_file_store: 1TB
   sync_interval: "5s"
 }}
 """

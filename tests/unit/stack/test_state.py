@@ -3,7 +3,6 @@
 import os
 import socket
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -51,12 +50,6 @@ def test_two_supervisors_never_share_it(folder: State) -> None:
             pass
     with folder.held():
         pass
-
-
-def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=1000, f_frsize=1024))
-    with pytest.raises(StackError, match=r"is full: 0 MB are free, 200 MB are needed"):
-        State(tmp_path).create()
 
 
 def test_an_unusable_folder_is_one_sentence(tmp_path: Path) -> None:
