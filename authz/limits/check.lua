@@ -15,7 +15,7 @@
 --       7 input tokens    8 output tokens of one choice (0: it generates nothing)    9 choices
 --      10 used totals from the ledger, msgpack in the order of `used`, -1 where none is given; '' unless answering LOAD
 -- Returns {'OK', output tokens granted to one choice, number of the rule that leaves it the least (0: none),
---          unix ms, {remaining of each rule}, {ms until something leaves its window, or -1, of each rule},
+--          unix ms, {remaining of each rule}, {ms until its window is empty, or -1, of each rule},
 --          {number of a rule in shadow that would have refused, ms until the request would have passed or -1, ...}}
 --      or {'NO', {remaining}, {ms}, {number of a refusing rule, ms until the request may pass or -1: the budget is
 --          spent, ...}}
@@ -71,16 +71,16 @@ for _, group in ipairs(useds) do
 end
 if #missing > 1 then return missing end
 
--- Windows: field 'n' is the sum, right for the second 'at'; 'old' is the oldest bucket's second; numbers are buckets.
+-- Windows: field 'n' is the sum, right for the second 'at'; 'last' is the newest bucket's second; numbers are buckets.
 local windows = {}
 for index = 1, #rates, 2 do
   local key = KEYS[rates[index]]
-  local state = redis.call('HMGET', key, 'n', 'at', 'old', second)
-  local total, oldest = tonumber(state[1] or '0'), tonumber(state[3] or '0')
+  local state = redis.call('HMGET', key, 'n', 'at', 'last', second)
+  local total, newest = tonumber(state[1] or '0'), tonumber(state[3] or '0')
   local moved = state[2] ~= time[1]
   if total > 0 and moved then
     local all = redis.call('HGETALL', key)
-    total, oldest = 0, 0
+    total, newest = 0, 0
     for place = 1, #all, 2 do
       local bucket = tonumber(all[place])
       if bucket then
@@ -89,17 +89,22 @@ for index = 1, #rates, 2 do
           redis.call('HDEL', key, all[place])
         else
           total = total + count
-          if oldest == 0 or bucket < oldest then oldest = bucket end
+          if bucket > newest then newest = bucket end
         end
       end
     end
-    redis.call('HSET', key, 'n', total, 'at', second, 'old', oldest)
+    redis.call('HSET', key, 'n', total, 'at', second, 'last', newest)
     redis.call('EXPIRE', key, WINDOW + 1)
     moved = false
   end
-  if total <= 0 then total, oldest = 0, 0 end
+  if total <= 0 then total, newest = 0, 0 end
   windows[#windows + 1] =
-    {key = key, total = total, oldest = oldest, bucket = tonumber(state[4] or '0'), moved = moved}
+    {key = key, total = total, newest = newest, bucket = tonumber(state[4] or '0'), moved = moved}
+end
+
+-- When the newest bucket leaves the window, in ms from now: everything is free again then.
+local function empty_in(newest)
+  return math.max(1, (newest + WINDOW) * 1000 - now)
 end
 
 -- When so much of what is counted has left the window, in ms from now.
@@ -128,7 +133,7 @@ for index = 1, #rules, 5 do
   if kind <= 1 then
     local window = windows[counter]
     left = amount - window.total
-    if window.oldest > 0 then reset = math.max(1, (window.oldest + WINDOW) * 1000 - now) else reset = 0 end
+    reset = window.newest > 0 and empty_in(window.newest) or 0
     if kind == 0 then
       fits = left >= 1
       if not fits then wait = amount < 1 and WINDOW * 1000 or leaving_in(window, 1 - left) end
@@ -181,9 +186,8 @@ for index = 1, #rates, 2 do
     count = tokens
     counted[#counted + 1] = window.key
   end
-  if window.oldest == 0 then window.oldest = second end
   redis.call(
-    'HSET', window.key, second, window.bucket + count, 'n', window.total + count, 'at', second, 'old', window.oldest
+    'HSET', window.key, second, window.bucket + count, 'n', window.total + count, 'at', second, 'last', second
   )
   if window.moved then redis.call('EXPIRE', window.key, WINDOW + 1) end
 end
@@ -203,5 +207,6 @@ for index = 1, #rules, 5 do
   local kind, number = rules[index], (index + 4) / 5
   local taken = (kind == 1 or kind == 2) and tokens or kind == 3 and cost or 1
   remaining[number] = math.max(0, remaining[number] - taken)
+  if kind <= 1 then resets[number] = empty_in(second) end
 end
 return {'OK', granted, tightest, now, remaining, resets, shadows}

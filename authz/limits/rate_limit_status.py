@@ -13,7 +13,7 @@ class LimitStatus(NamedTuple):
 
     rule: Rule
     remaining: int
-    reset_seconds: float | None  # until some of it comes back; None: never
+    reset_seconds: float | None  # until all of it is there again; None: never
 
 
 class RateLimitStatus(NamedTuple):
@@ -29,7 +29,7 @@ NO_LIMITS = RateLimitStatus()
 def rate_limit_status(
     plan: Plan, remaining: Sequence[int], resets_ms: Sequence[int], day: Today, now: float
 ) -> RateLimitStatus:
-    """From check.lua's reply: `remaining` of each rule, and ms until its window moves (-1: it has none)."""
+    """From check.lua's reply: `remaining` of each rule, and ms until its window is empty (-1: it has none)."""
     requests, tokens = plan.headers
     return RateLimitStatus(
         _tightest(plan, requests, remaining, resets_ms, day, now) if requests else None,

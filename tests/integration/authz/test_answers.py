@@ -84,6 +84,27 @@ async def test_a_spent_budget_is_not_to_be_retried_and_says_when_it_starts_again
     assert re.fullmatch(r"(\d+h)?(\d+m)?[\d.]+m?s", answer.headers["x-ratelimit-reset-tokens"])
 
 
+def in_seconds(text: str) -> float:
+    """A duration in Go's form."""
+    units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+    return sum(float(number) * units[unit] for number, unit in re.findall(r"([\d.]+)(ms|h|m|s)", text))
+
+
+async def test_a_reset_is_when_the_whole_limit_is_there_again(authz: Any) -> None:
+    """From the first request of a window on: 60 whole seconds after the last one, and the rest of its second."""
+    await authz.add_account(requests(3), tokens(10_000, "minute"))
+    key = await authz.add_key()
+    path, method = "/v1/models", "GET"
+    found = [await authz.check(key.text), await authz.check(key.text, path=path, method=method)]
+    found += [await authz.check(key.text), await authz.check(key.text)]
+    assert [each.status for each in found] == [200, 200, 200, 429]
+    for each in found:
+        headers = each.told if each.status == 200 else each.headers
+        assert 30 < in_seconds(headers["x-ratelimit-reset-requests"]) <= 61
+        if "x-ratelimit-reset-tokens" in headers:  # a reading takes none
+            assert 30 < in_seconds(headers["x-ratelimit-reset-tokens"]) <= 61
+
+
 async def test_of_a_budget_that_is_reserved_the_log_says_what_the_answer_said(authz: Any, bus: Bus) -> None:
     """It is not spent: `uplion explain` must not call it final."""
     await authz.add_account(tokens(150, "life"))
