@@ -1,9 +1,14 @@
 """The authenticated caller of a request, carried from authz to router and control in headers with a proof."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import quote, unquote
 
 from common import names
+
+_CACHED = 10_000
 
 # All of them, in the order of `Identity.to_headers` and of the text that a proof covers.
 IDENTITY_HEADERS = (
@@ -38,6 +43,11 @@ class Identity:
     capped_by: str = ""  # the budget's rule that max_output_tokens comes from; empty: not from a budget
     holds_slot: bool = False  # counted as one of so many at once: the router announces its end
     scopes: tuple[str, ...] = ()  # at the admin listener: what the caller may do there
+    models: tuple[str, ...] = ()  # where models are listed: globs of those it may use; empty: every one
+
+    def may_use(self, model: str) -> bool:
+        """Whether a list of models shows the caller this one."""
+        return not self.models or models_pattern(self.models).fullmatch(model) is not None
 
     def to_headers(self) -> list[tuple[str, str]]:
         """The headers authz sets; every one is always written, so that a client's copy never survives."""
@@ -50,6 +60,8 @@ class Identity:
             limits.append(f"capped_by={self.capped_by}")
         if self.holds_slot:
             limits.append("holds_slot=1")
+        if self.models:
+            limits.append(f"models={','.join(quote(glob, safe='') for glob in self.models)}")
         return [
             (names.HEADER_ACCOUNT, self.account),
             (names.HEADER_PROJECT, self.project),
@@ -65,6 +77,7 @@ class Identity:
     def from_headers(cls, headers: Mapping[str, str]) -> "Identity":
         """Reads it back from headers that authz made: credentials.identity_proof has verified them."""
         limits = dict(part.split("=", 1) for part in headers[names.HEADER_LIMITS].split(";") if "=" in part)
+        models = limits.get("models")
         output, deadline = limits.get("max_output_tokens"), limits.get("deadline_seconds")
         return cls(
             account=headers[names.HEADER_ACCOUNT],
@@ -79,4 +92,12 @@ class Identity:
             capped_by=limits.get("capped_by", ""),
             holds_slot="holds_slot" in limits,
             scopes=tuple(headers[names.HEADER_SCOPES].split()),
+            models=tuple(unquote(glob) for glob in models.split(",")) if models else (),
         )
+
+
+@lru_cache(_CACHED)
+def models_pattern(globs: tuple[str, ...]) -> re.Pattern[str]:
+    """`*` matches any characters, `?` matches one; everything else matches itself."""
+    patterns = (re.escape(glob).replace(r"\*", ".*").replace(r"\?", ".") for glob in globs)
+    return re.compile("|".join(patterns), re.DOTALL)

@@ -23,6 +23,7 @@ from authz.metrics import AUTHZ_SHADOW_REFUSALS
 from authz.request_facts import RequestFacts
 from common.errors import UplionError
 from common.identity import Identity
+from common.operations import Kind
 from credentials.api_keys import TEST_KEY, ApiKey, MalformedKeyError, digest, parse
 from credentials.headers import UNPROVED
 
@@ -122,6 +123,7 @@ class Authorizer:
             capped_by=grant.capped_by,
             holds_slot=grant.holds_slot,
             scopes=scopes,
+            models=record.models if request.kind is Kind.READING else (),
         )
         return Admission(identity, grant.rate_limits)
 

@@ -1,6 +1,5 @@
 """What a key may be used for: listeners, models, networks and tiers. Raises the error that the caller sees."""
 
-import re
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
@@ -9,6 +8,7 @@ from authz.request_facts import RequestFacts
 from common import names
 from common.admin_api import ADMIN_SCOPES
 from common.errors import Reason, UplionError
+from common.identity import models_pattern
 from common.operations import Kind
 
 _CACHED = 10_000
@@ -33,7 +33,7 @@ def check_restrictions(record: KeyRecord, request: RequestFacts) -> None:
     if record.networks and not _inside(record.networks, request.client):
         raise UplionError(Reason.PERMISSION_DENIED, "This key cannot be used from this network.", rule="networks")
     named = record.models and request.model and request.kind is not Kind.READING
-    if named and not _models(record.models).fullmatch(request.model):
+    if named and not models_pattern(record.models).fullmatch(request.model):
         message = f'This key cannot be used for the model "{request.model}".'
         raise UplionError(Reason.MODEL_NOT_ALLOWED, message, param="model", rule="models")
 
@@ -55,13 +55,6 @@ def tier(record: KeyRecord, wanted: str) -> str:
 
 def _scope_missing(scope: str) -> UplionError:
     return UplionError(Reason.PERMISSION_DENIED, f'This needs a key with the scope "{scope}".', scope=scope)
-
-
-@lru_cache(_CACHED)
-def _models(globs: tuple[str, ...]) -> re.Pattern[str]:
-    """`*` matches any characters, `?` matches one; everything else matches itself."""
-    patterns = (re.escape(glob).replace(r"\*", ".*").replace(r"\?", ".") for glob in globs)
-    return re.compile("|".join(patterns), re.DOTALL)
 
 
 @lru_cache(_CACHED)

@@ -15,6 +15,7 @@ from uplion.dispatch.v1.worker_state_pb2 import CAPABILITY_RESUME, WorkerState
 
 from common import manifest, names
 from common.errors import Reason, UplionError
+from common.identity import Identity
 from common.lifecycle import run_forever
 from common.operations import Capability
 from messaging.bus import WORKER_TTL_SECONDS, Change
@@ -57,6 +58,13 @@ class Snapshot:
                 param="model",
             )
         return found
+
+    def shown_to(self, identity: Identity) -> "Snapshot":
+        """The same without the models that the caller may not use: to it they do not exist."""
+        if not identity.models:
+            return self
+        shown = {name: route for name, route in self.routes.items() if identity.may_use(name)}
+        return Snapshot(MappingProxyType(shown), self.addresses)
 
 
 class Watching(Protocol):

@@ -16,6 +16,7 @@ from router.dispatch.records import Record
 from router.dispatch.releases import Releases
 from router.dispatch.request_metrics import RequestMetrics
 from router.surfaces.arrivals import Arrivals
+from router.surfaces.requests import name_input
 from rpc.identity import caller
 from rpc.interceptors import internal_error
 
@@ -65,6 +66,7 @@ class CallLifecycle:
                     return await call.answer(record)
                 except UplionError as problem:
                     error = problem
+                    name_input(error, operation)
                 except Exception:  # the RPC boundary: each dialect has a form for our own bugs too
                     logger.exception("request failed")
                     error = internal_error()

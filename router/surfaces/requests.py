@@ -1,5 +1,6 @@
 """What the parsers of all dialects share: refusals, bounds, and a job from checked parts."""
 
+import re
 from typing import Final, NoReturn
 
 import msgspec
@@ -8,7 +9,7 @@ from uplion.inference.v1.sampling_pb2 import Sampling
 
 from common.errors import Reason, UplionError
 from common.identity import Identity
-from common.operations import Capability
+from common.operations import Capability, Dialect, Operation
 from router.dispatch.jobs import Job
 
 MAX_MESSAGES: Final = 4096
@@ -32,6 +33,29 @@ def invalid(param: str, problem: str) -> NoReturn:
 def unsupported(param: str, problem: str = "is not supported") -> NoReturn:
     """Refuses a field that asks for something that is not built."""
     raise UplionError(Reason.UNSUPPORTED_PARAMETER, f"'{param}' {problem}.", param=param)
+
+
+# What each operation calls its input. Workers say `prompt` or `input`, whatever was called.
+_INPUTS: Final = {
+    (Dialect.OPENAI, Capability.CHAT): "messages",
+    (Dialect.OPENAI, Capability.COMPLETION): "prompt",
+    (Dialect.OPENAI, Capability.EMBEDDING): "input",
+    (Dialect.NATIVE, Capability.CHAT): "messages",
+    (Dialect.NATIVE, Capability.COMPLETION): "prompt",
+    (Dialect.NATIVE, Capability.EMBEDDING): "inputs",
+}
+_INPUT_PARAM: Final = re.compile(r"(?:messages|prompt|inputs?)(?![^.\[])")
+
+
+def name_input(error: UplionError, operation: Operation) -> None:
+    """Puts the operation's own name of its input where the error names that; a context that is too small is its too."""
+    assert operation.capability is not None
+    name = _INPUTS[operation.dialect, operation.capability]
+    if error.param is not None:
+        if (found := _INPUT_PARAM.match(error.param)) is not None:
+            error.param = name + error.param[found.end() :]
+    elif error.reason is Reason.CONTEXT_LENGTH_EXCEEDED:
+        error.param = name
 
 
 def check_model(model: str, identity: Identity) -> str:

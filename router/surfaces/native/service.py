@@ -17,6 +17,7 @@ from router.surfaces.native.parse import chat_job, completion_job, embedding_job
 from router.surfaces.native.write import ChatSink, CompletionSink, chat_response, completion_response, embed_response
 from router.surfaces.relay import Relay, Sink
 from router.surfaces.response_buffers import WholeAnswer
+from rpc.identity import caller
 
 _PAGE = 100
 _MAX_PAGE = 1000
@@ -108,7 +109,7 @@ class NativeService(inference_service_pb2_grpc.InferenceServiceServicer):
         if request.page_size < 0:
             raise UplionError(Reason.INVALID_REQUEST, "'page_size' must not be negative.", param="page_size")
         size = min(request.page_size or _PAGE, _MAX_PAGE)
-        routes = self._models.snapshot.routes
+        routes = self._models.snapshot.shown_to(caller()).routes
         # The token is the last name of the page before: pages stay right while models come and go.
         names = sorted(name for name in routes if name > request.page_token)
         response = model_pb2.ListModelsResponse(next_page_token=names[size - 1] if len(names) > size else "")

@@ -24,6 +24,7 @@ from router.surfaces.http_body import CONTENT_STREAM, answer_error, answer_json,
 from router.surfaces.openai import write as frames
 from router.surfaces.openai.parse import PARSERS, OpenAIRequest
 from router.surfaces.relay import Relay
+from rpc.identity import caller
 
 logger = logging.getLogger(__name__)
 
@@ -126,15 +127,15 @@ class OpenAIService:
 
     async def _list_models(self, operation: Operation, data: bytes, context: Context) -> None:
         try:
-            routes = self._models.snapshot.routes.values()
-            body = frames.model_list_json(sorted((route.name, route.created) for route in routes))
+            shown = self._models.snapshot.shown_to(caller())
+            body = frames.model_list_json(sorted((route.name, route.created) for route in shown.routes.values()))
             await answer_json(context, body)
         except UplionError as error:
             await answer_error(context, operation, error)
 
     async def _get_model(self, operation: Operation, data: bytes, context: Context) -> None:
         try:
-            route = self._models.snapshot.route(_parsed(GetModelRequest, data).model)
+            route = self._models.snapshot.shown_to(caller()).route(_parsed(GetModelRequest, data).model)
             body = frames.model_json(route.name, route.created)
             await answer_json(context, body)
         except UplionError as error:

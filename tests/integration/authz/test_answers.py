@@ -166,6 +166,8 @@ async def test_models_networks_and_tiers_a_key_may_not_use_are_403(authz: Any, b
         answer = await authz.check(key.text, model=model, **inside)
         assert (answer.status, answer.code) == (403, "model_not_allowed"), model
     assert (await decision(bus, answer.request_id)).reason == "MODEL_NOT_ALLOWED"
+    answer = await authz.check(key.text, path="/v1/models", method="GET", **inside)
+    assert answer.headers["x-uplion-limits"] == "models=org%2F%2A,small-%3F"  # the router shows no others
     for address in ("10.2.0.1", "", "nonsense", "2001:db9::1"):
         answer = await authz.check(key.text, model="small-1", headers={names.HEADER_CLIENT: address})
         assert (answer.status, answer.code) == (403, "permission_denied"), address

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from common.identity import IDENTITY_HEADERS, Identity
 
 
@@ -5,6 +7,7 @@ def test_what_authz_writes_is_what_is_read() -> None:
     identity = Identity(
         "acc", "key", "res", "m", "default", 100, 30.0, "req", "prj", "key/tokens/day", True, ("admin",)
     )
+    identity = replace(identity, models=("a,b;c=d *", "é?", "%2c"))
     assert Identity.from_headers(dict([*identity.to_headers(), ("x-request-id", "req")])) == identity
 
 
@@ -15,3 +18,12 @@ def test_every_header_is_always_written_so_that_no_client_copy_survives() -> Non
         f"x-uplion-{name}" for name in ("account", "project", "key", "reservation", "model", "tier", "limits", "scopes")
     }
     assert Identity.from_headers(dict([*bare.to_headers(), ("x-request-id", "req")])) == bare
+
+
+def test_a_caller_with_a_list_of_models_may_use_what_it_matches_whole() -> None:
+    identity = Identity("acc", "key", "", "", "default", None, None, "req", models=("org/*", "small-?"))
+    assert [name for name in ("org/a.b", "small-1", "small-12", "xorg/a", "org") if identity.may_use(name)] == [
+        "org/a.b",
+        "small-1",
+    ]
+    assert replace(identity, models=()).may_use("anything")

@@ -88,6 +88,8 @@ async def test_models_are_paged(world: Any) -> None:
             break
     assert world.model in names
     assert names == sorted(set(names))
+    metadata = world.client.metadata(reservation="", models=("nothing-*",))
+    assert not (await stub(world).ListModels(model_pb2.ListModelsRequest(), metadata=metadata)).models
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from uplion.dispatch.v1 import run_pb2
 from uplion.inference.v1 import sampling_pb2
 from uplion.openai.v1.openai_service_pb2 import GetModelRequest
 
-from common.errors import Reason, UplionError, from_rpc_error, grpc_status
+from common.errors import STATUS_DETAILS_METADATA, Reason, UplionError, from_rpc_error, grpc_status
 from tests.kit.until import until
 
 CANARY = "canary-7f3a"
@@ -126,6 +126,53 @@ async def test_models_are_listed_and_shown(world: Any) -> None:
     status, _, data, _ = await world.client.post("GetModel", request, reservation="")
     assert (status, json.loads(data)["error"]["code"]) == (404, "model_not_found")
     assert world.usage == []
+
+
+async def test_models_that_a_key_may_not_use_do_not_exist_for_it(world: Any) -> None:
+    request = GetModelRequest(model=world.model).SerializeToString()
+    unknown = GetModelRequest(model="none").SerializeToString()
+    for models, shown in (((), True), (("other", world.model[:3] + "*"), True), (("x*", "?"), False)):
+        _, _, data, _ = await world.client.post("ListModels", b"", reservation="", models=models)
+        assert (world.model in [model["id"] for model in json.loads(data)["data"]]) == shown
+        status, _, data, _ = await world.client.post("GetModel", request, reservation="", models=models)
+        assert status == (200 if shown else 404)
+        if not shown:
+            _, _, same, _ = await world.client.post("GetModel", unknown, reservation="", models=models)
+            assert data == same.replace(b"none", world.model.encode())
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "said", "param"),
+    [
+        ("CreateEmbedding", {"input": [[9]]}, "prompt", "input"),
+        ("CreateEmbedding", {"input": ["a"]}, "input[0]", "input[0]"),
+        ("CreateEmbedding", {"input": ["a"]}, None, "input"),
+        ("CreateCompletion", {"prompt": [9]}, "prompt", "prompt"),
+        ("CreateCompletion", {"prompt": "a"}, None, "prompt"),
+        ("CreateChatCompletion", {"messages": [{"role": "user", "content": "a"}]}, "prompt", "messages"),
+        (
+            "CreateChatCompletion",
+            {"messages": [{"role": "user", "content": "a"}]},
+            "messages[0].content",
+            "messages[0].content",
+        ),
+        ("CreateChatCompletion", {"messages": [{"role": "user", "content": "a"}]}, "prompts", "prompts"),
+    ],
+)
+async def test_what_a_worker_refuses_is_named_as_the_client_named_it(
+    start_world: Any, method: str, fields: dict[str, Any], said: str | None, param: str
+) -> None:
+    error = UplionError(Reason.CONTEXT_LENGTH_EXCEEDED, "Too long.", param=said)
+
+    async def refuse(request: run_pb2.RunRequest, context: Any) -> AsyncIterator[run_pb2.RunEvent]:
+        details = ((STATUS_DETAILS_METADATA, grpc_status(error).SerializeToString()),)
+        await context.abort(error.reason.grpc_code, error.message, trailing_metadata=details)
+        yield run_pb2.RunEvent()
+
+    async with start_world(worker=False) as world:
+        await world.start_worker(script=refuse)
+        status, _, data, _ = await world.client.post(method, json.dumps({"model": world.model, **fields}).encode())
+        assert (status, json.loads(data)["error"]["param"]) == (400, param)
 
 
 @pytest.mark.parametrize(
