@@ -51,7 +51,7 @@ def up(
     nats_url: Annotated[
         str | None, typer.Option(envvar="UPLION_NATS_URL", help="Use this NATS, not an embedded one.")
     ] = None,
-    processes: Annotated[int, typer.Option(help="Processes for the services.", min=1, max=32)] = 1,
+    processes: Annotated[int, typer.Option(help="Processes of authz, and of the router.", min=1, max=32)] = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Start everything and wait until it answers; Ctrl-C ends it."""

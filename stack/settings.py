@@ -37,6 +37,6 @@ class StackSettings:
     postgres_url: str | None = None  # None: an embedded one
     redis_url: str | None = None  # None: an embedded one
     nats_url: str | None = None  # None: an embedded one
-    processes: int = 1  # how many processes the services are spread over
+    processes: int = 1  # of authz, and of the router
     grace_seconds: float = 30.0  # how long running requests may take when it stops
     log_level: str = "info"  # of our own processes

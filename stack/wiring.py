@@ -2,9 +2,10 @@
 
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from authz.settings import AuthzSettings
@@ -20,14 +21,15 @@ from stack.settings import StackSettings
 from stack.state import State
 
 SECRETS = ("postgres", "valkey", "nats", "ledger")
-# A check shares its cores with engines and its loop with every other service here, and a ticket its disk with
-# everything else: a machine that stands still for a second or two must not refuse. On a cluster 0.25 s and 0.9 s do.
+# A check shares its cores with engines here, and a ticket its disk with everything else: a machine that stands still
+# for a second or two must not refuse. On a cluster 0.25 s and 0.9 s do.
 _CHECK_SECONDS = 5.0
 _PUBLISH_SECONDS = 5.0
 _OTLP = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _ISSUERS = "UPLION_AUTHZ_ISSUERS_FILE"
-# The caller's own settings of our services reach them, but for those that the stack itself must make.
-_SERVICE_SETTINGS = ("UPLION_AUTHZ_", "UPLION_ROUTER_", "UPLION_BILLING_", "UPLION_CONTROL_")
+_SERVERS = {"DATABASE_URL": "postgres_url", "REDIS_URL": "redis_url", "NATS_URL": "nats_url"}  # that are waited for
+
+ServiceSettings: TypeAlias = AuthzSettings | RouterSettings | BillingSettings | ControlSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class Urls:
 
 @dataclass(frozen=True, slots=True)
 class ServicesProcess:
-    """One process of composed services."""
+    """One process of one or more services."""
 
     name: str
     services: tuple[str, ...]
@@ -62,15 +64,17 @@ class Wiring:
         self.secrets = state.ensure_secrets(SECRETS)
         self._peppers = peppers.ensure(state)
         self._proof_keys = (f"1:{state.renew_secret('proof')}",)  # no proof outlives a stack's end
-        names = ["postgres", "valkey", "nats", "admin", *(f"metrics-{index}" for index in self._indexes())]
+        names = ["postgres", "valkey", "nats", "admin", "metrics-billing-control"]
+        names += [f"metrics-{service}{number}" for service in ("authz", "router") for number in self._numbers()]
         if chosen.port == 0:
             names.append("public")
         self.ports = ports.choose(names, state.ports(), chosen.port)
         state.write("ports.json", self.ports)
         self.public_address = f"{HOST}:{chosen.port or self.ports['public']}"
 
-    def _indexes(self) -> range:
-        return range(self._settings.processes)
+    def _numbers(self) -> list[str]:
+        """What is added to the name of each authz and of each router."""
+        return ["", *(f"-{number}" for number in range(2, self._settings.processes + 1))]
 
     def _address(self, name: str) -> str:
         return f"{HOST}:{self.ports[name]}"
@@ -93,8 +97,8 @@ class Wiring:
             public_address=self.public_address,
             admin_address=self.admin_address,
             envoy_admin_address=self._socket("envoy"),
-            authz_endpoints=tuple(self._socket(f"authz-{index}") for index in self._indexes()),
-            router_endpoints=tuple(self._socket(f"router-{index}") for index in self._indexes()),
+            authz_endpoints=tuple(self._socket(f"authz{number}") for number in self._numbers()),
+            router_endpoints=tuple(self._socket(f"router{number}") for number in self._numbers()),
             control_endpoints=(self._socket("control"),),
             authz_timeout_seconds=_CHECK_SECONDS,
             otlp_endpoint=_host_and_port(os.environ.get(_OTLP, "")),
@@ -102,13 +106,32 @@ class Wiring:
         )
 
     def services(self, urls: Urls, notify_socket: str) -> list[ServicesProcess]:
-        """The composed processes: each holds what requests pass through, the first one the rest as well."""
-        return [self._services(index, urls, notify_socket) for index in self._indexes()]
+        """The processes of services (ADR 1): authz waits for no stream, and no admin call or batch for either."""
+        found = [self._process("billing-control", (self._billing(urls), self._control(urls)), notify_socket)]
+        for number in self._numbers():
+            found.append(self._process(f"authz{number}", (self._authz(f"authz{number}", urls),), notify_socket))
+            found.append(self._process(f"router{number}", (self._router(f"router{number}", urls),), notify_socket))
+        return found
 
-    def _services(self, index: int, urls: Urls, notify_socket: str) -> ServicesProcess:
-        grace_seconds = self._settings.grace_seconds
-        authz = AuthzSettings(
-            listen=self._socket(f"authz-{index}"),
+    def _process(self, name: str, services: Sequence[ServiceSettings], notify_socket: str) -> ServicesProcess:
+        """It gets the settings of its own services, those that the caller has set too, and no secret of another."""
+        metrics_address = self._address(f"metrics-{name}")
+        prefixes = tuple(f"UPLION_{each.PREFIX}_" for each in services)
+        environment = {name: value for name, value in os.environ.items() if name.startswith(prefixes)}
+        for each in services:
+            environment |= settings.dump(each)
+            environment |= {name: getattr(each, field) for name, field in _SERVERS.items() if hasattr(each, field)}
+        return ServicesProcess(
+            name=name,
+            services=tuple(each.PREFIX.lower() for each in services),
+            address=next(each.listen for each in services if not isinstance(each, BillingSettings)),
+            metrics_address=metrics_address,
+            environment=environment | self.process_environment(notify_socket, metrics_address),
+        )
+
+    def _authz(self, name: str, urls: Urls) -> AuthzSettings:
+        return AuthzSettings(
+            listen=self._socket(name),
             postgres_url=urls.postgres,
             redis_url=urls.redis,
             nats_url=urls.nats,
@@ -118,41 +141,31 @@ class Wiring:
             limits_seconds=0.35 * _CHECK_SECONDS,
             lookup_seconds=0.5 * _CHECK_SECONDS,
         )
-        router = RouterSettings(
-            listen=self._socket(f"router-{index}"),
+
+    def _router(self, name: str, urls: Urls) -> RouterSettings:
+        return RouterSettings(
+            listen=self._socket(name),
             nats_url=urls.nats,
             proof_keys=self._proof_keys,
             publish_seconds=_PUBLISH_SECONDS,
             drain_seconds=0.0,
-            grace_seconds=grace_seconds,
+            grace_seconds=self._settings.grace_seconds,
             spool_dir=self._state.spool,
         )
-        environment = {name: value for name, value in os.environ.items() if name.startswith(_SERVICE_SETTINGS)}
-        environment |= settings.dump(authz) | settings.dump(router)
-        if index == 0:
-            billing = BillingSettings(
-                postgres_url=urls.postgres,
-                redis_url=urls.redis,
-                nats_url=urls.nats,
-                ledger_key=self.secrets["ledger"],
-            )
-            control = ControlSettings(
-                listen=self._socket("control"),
-                postgres_url=urls.postgres,
-                nats_url=urls.nats,
-                peppers=self._peppers,
-                proof_keys=self._proof_keys,
-                bootstrap_file=self._state.keys_file,
-            )
-            environment |= settings.dump(billing) | settings.dump(control)
-        environment |= self.process_environment(notify_socket, self._address(f"metrics-{index}"))
-        environment |= {"DATABASE_URL": urls.postgres, "REDIS_URL": urls.redis, "NATS_URL": urls.nats}
-        return ServicesProcess(
-            name="services" if index == 0 else f"services-{index + 1}",
-            services=("authz", "router", "billing", "control") if index == 0 else ("authz", "router"),
-            address=self._socket(f"router-{index}"),
-            metrics_address=self._address(f"metrics-{index}"),
-            environment=environment,
+
+    def _billing(self, urls: Urls) -> BillingSettings:
+        return BillingSettings(
+            postgres_url=urls.postgres, redis_url=urls.redis, nats_url=urls.nats, ledger_key=self.secrets["ledger"]
+        )
+
+    def _control(self, urls: Urls) -> ControlSettings:
+        return ControlSettings(
+            listen=self._socket("control"),
+            postgres_url=urls.postgres,
+            nats_url=urls.nats,
+            peppers=self._peppers,
+            proof_keys=self._proof_keys,
+            bootstrap_file=self._state.keys_file,
         )
 
     def process_environment(self, notify_socket: str, metrics_listen: str) -> dict[str, str]:

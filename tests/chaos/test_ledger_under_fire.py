@@ -29,12 +29,12 @@ _MODEL = str(Path(__file__).with_name("synthetic.yaml"))
 _SECONDS = float(os.environ.get("UPLION_CHAOS_SECONDS", "60"))
 _CLIENTS = 64
 _KILLS = 3
-_SERVICES, _ROUTER = "services", "services-2"  # billing, control, router and authz; router and authz
+_BILLING = "billing-control"
 
 
 @pytest.fixture
 def fortress(start_platform: Up, monkeypatch: pytest.MonkeyPatch) -> Platform:
-    """A platform whose routers are two processes, one of them without billing, and whose model has two workers.
+    """A platform with two routers and two authz, and two workers of its model.
 
     Requests end within a minute, so that it is soon known which reservations will never be told of.
     """
@@ -67,7 +67,7 @@ async def _shoot(platform: Platform, seed: int, seconds: float) -> None:
     committed a batch and dies before it could settle and acknowledge it.
     """
     chance = random.Random(seed)
-    victims = [_SERVICES, _ROUTER, "nats", "postgres", "valkey", "worker/synthetic/1"] * _KILLS
+    victims = [_BILLING, "authz", "router-2", "nats", "postgres", "valkey", "worker/synthetic/1"] * _KILLS
     chance.shuffle(victims)
     for victim in victims:
         await asyncio.sleep(chance.uniform(0.5, 1.5) * seconds / len(victims))
@@ -76,7 +76,7 @@ async def _shoot(platform: Platform, seed: int, seconds: float) -> None:
     await _serving(platform)
     await _signal(platform, "valkey", signal.SIGSTOP)
     await asyncio.sleep(3)
-    await _signal(platform, _SERVICES)
+    await _signal(platform, _BILLING)
     await _signal(platform, "valkey", signal.SIGCONT)
     await asyncio.sleep(5)
 

@@ -83,7 +83,7 @@ async def billed(platform: Platform) -> bool:
 def metric(platform: Platform) -> Counter[str]:
     """Billing's counters, as Prometheus reads them."""
     parts = platform.cli("status")["parts"]
-    address = next(part["metrics_address"] for part in parts if part["name"] == "services")
+    address = next(part["metrics_address"] for part in parts if part["name"] == "billing-control")
     text = urllib.request.urlopen(f"http://{address}/metrics", timeout=10).read().decode()
     lines = [line.rpartition(" ") for line in text.splitlines() if line.startswith("uplion_billing_")]
     return Counter({name: Decimal(value) for name, _, value in lines})

@@ -217,13 +217,14 @@ def test_status_shows_every_part(state: Path) -> None:
         return parts if "worker/second/0" not in parts else None
 
     parts = until_sync(parts_without_the_deleted)  # its worker may take its time to end
-    assert set(parts) >= {"supervisor", "postgres", "valkey", "nats", "services", "envoy", "worker/first/0"}
+    ours = {"supervisor", "authz", "router", "billing-control", "worker/first/0"}
+    assert set(parts) >= {*ours, "postgres", "valkey", "nats", "envoy"}
     assert all(part["healthy"] and part["pid"] and part["memory_bytes"] > 1 << 20 for part in parts.values())
     assert runner.invoke(app, ["status", "--state", str(state)]).exit_code == 0
 
 
 def test_logs_are_followed(state: Path) -> None:
-    command = [UPLION, "logs", "services", "-f", "-n", "0", "--state", str(state)]
+    command = [UPLION, "logs", "router", "-f", "-n", "0", "--state", str(state)]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -238,7 +239,7 @@ def test_logs_are_followed(state: Path) -> None:
 
     def write() -> None:
         while not followed.wait(0.2):  # again and again: nobody says when it has found the end of the log
-            with open(state / "logs/services.log", "a") as log:
+            with open(state / "logs/router.log", "a") as log:
                 log.write("a new line\n")
 
     writing = threading.Thread(target=write)
@@ -255,12 +256,13 @@ def test_logs_are_followed(state: Path) -> None:
 
 
 def test_memory_of_our_own_processes_is_small(state: Path) -> None:
-    """Idle, without the worker: resident memory of the supervisor and the services."""
-    pids = [part["pid"] for part in uplion(state, "status")["parts"] if part["name"] in ("supervisor", "services")]
+    """Idle, without the worker: memory of the supervisor and the services, shared pages divided among them."""
+    ours = ("supervisor", "authz", "router", "billing-control")
+    pids = [part["pid"] for part in uplion(state, "status")["parts"] if part["name"] in ours]
     rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
-    resident = [int(line.split()[1]) for text in rollups for line in text.splitlines() if line.startswith("Rss:")]
-    assert len(resident) == 2
-    assert sum(resident) < 200 * 1024
+    memory = [int(line.split()[1]) for text in rollups for line in text.splitlines() if line.startswith("Pss:")]
+    assert len(memory) == 4
+    assert sum(memory) < 200 * 1024
 
 
 @pytest.mark.parametrize("detach", [[], ["--detach"]])

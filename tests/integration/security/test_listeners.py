@@ -130,7 +130,7 @@ def test_only_what_must_be_is_a_tcp_port(running: RunningStack, reachable: OpenS
     assert reachable.tcp.keys() == expected
     assert reachable.udp == {}
     services = [part for part in parts if part["services"] or part["name"].startswith("worker/")]
-    assert len(services) == 3
+    assert len(services) == 6
     assert all(part["address"].removeprefix("unix:") in reachable.unix for part in services)
 
 
@@ -149,7 +149,7 @@ def test_a_stranger_enters_no_socket(seen: dict[str, Any], owner: dict[str, Any]
     assert all(owner["sockets"].values())
     served = [path for path, calls in owner["socket calls"].items() if calls == {"/grpc.health.v1.Health/Check": "OK"}]
     assert sorted(Path(path).name for path in served) == [
-        *("authz-0", "authz-1", "control", "router-0", "router-1", "worker-0")
+        *("authz", "authz-2", "control", "router", "router-2", "worker-0")
     ]
 
 

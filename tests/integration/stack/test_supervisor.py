@@ -29,7 +29,9 @@ def _models(stack: Any) -> int:
         return 0
 
 
-@pytest.mark.parametrize("name", ["envoy", "services", "nats", "valkey", "postgres", "worker/small/0"])
+@pytest.mark.parametrize(
+    "name", ["envoy", "authz", "router", "billing-control", "nats", "valkey", "postgres", "worker/small/0"]
+)
 def test_a_killed_part_is_back_within_seconds(stack: Any, name: str) -> None:
     before = stack.part(name)
     os.kill(before["pid"], signal.SIGKILL)
@@ -126,12 +128,13 @@ def test_servers_given_by_url_are_used(
     nats = start_server("nats")  # of its own: the session's holds other tests' models
     stack = start_stack(nats_url=nats.url, redis_url=redis_url, postgres_url=postgres_database).until_ready()
     assert _models(stack) == 200
-    assert {part["name"] for part in stack.run()["parts"]} == {"services", "envoy", "worker/small/0"}
+    ours = {"billing-control", "authz", "router", "worker/small/0"}
+    assert {part["name"] for part in stack.run()["parts"]} == {*ours, "envoy"}
     assert stack.end() == 0
 
 
 def test_services_spread_over_processes(start_stack: Any) -> None:
     stack = start_stack(processes=2).until_ready()
-    assert {part["name"] for part in stack.run()["parts"]} >= {"services", "services-2"}
+    assert {part["name"] for part in stack.run()["parts"]} >= {"authz", "authz-2", "router", "router-2"}
     assert all(_models(stack) == 200 for _ in range(8))
     assert stack.end() == 0

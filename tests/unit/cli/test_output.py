@@ -26,8 +26,9 @@ RUN = {
     "redis_url": "redis://",
     "parts": [
         {"name": "nats", "services": [], "pid": 11},
-        {"name": "services", "services": ["authz", "router"], "pid": 12},
-        {"name": "services-2", "services": ["authz", "router"], "pid": 13},
+        {"name": "billing-control", "services": ["billing", "control"], "pid": 12},
+        {"name": "authz", "services": ["authz"], "pid": 13},
+        {"name": "authz-2", "services": ["authz"], "pid": 15},
         {"name": "worker/m/0", "services": [], "pid": 14},
     ],
 }
@@ -57,9 +58,10 @@ def test_up_as_json_has_what_programs_need(state: State) -> None:
     assert found["pids"] == {
         "supervisor": 10,
         "nats": 11,
-        "authz": 12,
-        "router": 12,
-        "services-2": 13,
+        "billing": 12,
+        "control": 12,
+        "authz": 13,
+        "authz-2": 15,
         "worker/m/0": 14,
     }
 
