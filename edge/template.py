@@ -5,9 +5,11 @@ addresses only. Its file name is a digest of everything it is made from, so a st
 """
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
@@ -44,7 +46,7 @@ def fill(settings: EdgeSettings, folder: Path, render: Callable[[EdgeSettings], 
     blank, addresses, paths = _blank(settings)
     file = folder / f"edge-{_digest(blank)}.json"
     try:
-        template = file.read_text()
+        template = _kept(file)
     except OSError:
         template = render(blank)
         _keep(file, template)
@@ -114,10 +116,19 @@ def _filled(node: object, addresses: dict[int, tuple[str, int]], paths: dict[str
     return {name: _filled(value, addresses, paths) for name, value in node.items()}
 
 
+def _kept(file: Path) -> str:
+    """The template; raises OSError where there is none, or one that others could have written."""
+    with open(file, encoding="utf-8") as template:
+        found = os.fstat(template.fileno())
+        if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise PermissionError(errno.EPERM, "not ours alone", str(file))
+        return template.read()
+
+
 def _keep(file: Path, text: str) -> None:
     """Writes the file atomically: several instances may start at once."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor, temporary = tempfile.mkstemp(dir=file.parent)
         with os.fdopen(descriptor, "w") as out:
             out.write(text)

@@ -34,6 +34,12 @@ class State:
         """Makes the folder; raises StackError when it cannot be used."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # A link is judged too: in a folder that all may write to, anybody can make one that leads to ours.
+            if owners := {self.folder.lstat().st_uid, self.folder.stat().st_uid} - {0, os.geteuid()}:
+                raise StackError(
+                    f"the state folder {self.folder} belongs to another user (id {owners.pop()}), who could change what"
+                    " is in it; choose another --state, or chown it"
+                )
             self.folder.chmod(0o700)
             self.logs.mkdir(exist_ok=True, mode=0o700)
         except OSError as error:

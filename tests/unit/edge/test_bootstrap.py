@@ -1,6 +1,7 @@
 """The rendered bootstrap: what must hold in the text itself, whatever Envoy does with it."""
 
 import json
+import os
 import re
 import warnings
 from dataclasses import replace
@@ -121,6 +122,25 @@ def test_a_template_filled_in_is_what_would_be_rendered(text: str, tmp_path: Pat
     assert template.fill(others, tmp_path, never) == render(others)
     moved = replace(SETTINGS, public_address="127.0.0.1:1234", router_endpoints=("10.0.0.9:77",), access_log_path="/b")
     assert template.fill(moved, tmp_path, never) == render(moved)
+
+
+def test_a_template_that_others_could_write_is_not_read(tmp_path: Path) -> None:
+    template.fill(SETTINGS, tmp_path, lambda settings: '{"ours": 1}')
+    (kept,) = tmp_path.iterdir()
+    kept.write_text('{"theirs": 1}')
+    kept.chmod(0o666)
+    assert template.fill(SETTINGS, tmp_path, lambda settings: '{"ours": 1}') == '{\n "ours": 1\n}'
+    assert kept.stat().st_mode & 0o077 == 0  # it is replaced
+    assert template.fill(SETTINGS, tmp_path, lambda settings: "{}") == '{\n "ours": 1\n}'
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's file")
+def test_a_template_of_another_user_is_not_read(tmp_path: Path) -> None:
+    template.fill(SETTINGS, tmp_path, lambda settings: '{"ours": 1}')
+    (kept,) = tmp_path.iterdir()
+    kept.write_text('{"theirs": 1}')
+    os.chown(kept, 65534, 65534)
+    assert template.fill(SETTINGS, tmp_path, lambda settings: '{"ours": 1}') == '{\n "ours": 1\n}'
 
 
 def test_other_limits_make_another_template(tmp_path: Path) -> None:

@@ -58,6 +58,22 @@ def test_an_unusable_folder_is_one_sentence(tmp_path: Path) -> None:
         State(tmp_path / "file").create()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's folder")
+@pytest.mark.parametrize("kind", ["folder", "link to ours"])
+def test_another_users_folder_is_refused(tmp_path: Path, kind: str) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    ours.mkdir(mode=0o755)
+    if kind == "folder":
+        theirs.mkdir()
+    else:
+        theirs.symlink_to(ours)
+    os.chown(theirs, 65534, 65534, follow_symlinks=False)
+    with pytest.raises(StackError, match=r"belongs to another user \(id 65534\)"):
+        State(theirs).create()
+    assert ours.stat().st_mode & 0o777 == 0o755
+    assert not [*theirs.iterdir()]
+
+
 def test_logs_stay_under_their_bound(folder: State, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "LOG_BYTES_MAX", 1000)
     log = folder.log("worker/m/0")
