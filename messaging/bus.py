@@ -19,7 +19,7 @@ from nats.js.kv import KeyValue
 
 from common import names, telemetry
 from common.lifecycle import not_cancelled
-from messaging import decisions
+from messaging import decisions, nats_protocol
 from messaging.connection import Connection
 from messaging.nats_protocol import Wire, new_client
 
@@ -312,10 +312,4 @@ async def connect_bus(url: str, name: str, *, connect_seconds: float = 10.0) -> 
     try:
         yield bus
     finally:
-        with suppress(nats.errors.Error, TimeoutError, asyncio.TimeoutError):
-            async with asyncio.timeout(_CLOSE_SECONDS):
-                if nc.is_connected:
-                    await nc.drain()
-        if not nc.is_closed:
-            with suppress(nats.errors.Error, OSError):  # a broken connection cannot be closed in order
-                await nc.close()
+        await nats_protocol.close(nc, _CLOSE_SECONDS)

@@ -13,10 +13,12 @@ import json
 import logging
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from nats import errors
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
+from nats.aio.transport import TcpTransport
 from nats.errors import ProtocolError
 
 from common.boundary import Boundary
@@ -124,12 +126,68 @@ class Wire:
             raise ProtocolError("nats: unknown protocol")
 
 
+class _Transport(TcpTransport):
+    """Is the same on every loop where a connection is lost that the client still believes in: `writelines` raises an
+    OSError, which the client understands, and `write` drops what nobody can read.
+
+    asyncio's own `writelines` fails with a TypeError there (Python 3.12 and 3.13), both of uvloop with a RuntimeError.
+    """
+
+    def __bool__(self) -> bool:
+        return True  # else the client makes one of its own
+
+    @property
+    def lost(self) -> bool:
+        """Whether nothing can be written any more, or yet."""
+        return self._io_writer is None or self._io_writer.transport.is_closing()
+
+    def write(self, payload: bytes) -> None:
+        if not self.lost:
+            super().write(payload)  # type: ignore[no-untyped-call]
+
+    def writelines(self, payload: list[bytes]) -> None:
+        if self.lost:
+            raise ConnectionResetError("the connection to NATS is lost")
+        super().write(b"".join(payload))  # type: ignore[no-untyped-call]
+
+
+class _Client(Client):
+    """Closes to the end, whatever has become of its connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._transport = _Transport()  # type: ignore[no-untyped-call]
+
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        try:
+            await super()._close(status, do_cbs)
+        except OSError:  # what was left to send cannot be sent; without it the rest of closing does not write
+            self._pending, self._pending_data_size = [], 0
+            self._status = Client.DISCONNECTED
+            await super()._close(status, do_cbs)
+
+
 def new_client() -> tuple[Client, Wire]:
     """A client that is not connected yet, and what reads for it."""
-    client = Client()
+    client = _Client()
     wire = Wire(client)
     client._ps = wire  # type: ignore[assignment]
     return client, wire
+
+
+async def close(client: Client, seconds: float) -> None:
+    """Ends a client of `new_client`; before, for at most so many seconds and while it is connected, what came is
+    processed and what was published is sent.
+    """
+    try:
+        with suppress(errors.Error, OSError, TimeoutError):
+            async with asyncio.timeout(seconds):
+                if client.is_connected and isinstance(client._transport, _Transport) and not client._transport.lost:
+                    drains = [each.drain() for each in client._subs.values()]  # type: ignore[no-untyped-call]
+                    await asyncio.gather(*drains, return_exceptions=True)
+                    await client.flush()
+    finally:
+        await client.close()
 
 
 def of(client: Client) -> Wire:

@@ -94,6 +94,7 @@ def test_no_record_is_lost_when_writers_are_killed(tmp_path: Path) -> None:
         survivor.remove(records)
         if not records:
             time.sleep(0.1)
+    survivor.close()
     assert len(kept) > KILLS
     assert kept <= set(sent), f"lost: {sorted(kept - set(sent))[:10]}"
     again = len(sent) - len(set(sent))
