@@ -22,6 +22,7 @@ from inference.settings import InferenceSettings
 from inference.tickets.intake import TicketIntake
 from inference.tickets.jetstream_source import JetStreamSource
 from inference.tickets.offers import Offers
+from inference.tickets.receipts import Receipts
 from inference.tickets.slots import SlotManager
 from inference.usage_events import UsageRecorder
 from messaging.bus import Bus, connect_bus
@@ -91,14 +92,17 @@ async def _serve(
         AsyncExitStack() as until_settled,
     ):
         slots = SlotManager(model.spec.maxProcessNum, outbox)
-        service = RunService(engine, slots, usage)
+        offers = Offers(bus.send, inbox, worker_id=worker_id, receipt_subject=bus.new_inbox())
+        receipts = await until_settled.enter_async_context(Receipts.open(bus, slots, offers))
+        service = RunService(engine, slots, usage, receipts)
         async with grpc_server(
             settings.listen,
             lambda server: add_WorkerServiceServicer_to_server(service, server),
             grace_seconds=_HARD_STOP_SECONDS,
         ) as bound:
             address = settings.advertise or bound
-            intake = TicketIntake(source, slots, Offers(bus.send, inbox, worker_id=worker_id, address=address), usage)
+            offers.address = address
+            intake = TicketIntake(source, slots, offers, usage, receipts)
             state = worker_state(model, engine, worker_id=worker_id, address=address, revision=settings.revision)
             heartbeat = Heartbeat(bus, state, engine, slots)
             await heartbeat.publish()

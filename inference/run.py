@@ -15,6 +15,7 @@ from common.errors import Reason, UplionError
 from inference.engines.engine import Engine
 from inference.engines.output import Output
 from inference.tickets.held import HeldTicket
+from inference.tickets.receipts import Receipts
 from inference.tickets.slots import SlotManager
 from inference.usage_events import Attempt, UsageRecorder, token_usage
 
@@ -24,6 +25,7 @@ _CANCELLED = usage_event_pb2.ATTEMPT_STATUS_CANCELLED
 _FAILED = usage_event_pb2.ATTEMPT_STATUS_FAILED
 _REFUSED = usage_event_pb2.ATTEMPT_STATUS_REFUSED
 _TIMED_OUT = usage_event_pb2.ATTEMPT_STATUS_TIMED_OUT
+_COSTS = frozenset({_COMPLETED, _CANCELLED, _TIMED_OUT})  # others cost nothing, whatever the client was given
 _STATUS: dict[Reason, "AttemptStatus.ValueType"] = {  # every other reason: failed
     Reason.INVALID_REQUEST: _REFUSED,
     Reason.UNSUPPORTED_PARAMETER: _REFUSED,
@@ -37,11 +39,18 @@ class Run:
     """A context manager: leaving it records how the run ended. A run that is left early was cancelled."""
 
     def __init__(
-        self, engine: Engine, slots: SlotManager, usage: UsageRecorder, held: HeldTicket, operation: str
+        self,
+        engine: Engine,
+        slots: SlotManager,
+        usage: UsageRecorder,
+        receipts: Receipts | None,
+        held: HeldTicket,
+        operation: str,
     ) -> None:
         self._engine = engine
         self._slots = slots
         self._usage = usage
+        self._receipts = receipts  # None: its router sends none
         self._held = held
         self.output = Output()
         self._attempt = Attempt(held.ticket, operation, self.output, time.time(), telemetry.traceparent.get())
@@ -95,7 +104,11 @@ class Run:
             self._engine.cancel(self._held.id)
         if self._status == _CANCELLED and self._held.deadline_seconds <= time.time():
             self._end(_TIMED_OUT, Reason.DEADLINE_EXCEEDED)  # the caller's own clock was a little faster
-        self._slots.settle(self._held, self._usage.ran(self._attempt, self._status, self._reason))
+        measured = self._usage.ran(self._attempt, self._status, self._reason)
+        if self._receipts is not None and self._status in _COSTS:
+            self._receipts.run_ended(self._held, measured)
+        else:
+            self._slots.settle(self._held, measured)
 
     def _end(self, status: "AttemptStatus.ValueType", reason: Reason | None) -> None:
         self._status, self._reason = status, reason

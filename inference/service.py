@@ -15,6 +15,7 @@ from inference.engines.engine import Chat, Engine, Generation, Prompt, Text, Tok
 from inference.engines.output import Output
 from inference.run import Run
 from inference.tickets.held import HeldTicket
+from inference.tickets.receipts import Receipts
 from inference.tickets.slots import SlotManager
 from inference.usage_events import UsageRecorder
 
@@ -26,16 +27,19 @@ Context = grpc.aio.ServicerContext[RunRequest, RunEvent]
 class RunService(WorkerServiceServicer):
     """Runs an offered ticket's request once, and settles the ticket however the call ends."""
 
-    def __init__(self, engine: Engine, slots: SlotManager, usage: UsageRecorder) -> None:
+    def __init__(self, engine: Engine, slots: SlotManager, usage: UsageRecorder, receipts: Receipts) -> None:
         self._engine = engine
         self._slots = slots
         self._usage = usage
+        self._receipts = receipts
 
     async def Run(self, request: RunRequest, context: Context) -> AsyncIterator[RunEvent]:
         held = self._slots.claim(request.ticket)
         if held is None:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "This ticket was not offered, or was taken back.")
-        run = Run(self._engine, self._slots, self._usage, held, request.WhichOneof("input") or "none")
+        held.streamed = not (request.whole or request.once)
+        receipts = self._receipts if request.receipts else None
+        run = Run(self._engine, self._slots, self._usage, receipts, held, request.WhichOneof("input") or "none")
         task = asyncio.current_task()
         if task is not None:  # grpc.aio leaves a generator unfinished when the call ends while it writes
             task.add_done_callback(run.close)

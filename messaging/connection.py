@@ -43,6 +43,7 @@ class Connection:
         self._wire = wire
         self.reconnects = 0  # what depended on the old connection compares this with what it saw
         self.send: Send = partial(nats_protocol.send, client)  # no method: it is called for every request
+        self.push = wire.push  # what was sent is in the hands of the system, should this process die
 
     @property
     def connected(self) -> bool:

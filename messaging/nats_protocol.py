@@ -67,6 +67,13 @@ class Wire:
         if client.is_connected and queue is not None and queue.empty() and client._pending_data_size:
             queue.put_nowait(asyncio.get_running_loop().create_future())
 
+    def push(self) -> None:
+        """Hands the socket what is pending, without waiting for the client's writer to have its turn."""
+        client = self._client
+        if client.is_connected and client._pending_data_size and client._transport is not None:
+            pending, client._pending, client._pending_data_size = client._pending, [], 0
+            client._transport.writelines(pending)
+
     def _timed(self) -> None:
         self._timer = None
         self.flush(now=True)

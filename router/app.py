@@ -11,9 +11,10 @@ from credentials.identity_proof import IdentityProofs
 from messaging.bus import connect_bus
 from messaging.inbox import Inbox
 from messaging.outbox import Outbox
-from router.dispatch.attempt_registry import AttemptRegistry
+from router.dispatch.accounting.attempt_registry import AttemptRegistry
+from router.dispatch.accounting.receipts import Receipts
+from router.dispatch.accounting.releases import Releases
 from router.dispatch.dispatcher import Dispatcher
-from router.dispatch.releases import Releases
 from router.dispatch.routing_table import RoutingTable
 from router.dispatch.tickets import Tickets
 from router.dispatch.unstarted_calls import UnstartedCalls
@@ -47,7 +48,8 @@ async def main(settings: RouterSettings, stop: asyncio.Event, ready: Ready) -> N
         await bus.ensure_streams()
         releases, arrivals = Releases(bus.send), Arrivals(bus)
         models = RoutingTable(bus)
-        attempts = AttemptRegistry(outbox, models, settings.usage_remembered)
+        receipts = Receipts(bus, settings.usage_remembered)
+        attempts = AttemptRegistry(outbox, models, receipts, settings.usage_remembered)
         models.observe(attempts)
         async with (
             Tickets.open(bus, models, settings, attempts) as tickets,
@@ -57,6 +59,7 @@ async def main(settings: RouterSettings, stop: asyncio.Event, ready: Ready) -> N
                     "watch models": models.run,
                     "restore the queue": partial(tickets.restore_queue, bus),
                     "announce arrivals": arrivals.run,
+                    "report streams": receipts.run,
                     "close idle channels": partial(workers.close_idle, models),
                 }
             ),

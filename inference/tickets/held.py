@@ -7,7 +7,8 @@ from enum import Enum
 from typing import Protocol
 
 from google.protobuf.message import DecodeError
-from uplion.dispatch.v1.ticket_pb2 import Ticket
+from uplion.billing.v1.usage_event_pb2 import UsageEvent
+from uplion.dispatch.v1.ticket_pb2 import Receipt, Ticket
 
 from common import names
 from inference.tickets.source import Delivery
@@ -23,13 +24,15 @@ class TicketState(Enum):
 
     OFFERED = "offered"  # its router was offered the run and has not answered
     RUNNING = "running"  # its router opened the run
+    DELIVERING = "delivering"  # its run is over, and its router has not said what the client was given
     SETTLING = "settling"  # its usage event is being stored, or its acknowledgement is not confirmed
     RELEASED = "released"  # acknowledged, or given back to its queue
 
 
 _NEXT = {
     TicketState.OFFERED: {TicketState.RUNNING, TicketState.SETTLING, TicketState.RELEASED},
-    TicketState.RUNNING: {TicketState.SETTLING},
+    TicketState.RUNNING: {TicketState.DELIVERING, TicketState.SETTLING},
+    TicketState.DELIVERING: {TicketState.SETTLING},
     TicketState.SETTLING: {TicketState.RELEASED},
     TicketState.RELEASED: frozenset[TicketState](),
 }
@@ -98,6 +101,11 @@ class HeldTicket:
     renewed_seconds: float = field(default_factory=time.monotonic)  # when the queue's redelivery timer was last started
     offer: PendingOffer | None = None
     run: ActiveRun | None = None
+    receipt: Receipt | None = None  # the newest
+    measured: UsageEvent | None = None  # while delivering: what the run used, which its receipt may lessen
+    streamed: bool = False  # to the client, too
+    asked_seconds: float = 0.0  # when its receipt was asked for
+    unanswered: int = 0  # times in a row that nobody was there to be asked
 
     def __post_init__(self) -> None:
         self.id = names.attempt_id(self.ticket.request_id, self.ticket.attempt)

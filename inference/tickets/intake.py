@@ -14,6 +14,7 @@ from common.metrics import MESSAGES_DROPPED
 from inference import metrics
 from inference.tickets.held import HeldTicket, MalformedTicketError, TicketState, read_ticket
 from inference.tickets.offers import Offers, Refusal
+from inference.tickets.receipts import Receipts
 from inference.tickets.slots import SlotManager
 from inference.tickets.source import Delivery, SourceUnavailableError, TicketSource
 from inference.usage_events import UsageRecorder
@@ -32,10 +33,13 @@ _SWEEP_SECONDS = 0.25
 class TicketIntake:
     """Tasks: `run` until the drain begins; `sweep` until every ticket is settled."""
 
-    def __init__(self, source: TicketSource, slots: SlotManager, offers: Offers, usage: UsageRecorder) -> None:
+    def __init__(
+        self, source: TicketSource, slots: SlotManager, offers: Offers, usage: UsageRecorder, receipts: Receipts
+    ) -> None:
         self._source = source
         self._slots = slots
         self._offers = offers
+        self._receipts = receipts
         self._usage = usage
 
     async def run(self) -> None:
@@ -115,6 +119,8 @@ class TicketIntake:
         if held.state is TicketState.OFFERED and now_seconds - held.since_seconds > OFFER_SECONDS:
             await self._expire_offer(held)
             return
+        if held.state is TicketState.DELIVERING:
+            self._receipts.check(held)
         if held.run is not None and held.deadline_seconds <= time.time():
             held.run.expire()
         if held.state is not TicketState.RELEASED and now_seconds - held.renewed_seconds > RENEW_SECONDS:

@@ -25,26 +25,38 @@ class Refusal(Enum):
 
 
 class Offers:
-    """Publishes the offers of one worker, whose WorkerService is at `address`."""
+    """Publishes the offers of one worker."""
 
-    def __init__(self, send: Send, inbox: Inbox, *, worker_id: str, address: str) -> None:
+    def __init__(self, send: Send, inbox: Inbox, *, worker_id: str, receipt_subject: str) -> None:
         self._send = send
         self._inbox = inbox
         self._worker_id = worker_id
-        self._address = address
+        self.receipt_subject = receipt_subject  # where it listens for receipts
+        self.address = ""  # of its WorkerService, once that serves
 
     def send(self, held: HeldTicket, on_refusal: Callable[[HeldTicket, Refusal], None]) -> None:
         """Offers the ticket's run; `on_refusal` is called at most once, and not after the offer was closed.
 
         While NATS is away its client keeps the offer, as far as there is room; one that is lost expires unanswered.
         """
-        subject = self._inbox.expect(partial(_answered, held, on_refusal))
+        self._publish(held, partial(_answered, held, on_refusal), ended=False)
+
+    def ask(self, held: HeldTicket, on_refusal: Callable[[HeldTicket, Refusal], None]) -> None:
+        """Asks for the receipt of a run that has ended; `on_refusal` is called when nobody is there to answer."""
+        if held.offer is not None:  # the question before
+            held.offer.close()
+        self._publish(held, partial(_answered, held, on_refusal), ended=True)
+
+    def _publish(self, held: HeldTicket, on_answer: Callable[[Message], None], *, ended: bool) -> None:
+        subject = self._inbox.expect(on_answer)
         held.offer = _Offer(self._inbox, subject)
         offer = Offer(
             request_id=held.ticket.request_id,
             attempt=held.ticket.attempt,
             worker_id=self._worker_id,
-            address=self._address,
+            address=self.address,
+            receipt_subject=self.receipt_subject,
+            ended=ended,
         )
         headers = {telemetry.TRACEPARENT: held.traceparent} if held.traceparent else None
         payload = offer.SerializeToString()

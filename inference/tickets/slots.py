@@ -29,9 +29,10 @@ class UsageOutbox(Protocol):
 
 
 class SlotManager:
-    """Holds tickets: offered and running ones occupy a slot, settling ones until they are acknowledged do not.
+    """Holds tickets: offered and running ones occupy a slot, those that end do not, until they are acknowledged.
 
     A ticket is settled in two steps: its usage event is stored by the outbox, and then its delivery is acknowledged.
+    Before that, what the client was given may have to become known.
     The attempt number is the fence: an attempt that is not newer than one that ran here is not run.
     """
 
@@ -61,11 +62,11 @@ class SlotManager:
     def free(self) -> int:
         """Slots that may be given out now; none while draining or blocked.
 
-        Settling tickets beyond the number of slots occupy slots too, which bounds what runs unrecorded.
+        Ending tickets beyond twice the number of slots occupy slots too, which bounds what runs unrecorded.
         """
         if self.draining or self.blocked:
             return 0
-        return max(0, self._slots - self.busy - max(0, self._settling - self._slots))
+        return max(0, self._slots - self.busy - max(0, self._settling - 2 * self._slots))
 
     def held(self) -> Iterator[HeldTicket]:
         """The tickets of this moment; they may be settled meanwhile."""
@@ -99,14 +100,24 @@ class SlotManager:
             self._newest_attempts.popitem(last=False)
         return held
 
+    def find(self, attempt_id: str) -> HeldTicket | None:
+        """The ticket of an attempt, while it is held."""
+        return self._held.get(attempt_id)
+
+    def deliver(self, held: HeldTicket, measured: UsageEvent) -> None:
+        """Ends a run and frees its slot; the ticket is settled once it is known what the client was given."""
+        held.enter(TicketState.DELIVERING)
+        held.measured = measured
+        self._ends()
+        self.freed.set()
+
     def settle(self, held: HeldTicket, event: UsageEvent | None) -> None:
         """Ends a ticket and frees its slot; without an event it is only acknowledged. Idempotent."""
         if held.state in (TicketState.SETTLING, TicketState.RELEASED):
             return
+        if held.state is not TicketState.DELIVERING:
+            self._ends()
         held.enter(TicketState.SETTLING)
-        self._settling += 1
-        self._settled.clear()
-        self._check_idle()
         if event is None:
             self._acknowledge(held)
         else:
@@ -135,6 +146,11 @@ class SlotManager:
         except TimeoutError:
             logger.warning("tickets could not be settled", extra={"unsettled": self._settling})
 
+    def _ends(self) -> None:
+        self._settling += 1
+        self._settled.clear()
+        self._check_idle()
+
     def _check_idle(self) -> None:
         if self.busy == 0:
             self._idle.set()
@@ -145,7 +161,7 @@ class SlotManager:
         self.freed.set()
 
     def _release(self, held: HeldTicket) -> None:
-        if self._settling > self._slots:  # it occupied a slot
+        if self._settling > 2 * self._slots:  # it occupied a slot
             self.freed.set()
         held.enter(TicketState.RELEASED)
         del self._held[held.id]

@@ -13,8 +13,8 @@ from uplion.inference.v1.sampling_pb2 import TokenUsage
 from common import telemetry
 from common.errors import Reason, UplionError
 from router import metrics
-from router.dispatch.attempt_registry import AttemptRegistry
-from router.dispatch.attempts import State
+from router.dispatch.accounting.attempt_registry import AttemptRegistry
+from router.dispatch.accounting.attempts import State
 from router.dispatch.jobs import Delivery, Job
 from router.dispatch.progress import Progress
 from router.dispatch.records import Record
@@ -66,7 +66,7 @@ class Dispatcher:
         while True:
             with telemetry.span("router.queue"):
                 accepted = await self._tickets.offer(job, record.attempt, deadline)
-            self._attempts.worker_offered(accepted.worker_id)
+            self._attempts.attempt_offered(record)
             run = self._start(job, record, accepted, progress, deadline)
             try:
                 while True:
@@ -89,7 +89,13 @@ class Dispatcher:
     def _start(self, job: Job, record: Record, accepted: Accepted, progress: Progress, deadline: float) -> Run:
         resume = [TokenArray(ids=ids) for ids in progress.token_ids] if progress.delivered else ()
         once = record.delivery is Delivery.ONCE
-        own = RunRequest(ticket=accepted.ticket, resume=resume, whole=record.delivery is not Delivery.STREAM, once=once)
+        own = RunRequest(
+            ticket=accepted.ticket,
+            resume=resume,
+            whole=record.delivery is not Delivery.STREAM,
+            once=once,
+            receipts=bool(accepted.receipt_subject),
+        )
         # Serialized messages that follow one another are one message: so a job with megabytes of prompt is serialized
         # once for each attempt, as gRPC would do, and neither copied (a third more time for 3 MB) nor written to.
         request = b"".join((job.run.SerializeToString(), own.SerializeToString()))

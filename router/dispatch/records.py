@@ -1,13 +1,15 @@
 """The record of one request: what happened to it and when, for its log line, its metrics and its usage events."""
 
 import time
+from collections.abc import Iterable
 
 from uplion.inference.v1.sampling_pb2 import FINISH_REASON_UNSPECIFIED, BudgetCut, FinishReason, TokenUsage
 
 from common import names
+from common.deltas import Delta
 from common.identity import Identity
 from common.operations import Operation
-from router.dispatch.attempts import Attempt
+from router.dispatch.accounting.attempts import Attempt
 from router.dispatch.jobs import Delivery
 
 
@@ -23,6 +25,8 @@ class Record:
         "ended_at",
         "finish_reason",
         "first_token_at",
+        "given_exactly",
+        "given_tokens",
         "identity",
         "input_tokens",
         "lane",
@@ -45,6 +49,8 @@ class Record:
         self.begun_at = time.monotonic()
         self.ended_at: float | None = None
         self.first_token_at: float | None = None
+        self.given_tokens = 0  # of a stream, all attempts: written to the edge
+        self.given_exactly = True  # False: some of what was written has no token ids, so `given_tokens` is a guess
         self.input_tokens = 0
         self.usage: TokenUsage | None = None  # of all attempts, once the answer is complete
         self.finish_reason: FinishReason.ValueType = FINISH_REASON_UNSPECIFIED  # of the first choice
@@ -54,6 +60,24 @@ class Record:
     def attempt(self) -> Attempt:
         """The current one."""
         return self.attempts[-1]
+
+    def given(self, deltas: Iterable[Delta]) -> None:
+        """Deltas of a stream were written to the edge."""
+        for delta in deltas:
+            if delta.token_ids:
+                self.given_tokens += len(delta.token_ids)
+            elif delta.parts:
+                self.given_tokens += 1
+                self.given_exactly = False
+
+    def given_of(self, attempt: Attempt) -> int:
+        """How many of an attempt's tokens were written to the edge: what earlier attempts made went before them."""
+        before = 0
+        for earlier in self.attempts:
+            if earlier is attempt:
+                break
+            before += earlier.delivered_tokens
+        return max(0, self.given_tokens - before)
 
     @property
     def seconds(self) -> float:

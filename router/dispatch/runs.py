@@ -10,7 +10,7 @@ from uplion.inference.v1.sampling_pb2 import TokenUsage
 
 from common.deltas import Delta, from_message
 from common.errors import ELSEWHERE, STATUS_DETAILS_METADATA, Reason, UplionError, from_rpc_error
-from router.dispatch.attempts import Attempt
+from router.dispatch.accounting.attempts import Attempt
 from router.dispatch.worker_channels import RunCall
 
 # A status without ErrorInfo of ours, saying that connection or process are gone, rather than the request bad.

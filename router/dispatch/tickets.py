@@ -25,7 +25,7 @@ from common.errors import Reason, UplionError
 from common.lifecycle import not_cancelled
 from messaging.bus import Bus
 from messaging.connection import Connection
-from router.dispatch.attempts import Attempt
+from router.dispatch.accounting.attempts import Attempt
 from router.dispatch.jobs import Job
 from router.dispatch.routing_table import RoutingTable
 from router.settings import RouterSettings
@@ -48,6 +48,7 @@ class Accepted:
     worker_id: str
     address: str
     refusal_subject: str
+    receipt_subject: str  # empty: the worker wants no receipt
 
 
 class OfferObserver(Protocol):
@@ -55,6 +56,9 @@ class OfferObserver(Protocol):
 
     def unexpected_offer(self, attempt_id: str) -> None:
         """A worker offers to run an attempt whose ticket does not wait here any more."""
+
+    def receipt_missing(self, request_id: str, attempt: int, subject: str) -> None:
+        """A worker's run has ended, and what the client was given of it is not known there."""
 
 
 class _Waiting:
@@ -137,7 +141,7 @@ class Tickets:
             if waiting.timer is not None:
                 waiting.timer.cancel()
             del self._waiting[number]
-        attempt.offered(accepted.worker_id)
+        attempt.offered(accepted.worker_id, accepted.receipt_subject)
         return accepted
 
     def _publish(self, ticket: Ticket, number: str) -> None:
@@ -247,6 +251,9 @@ class Tickets:
         except DecodeError:
             logger.error("an offer is not valid")
             return False
+        if offer.ended:
+            self._observer.receipt_missing(offer.request_id, offer.attempt, offer.receipt_subject)
+            return True  # answered by a receipt, or not yet
         if waiting is None:
             self._observer.unexpected_offer(names.attempt_id(offer.request_id, offer.attempt))
             return False
@@ -255,7 +262,8 @@ class Tickets:
         ticket = waiting.ticket
         if offer.request_id != ticket.request_id or offer.attempt != ticket.attempt:
             return False
-        waiting.accepted.set_result(Accepted(ticket, offer.worker_id, offer.address, refusal_subject))
+        accepted = Accepted(ticket, offer.worker_id, offer.address, refusal_subject, offer.receipt_subject)
+        waiting.accepted.set_result(accepted)
         return True
 
 

@@ -11,9 +11,9 @@ from common import telemetry
 from common.errors import Reason, UplionError
 from common.operations import Operation
 from router import metrics
-from router.dispatch.attempt_registry import AttemptRegistry
+from router.dispatch.accounting.attempt_registry import AttemptRegistry
+from router.dispatch.accounting.releases import Releases
 from router.dispatch.records import Record
-from router.dispatch.releases import Releases
 from router.dispatch.request_metrics import RequestMetrics
 from router.surfaces.arrivals import Arrivals
 from router.surfaces.requests import name_input
@@ -63,19 +63,22 @@ class CallLifecycle:
         try:
             with telemetry.span(f"router.{record.capability.value}"):
                 try:
-                    return await call.answer(record)
+                    result = await call.answer(record)
                 except UplionError as problem:
                     error = problem
                     name_input(error, operation)
                 except Exception:  # the RPC boundary: each dialect has a form for our own bugs too
                     logger.exception("request failed")
                     error = internal_error()
-                return await call.refuse(error)
+                if error is not None:
+                    result = await call.refuse(error)
         except asyncio.CancelledError:
             error = _cancelled()
             raise
         finally:
             self._end(record, error)
+        await asyncio.sleep(0)  # uvloop writes at the end of a turn: the receipt is to leave before the call's end does
+        return result
 
     def end_unstarted(self, record: Record, error: UplionError) -> None:
         """Accounts for an admitted call whose handler never started."""

@@ -60,7 +60,7 @@ class Relay:
             events = self._run(job, record, context, Delivery.STREAM)
             pump = tasks.create_task(_pump(events, buffer), name="read engine")
             try:
-                await self._drain(buffer, sink)
+                await self._drain(buffer, sink, record)
             except UplionError as error:
                 failed = error
             finally:
@@ -77,7 +77,7 @@ class Relay:
         rest = context.time_remaining()
         return limit if rest is None else min(limit, max(rest, 0.0))
 
-    async def _drain(self, buffer: StreamBuffer, sink: Sink) -> None:
+    async def _drain(self, buffer: StreamBuffer, sink: Sink, record: Record) -> None:
         loop = asyncio.get_running_loop()
         interval = self._settings.stream_keepalive_seconds
         wrote_at = loop.time()
@@ -95,6 +95,7 @@ class Relay:
                 deltas = buffer.take()
                 if deltas:
                     await sink.deltas(deltas)
+                    record.given(deltas)
                 elif buffer.ended:
                     break
                 elif loop.time() - wrote_at >= interval / 2:

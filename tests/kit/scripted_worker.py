@@ -48,6 +48,8 @@ class ScriptedWorker(worker_service_pb2_grpc.WorkerServiceServicer):
     address: str = ""
     offered: list[ticket_pb2.Ticket] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    receipts: list[ticket_pb2.Receipt] = field(default_factory=list)
+    receipt_subject: str = ""
     runs: list[run_pb2.RunRequest] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     server: Any = None
@@ -115,6 +117,8 @@ class ScriptedWorker(worker_service_pb2_grpc.WorkerServiceServicer):
     async def take_tickets(self) -> None:
         consumer = await self.bus.ensure_task_consumer(self.model)
         async with Pull(self.bus, STREAM_TASKS, consumer) as pull:
+            self.receipt_subject = self.bus.new_inbox()
+            await self.bus.subscribe(self.receipt_subject, cb=self.on_receipts)
             while True:
                 await pull.want(self.slots)
                 message = await pull.next(1.0)
@@ -125,9 +129,17 @@ class ScriptedWorker(worker_service_pb2_grpc.WorkerServiceServicer):
                 await self.offer(ticket)
                 await message.ack_sync(60.0)
 
-    async def offer(self, ticket: ticket_pb2.Ticket) -> None:
+    async def on_receipts(self, message: Any) -> None:
+        self.receipts += ticket_pb2.Receipts.FromString(message.data).receipts
+
+    async def offer(self, ticket: ticket_pb2.Ticket, *, ended: bool = False) -> None:
         offer = ticket_pb2.Offer(
-            request_id=ticket.request_id, attempt=ticket.attempt, worker_id=self.worker_id, address=self.address
+            request_id=ticket.request_id,
+            attempt=ticket.attempt,
+            worker_id=self.worker_id,
+            address=self.address,
+            receipt_subject=self.receipt_subject,
+            ended=ended,
         )
         inbox = self.bus.new_inbox()
 

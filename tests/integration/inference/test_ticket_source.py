@@ -8,6 +8,7 @@ from common import names
 from inference.tickets.intake import TicketIntake
 from inference.tickets.jetstream_source import JetStreamSource
 from inference.tickets.offers import Offers
+from inference.tickets.receipts import Receipts
 from inference.tickets.slots import SlotManager
 from inference.usage_events import UsageRecorder
 from messaging.inbox import Inbox
@@ -87,8 +88,8 @@ class TwoLanes:
 async def intake_of(source, slots, router):
     async with Inbox.open(router.bus) as inbox, asyncio.TaskGroup() as tasks:
         usage = UsageRecorder(model=router.model, revision=1, provider="synthetic")
-        offers = Offers(router.bus.send, inbox, worker_id="w", address="127.0.0.1:1")
-        intake = TicketIntake(source, slots, offers, usage)
+        offers = Offers(router.bus.send, inbox, worker_id="w", receipt_subject=router.bus.new_inbox())
+        intake = TicketIntake(source, slots, offers, usage, Receipts(slots, offers))
         running = tasks.create_task(intake.run())
         yield intake
         running.cancel()

@@ -134,11 +134,16 @@ class RunRequest(_message.Message):
     RESUME_FIELD_NUMBER: _builtins.int
     WHOLE_FIELD_NUMBER: _builtins.int
     ONCE_FIELD_NUMBER: _builtins.int
+    RECEIPTS_FIELD_NUMBER: _builtins.int
     whole: _builtins.bool
     """The answer is not streamed: one event a second is enough. Unset means an event for each engine step."""
     once: _builtins.bool
     """One event and no more, the last one: the answer is short, and the router makes a unary call of this. Unset means as
     `whole` says.
+    """
+    receipts: _builtins.bool
+    """The router sends a Receipt when the attempt has ended, and the worker publishes its usage event then. Unset: the
+    router is of an earlier version, and the worker publishes when the run ends.
     """
     @_builtins.property
     def ticket(self) -> _ticket_pb2.Ticket:
@@ -177,10 +182,11 @@ class RunRequest(_message.Message):
         resume: _abc.Iterable[Global___TokenArray] | None = ...,
         whole: _builtins.bool = ...,
         once: _builtins.bool = ...,
+        receipts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "completion", b"completion", "embedding", b"embedding", "input", b"input", "sampling", b"sampling", "ticket", b"ticket"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "completion", b"completion", "embedding", b"embedding", "input", b"input", "once", b"once", "resume", b"resume", "sampling", b"sampling", "ticket", b"ticket", "whole", b"whole"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "completion", b"completion", "embedding", b"embedding", "input", b"input", "once", b"once", "receipts", b"receipts", "resume", b"resume", "sampling", b"sampling", "ticket", b"ticket", "whole", b"whole"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["chat", "completion", "embedding"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015

@@ -25,17 +25,23 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fuplion/dispatch/v1/ticket.proto\x12\x12uplion.dispatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"Z\n\x06\x43\x61ller\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x13\n\x0breservation\x18\x03 \x01(\t\x12\x0c\n\x04tier\x18\x04 \x01(\t\x12\x0f\n\x07project\x18\x05 \x01(\t\"\x96\x02\n\x06Ticket\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12*\n\x06\x63\x61ller\x18\x03 \x01(\x0b\x32\x1a.uplion.dispatch.v1.Caller\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0c\n\x04lane\x18\x05 \x01(\t\x12,\n\x08\x64\x65\x61\x64line\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x65stimated_tokens\x18\x07 \x01(\r\x12\x15\n\rreply_subject\x18\x08 \x01(\t\x12\x30\n\x0cpublish_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05proof\x18\n \x01(\x0c\"P\n\x05Offer\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x11\n\tworker_id\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fuplion/dispatch/v1/ticket.proto\x12\x12uplion.dispatch.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"Z\n\x06\x43\x61ller\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x13\n\x0breservation\x18\x03 \x01(\t\x12\x0c\n\x04tier\x18\x04 \x01(\t\x12\x0f\n\x07project\x18\x05 \x01(\t\"\x96\x02\n\x06Ticket\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12*\n\x06\x63\x61ller\x18\x03 \x01(\x0b\x32\x1a.uplion.dispatch.v1.Caller\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0c\n\x04lane\x18\x05 \x01(\t\x12,\n\x08\x64\x65\x61\x64line\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10\x65stimated_tokens\x18\x07 \x01(\r\x12\x15\n\rreply_subject\x18\x08 \x01(\t\x12\x30\n\x0cpublish_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05proof\x18\n \x01(\x0c\"x\n\x05Offer\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x11\n\tworker_id\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\x17\n\x0freceipt_subject\x18\x05 \x01(\t\x12\r\n\x05\x65nded\x18\x06 \x01(\x08\"\x8d\x01\n\x07Receipt\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .uplion.dispatch.v1.ReceiptState\x12\x1a\n\routput_tokens\x18\x04 \x01(\rH\x00\x88\x01\x01\x42\x10\n\x0e_output_tokens\"9\n\x08Receipts\x12-\n\x08receipts\x18\x01 \x03(\x0b\x32\x1b.uplion.dispatch.v1.Receipt*}\n\x0cReceiptState\x12\x1d\n\x19RECEIPT_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13RECEIPT_STATE_ENDED\x10\x01\x12\x18\n\x14RECEIPT_STATE_FAILED\x10\x02\x12\x1b\n\x17RECEIPT_STATE_ACCOUNTED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'uplion.dispatch.v1.ticket_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_RECEIPTSTATE']._serialized_start=786
+  _globals['_RECEIPTSTATE']._serialized_end=911
   _globals['_CALLER']._serialized_start=88
   _globals['_CALLER']._serialized_end=178
   _globals['_TICKET']._serialized_start=181
   _globals['_TICKET']._serialized_end=459
   _globals['_OFFER']._serialized_start=461
-  _globals['_OFFER']._serialized_end=541
+  _globals['_OFFER']._serialized_end=581
+  _globals['_RECEIPT']._serialized_start=584
+  _globals['_RECEIPT']._serialized_end=725
+  _globals['_RECEIPTS']._serialized_start=727
+  _globals['_RECEIPTS']._serialized_end=784
 # @@protoc_insertion_point(module_scope)

@@ -3,9 +3,12 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -16,6 +19,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ReceiptState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReceiptStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReceiptState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RECEIPT_STATE_UNSPECIFIED: _ReceiptState.ValueType  # 0
+    """It has not ended: the client is being given a stream."""
+    RECEIPT_STATE_ENDED: _ReceiptState.ValueType  # 1
+    """The client has the answer, has left, or its time is over: what it was given, or had made for it, is counted."""
+    RECEIPT_STATE_FAILED: _ReceiptState.ValueType  # 2
+    """The answer was made and not delivered, by a fault of the platform: it costs nothing."""
+    RECEIPT_STATE_ACCOUNTED: _ReceiptState.ValueType  # 3
+    """The router accounts for the attempt itself."""
+
+class ReceiptState(_ReceiptState, metaclass=_ReceiptStateEnumTypeWrapper):
+    """How an attempt ended for its client."""
+
+RECEIPT_STATE_UNSPECIFIED: ReceiptState.ValueType  # 0
+"""It has not ended: the client is being given a stream."""
+RECEIPT_STATE_ENDED: ReceiptState.ValueType  # 1
+"""The client has the answer, has left, or its time is over: what it was given, or had made for it, is counted."""
+RECEIPT_STATE_FAILED: ReceiptState.ValueType  # 2
+"""The answer was made and not delivered, by a fault of the platform: it costs nothing."""
+RECEIPT_STATE_ACCOUNTED: ReceiptState.ValueType  # 3
+"""The router accounts for the attempt itself."""
+Global___ReceiptState: _TypeAlias = ReceiptState  # noqa: Y015
 
 @_typing.final
 class Caller(_message.Message):
@@ -133,6 +164,8 @@ class Offer(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     WORKER_ID_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
+    RECEIPT_SUBJECT_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The ticket's request."""
     attempt: _builtins.int
@@ -141,6 +174,12 @@ class Offer(_message.Message):
     """Who offers."""
     address: _builtins.str
     """host:port of its WorkerService."""
+    receipt_subject: _builtins.str
+    """Core NATS subject for Receipts of the run. Unset: the worker is of an earlier version, and wants none."""
+    ended: _builtins.bool
+    """The run is over here and its receipt has not come: the router sends the receipt again, and opens no run. Nobody at
+    the reply subject means that the router is gone.
+    """
     def __init__(
         self,
         *,
@@ -148,11 +187,75 @@ class Offer(_message.Message):
         attempt: _builtins.int = ...,
         worker_id: _builtins.str = ...,
         address: _builtins.str = ...,
+        receipt_subject: _builtins.str = ...,
+        ended: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "attempt", b"attempt", "request_id", b"request_id", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "attempt", b"attempt", "ended", b"ended", "receipt_subject", b"receipt_subject", "request_id", b"request_id", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Offer: _TypeAlias = Offer  # noqa: Y015
+
+@_typing.final
+class Receipt(_message.Message):
+    """What the client was given of a run: the worker counts no more than that. The router sends it at the attempt's end, and
+    while a stream runs a few times a second, so that it is known what a router had delivered when it died.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The run's request."""
+    attempt: _builtins.int
+    """The run's attempt."""
+    state: Global___ReceiptState.ValueType
+    """How it ended."""
+    output_tokens: _builtins.int
+    """At most so many tokens of this attempt's output were given to the client; unset: all, or not known."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        state: Global___ReceiptState.ValueType = ...,
+        output_tokens: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_output_tokens", b"_output_tokens", "output_tokens", b"output_tokens"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_output_tokens", b"_output_tokens", "attempt", b"attempt", "output_tokens", b"output_tokens", "request_id", b"request_id", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__output_tokens: _TypeAlias = _typing.Literal["output_tokens"]  # noqa: Y015
+    _WhichOneofArgType__output_tokens: _TypeAlias = _typing.Literal["_output_tokens", b"_output_tokens"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__output_tokens) -> _WhichOneofReturnType__output_tokens | None: ...
+
+Global___Receipt: _TypeAlias = Receipt  # noqa: Y015
+
+@_typing.final
+class Receipts(_message.Message):
+    """Receipts for one worker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def receipts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Receipt]:
+        """In no order; at least one."""
+
+    def __init__(
+        self,
+        *,
+        receipts: _abc.Iterable[Global___Receipt] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["receipts", b"receipts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Receipts: _TypeAlias = Receipts  # noqa: Y015

@@ -19,7 +19,7 @@ from uplion.inference.v1 import sampling_pb2
 
 from common.errors import Reason, UplionError
 from common.settings import dump
-from router.dispatch.attempts import ACCOUNTING, Fallback, Publisher, State
+from router.dispatch.accounting.attempts import ACCOUNTING, Fallback, Publisher, State
 from router.settings import RouterSettings
 from rpc.interceptors import abort
 from tests.integration.router.conftest import Client

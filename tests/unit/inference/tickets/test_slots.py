@@ -119,16 +119,32 @@ def test_unsettled_tickets_beyond_the_slots_occupy_slots():
     outbox = FakeOutbox()
     slots = SlotManager(2, outbox)
     settling = []
-    for number in range(4):
+    for number in range(6):
         held = held_in(slots, str(number))
         slots.settle(held, UsageEvent())
         settling.append(held)
-    assert slots.free == 0, "two slots, and two more than two are unsettled"
+    assert slots.free == 0, "two slots, and two more than twice as many are unsettled"
     outbox.store()
     slots.freed.clear()
     settling[0].delivery.on_end()
     assert slots.free == 1
     assert slots.freed.is_set()
+
+
+def test_a_run_that_waits_for_its_receipt_is_unsettled_and_counted_once():
+    outbox = FakeOutbox()
+    slots = SlotManager(1, outbox)
+    held = held_in(slots)
+    slots.claim(held.ticket)
+    slots.deliver(held, UsageEvent())
+    assert (slots.busy, slots.free, outbox.events) == (0, 1, [])
+    assert slots.freed.is_set()
+    slots.settle(held, UsageEvent())
+    assert (slots.busy, slots.free, len(outbox.events)) == (0, 1, 1)
+    outbox.store()
+    held.delivery.on_end()
+    assert held.state is TicketState.RELEASED
+    assert slots.find("r.1") is None
 
 
 def test_an_attempt_that_ran_here_supersedes_the_older_ones():

@@ -12,14 +12,16 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 from uplion.billing.v1.usage_event_pb2 import UsageEvent
+from uplion.dispatch.v1.ticket_pb2 import ReceiptState
 
 from common import names, telemetry
 from common.errors import Reason
 from messaging.bus import TASK_ACK_WAIT_SECONDS, WORKER_TTL_SECONDS
-from router.dispatch.attempts import Attempt, Publisher
+from router.dispatch.accounting.attempts import Attempt, Publisher
+from router.dispatch.accounting.receipts import ACCOUNTED, ENDED, FAILED
+from router.dispatch.accounting.usage_events import usage_event
 from router.dispatch.jobs import Delivery
 from router.dispatch.records import Record
-from router.dispatch.usage_events import usage_event
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +30,7 @@ REMEMBERED_SECONDS = 3 * TASK_ACK_WAIT_SECONDS  # a dead worker's ticket comes b
 _UNSAFE_SECONDS = 5.0
 _GONE_SECONDS = _UNSAFE_SECONDS + WORKER_TTL_SECONDS
 _GONE_REMEMBERED = 1000
+_THE_CLIENTS = frozenset({Reason.CANCELLED, Reason.DEADLINE_EXCEEDED})  # ends that are no failure of the platform
 
 
 class UsageOutbox(Protocol):
@@ -48,6 +51,19 @@ class ModelCatalog(Protocol):
         """Whether there is such a model now."""
 
 
+class ReceiptSender(Protocol):
+    """Informs workers of what the client was given."""
+
+    def begin(self, record: Record) -> None:
+        """The current attempt was offered to a worker."""
+
+    def end(self, record: Record, attempt: Attempt, state: "ReceiptState.ValueType") -> None:
+        """The attempt has ended, and its answer has been written as far as it will be."""
+
+    def missing(self, request_id: str, attempt: int, subject: str) -> None:
+        """A worker waits for a receipt."""
+
+
 class _Ended(NamedTuple):
     """An attempt whose event its worker publishes."""
 
@@ -60,9 +76,15 @@ class AttemptRegistry:
     """Accounts for attempts by `attempts.ACCOUNTING`; observes offers and workers."""
 
     def __init__(
-        self, outbox: UsageOutbox, models: ModelCatalog, capacity: int, clock: Callable[[], float] = time.monotonic
+        self,
+        outbox: UsageOutbox,
+        models: ModelCatalog,
+        receipts: ReceiptSender,
+        capacity: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._outbox = outbox
+        self._receipts = receipts
         self._models = models
         self._capacity = capacity
         self._clock = clock
@@ -77,6 +99,7 @@ class AttemptRegistry:
     def attempt_ended(self, record: Record, reason: Reason) -> None:
         """The current attempt failed, and another one follows, which is current from now on."""
         attempt = record.attempt
+        self._receipts.end(record, attempt, _receipt_state(attempt, reason))
         attempt.ended_at, attempt.reason = time.monotonic(), reason
         record.attempts.append(Attempt(attempt.number + 1))
         if not record.identity.reservation:
@@ -91,6 +114,9 @@ class AttemptRegistry:
         """The request is over, and with it the current attempt; `reason`: why it failed, None: it did not."""
         last = record.attempt
         last.ended_at = record.ended_at
+        if reason is not None and record.delivery is Delivery.STREAM and record.given_exactly:
+            last.delivered_tokens = min(last.delivered_tokens, record.given_of(last))
+        self._receipts.end(record, last, _receipt_state(last, reason))
         if not record.identity.reservation:
             return
         delivered = reason is None or record.delivery is Delivery.STREAM
@@ -102,7 +128,8 @@ class AttemptRegistry:
                         event.ClearField("usage")
                     self._publish(event)
         if last.accounting.publisher is Publisher.WORKER:
-            self._remember(record, last, partial(usage_event, record, last, reason, last=True, delivered=delivered))
+            counts = delivered or (last.usage is not None and reason in _THE_CLIENTS)
+            self._remember(record, last, partial(usage_event, record, last, reason, last=True, delivered=counts))
             return
         event = usage_event(record, last, reason, last=True, delivered=delivered)
         if not self._models.knows(event.model):
@@ -116,9 +143,14 @@ class AttemptRegistry:
             logger.warning("usage published for a lost worker", extra={"worker_id": ended.worker_id, "attempts": 1})
             self._publish(ended.event())
 
-    def worker_offered(self, worker_id: str) -> None:
-        """The worker lives, and publishes its events itself."""
-        self._gone.pop(worker_id, None)
+    def attempt_offered(self, record: Record) -> None:
+        """A worker offered to run the current attempt: it lives, and publishes its events itself."""
+        self._gone.pop(record.attempt.worker_id, None)
+        self._receipts.begin(record)
+
+    def receipt_missing(self, request_id: str, attempt: int, subject: str) -> None:
+        """A worker's run has ended, and what the client was given of it is not known there."""
+        self._receipts.missing(request_id, attempt, subject)
 
     def worker_broke_off(self, worker_id: str) -> None:
         """A run was cut: events of attempts that ended just before may not have reached the stream."""
@@ -158,3 +190,9 @@ class AttemptRegistry:
             logger.warning("usage published for a lost worker", extra={"worker_id": worker_id, "attempts": len(found)})
         for attempt_id in reversed(found):
             self._publish(self._ended.pop(attempt_id).event())
+
+
+def _receipt_state(attempt: Attempt, reason: Reason | None) -> "ReceiptState.ValueType":
+    if attempt.accounting.publisher is Publisher.ROUTER:
+        return ACCOUNTED
+    return ENDED if reason is None or reason in _THE_CLIENTS else FAILED

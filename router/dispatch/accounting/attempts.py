@@ -94,6 +94,7 @@ class Attempt:
         "offered_at",
         "published_at",
         "reason",
+        "receipt_subject",
         "state",
         "ticket_time_ns",
         "usage",
@@ -107,6 +108,7 @@ class Attempt:
         self.ticket_time_ns: int | None = None  # unix; equal in every event of the attempt
         self.offered_at: float | None = None
         self.worker_id = ""
+        self.receipt_subject = ""  # empty: the worker wants no receipt
         self.delivered_tokens = 0
         self.usage: TokenUsage | None = None  # as the worker counted it; set in COMPLETE
         self.ended_at: float | None = None
@@ -130,11 +132,12 @@ class Attempt:
         self.published_at = time.monotonic()
         self.ticket_time_ns = ticket_time_ns
 
-    def offered(self, worker_id: str) -> None:
+    def offered(self, worker_id: str, receipt_subject: str = "") -> None:
         """An offer was accepted."""
         self._enter(State.OFFERED)
         self.offered_at = time.monotonic()
         self.worker_id = worker_id
+        self.receipt_subject = receipt_subject
 
     def answered(self) -> None:
         """The worker has sent an event, or was asked for one only; may be called again."""

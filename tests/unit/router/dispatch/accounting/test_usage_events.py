@@ -9,8 +9,8 @@ from uplion.inference.v1.sampling_pb2 import FINISH_REASON_STOP, TokenUsage
 from common.errors import Reason
 from common.identity import Identity
 from common.operations import BY_RPC
+from router.dispatch.accounting.usage_events import usage_event
 from router.dispatch.records import Record
-from router.dispatch.usage_events import usage_event
 
 CHAT = BY_RPC["/uplion.openai.v1.OpenAIService/CreateChatCompletion"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from uplion.inference.v1.sampling_pb2 import TokenUsage
 
-from router.dispatch.attempts import ACCOUNTING, Attempt, Fallback, State
+from router.dispatch.accounting.attempts import ACCOUNTING, Attempt, Fallback, State
 
 FORWARD = {
     (State.QUEUED, State.OFFERED),
@@ -68,7 +68,7 @@ def test_every_state_is_accounted_for() -> None:
 
 
 def test_the_documentation_has_the_same_table() -> None:
-    page = (Path(__file__).parents[4] / "docs/data-path.md").read_text()
+    page = (Path(__file__).parents[5] / "docs/data-path.md").read_text()
     rows = re.findall(r"^\| `([A-Z]+)`: .*? \| (router|worker) \| (.*) \|$", page, re.MULTILINE)
     assert [State[name] for name, _, _ in rows] == list(State)
     for name, publisher, fallback in rows:

@@ -8,11 +8,11 @@ from uplion.billing.v1 import usage_event_pb2 as billing
 from common.errors import Reason
 from common.identity import Identity
 from common.operations import BY_RPC
-from router.dispatch.attempt_registry import AttemptRegistry
-from router.dispatch.attempts import ACCOUNTING, Fallback, Publisher, State
+from router.dispatch.accounting.attempt_registry import AttemptRegistry
+from router.dispatch.accounting.attempts import ACCOUNTING, Attempt, Fallback, Publisher, State
 from router.dispatch.jobs import Delivery
 from router.dispatch.records import Record
-from tests.unit.router.dispatch.test_attempts import attempt_in
+from tests.unit.router.dispatch.accounting.test_attempts import attempt_in
 
 CHAT = BY_RPC["/uplion.openai.v1.OpenAIService/CreateChatCompletion"]
 
@@ -38,13 +38,30 @@ class Models:
         return model == "m"
 
 
+class Receipts:
+    """Keeps what was sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, int, int]] = []
+
+    def begin(self, record: Record) -> None:
+        """Needed by the protocol only."""
+
+    def end(self, record: Record, attempt: Attempt, state: int) -> None:
+        self.sent.append((record.identity.request_id, attempt.number, state))
+
+    def missing(self, request_id: str, attempt: int, subject: str) -> None:
+        """Needed by the protocol only."""
+
+
 class World:
     """A registry whose clock is the test's."""
 
     def __init__(self, capacity: int = 100) -> None:
         self.now = 1000.0
         self.outbox = Outbox()
-        self.registry = AttemptRegistry(self.outbox, Models(), capacity, lambda: self.now)
+        self.receipts = Receipts()
+        self.registry = AttemptRegistry(self.outbox, Models(), self.receipts, capacity, lambda: self.now)
 
     def ended(self, name: str, worker: str = "w") -> None:
         """A request whose only attempt is complete."""
@@ -168,7 +185,7 @@ def test_what_a_worker_had_just_ended_is_told_when_it_breaks_off() -> None:
 def test_a_worker_that_offers_again_publishes_its_own_events() -> None:
     world = World()
     world.registry.worker_broke_off("w")
-    world.registry.worker_offered("w")
+    world.registry.attempt_offered(record_in(State.OFFERED))
     world.ended("a")
     assert world.published() == []
 

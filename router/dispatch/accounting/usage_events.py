@@ -5,7 +5,8 @@ import time
 from uplion.billing.v1 import usage_event_pb2 as billing
 
 from common.errors import Reason
-from router.dispatch.attempts import Attempt
+from router.dispatch.accounting.attempts import Attempt
+from router.dispatch.jobs import Delivery
 from router.dispatch.records import Record
 
 _STATUSES = {
@@ -48,9 +49,12 @@ def usage_event(
         event.ticket_time.FromNanoseconds(attempt.ticket_time_ns)
     if (queued := attempt.queue_seconds) is not None:
         event.queue_duration.FromNanoseconds(int(queued * 1e9))
-    if attempt.usage is not None:
+    cut = reason is not None and record.delivery is Delivery.STREAM and record.given_exactly
+    if attempt.usage is not None and delivered:
         event.model_served = record.model
         event.usage.CopyFrom(attempt.usage)
+        if cut:
+            event.usage.output_tokens = min(attempt.usage.output_tokens, attempt.delivered_tokens)
         event.finish_reason = record.finish_reason
     elif attempt.delivered_tokens and delivered:
         event.model_served = record.model

@@ -1,0 +1,1 @@
+"""Accounting: who publishes the usage event of each attempt, what it counts, and whom its end concerns."""
