@@ -142,6 +142,11 @@ class Bus(Connection):
         )
         return name
 
+    async def task_progress(self, model: str, lane: str) -> "TaskProgress":
+        """How far a queue of tickets has been delivered. Raises nats.errors.Error: NotFoundError without a queue."""
+        info = await self.js.consumer_info(names.STREAM_TASKS, names.task_consumer(model, lane))
+        return TaskProgress(info.delivered.stream_seq if info.delivered else 0, info.num_waiting or 0)
+
     async def ensure_usage_consumer(self) -> str:
         """The durable consumer that all billing processes share; returns its name."""
         await self.js.add_consumer(
@@ -263,6 +268,14 @@ async def _ended_too_early(watcher: KeyValue.KeyWatcher) -> bool:
 
 def _unix_seconds(created: object) -> float:
     return created.timestamp() if isinstance(created, datetime) else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TaskProgress:
+    """The state of a queue of tickets."""
+
+    delivered_sequence: int  # of TASKS: tickets up to it were delivered to a worker at least once
+    takers: int  # workers that wait for a ticket; then none waits to be delivered
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from router.dispatch.accounting.attempt_registry import AttemptRegistry
 from router.dispatch.accounting.receipts import Receipts
 from router.dispatch.accounting.releases import Releases
 from router.dispatch.dispatcher import Dispatcher
+from router.dispatch.lost_tickets import LostTickets
 from router.dispatch.routing_table import RoutingTable
 from router.dispatch.tickets import Tickets
 from router.dispatch.unstarted_calls import UnstartedCalls
@@ -58,6 +59,7 @@ async def main(settings: RouterSettings, stop: asyncio.Event, ready: Ready) -> N
                     "send usage": outbox.run,
                     "watch models": models.run,
                     "restore the queue": partial(tickets.restore_queue, bus),
+                    "look for lost tickets": LostTickets(bus, tickets.waiting, tickets.publish_anew).run,
                     "announce arrivals": arrivals.run,
                     "report streams": receipts.run,
                     "close idle channels": partial(workers.close_idle, models),

@@ -27,6 +27,7 @@ from messaging.bus import Bus
 from messaging.connection import Connection
 from router.dispatch.accounting.attempts import Attempt
 from router.dispatch.jobs import Job
+from router.dispatch.lost_tickets import Whereabouts
 from router.dispatch.routing_table import RoutingTable
 from router.settings import RouterSettings
 
@@ -36,6 +37,7 @@ _BROKER_RETRY_SECONDS = 1.0
 _LOADING_RETRY_SECONDS = 5.0
 _OVERLOAD_RETRY_SECONDS = 2.0
 _ACK = "ack"
+_DELETE = f"$JS.API.STREAM.MSG.DELETE.{names.STREAM_TASKS}"
 _PROOF_BYTES = 16
 _RECONNECT_POLL_SECONDS = 0.25
 
@@ -69,18 +71,20 @@ class _Waiting:
         "acknowledged",
         "deadline",
         "loading_until",
+        "number",
         "publish_until",
         "queue_until",
-        "sequence",
         "ticket",
         "timer",
+        "whereabouts",
     )
 
-    def __init__(self, ticket: Ticket, now: float, deadline: float, settings: RouterSettings) -> None:
+    def __init__(self, number: str, ticket: Ticket, now: float, deadline: float, settings: RouterSettings) -> None:
+        self.number = number
         self.ticket = ticket
+        self.whereabouts = Whereabouts(ticket.model, ticket.lane, now)
         self.accepted: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
         self.acknowledged = False
-        self.sequence = 0  # in TASKS, once acknowledged
         self.deadline = deadline
         self.publish_until = now + settings.publish_seconds
         self.loading_until = now + settings.model_loading_seconds
@@ -127,12 +131,12 @@ class Tickets:
         number = str(next(self._numbers))
         now = self._loop.time()
         ticket = _ticket(job, attempt.number, deadline - now, f"{self._prefix}.{number}")
-        waiting = _Waiting(ticket, now, deadline, self._settings)
+        waiting = _Waiting(number, ticket, now, deadline, self._settings)
         self._waiting[number] = waiting
         attempt.queued(ticket.publish_time.ToNanoseconds())
         self._look(waiting)
         try:
-            self._publish(ticket, number)
+            self._publish(waiting)
             accepted = await waiting.accepted
         except BaseException:
             await self._take_back(waiting)
@@ -144,17 +148,19 @@ class Tickets:
         attempt.offered(accepted.worker_id, accepted.receipt_subject)
         return accepted
 
-    def _publish(self, ticket: Ticket, number: str) -> None:
+    def _publish(self, waiting: _Waiting) -> None:
+        ticket, publications = waiting.ticket, waiting.whereabouts.publications
         if not self._connection.connected:  # nats-py would buffer it, and the caller would wait in vain
             raise _broker_away()
         headers = telemetry.outgoing()
-        headers[api.Header.MSG_ID] = names.attempt_id(ticket.request_id, ticket.attempt)
+        message_id = names.attempt_id(ticket.request_id, ticket.attempt)
+        headers[api.Header.MSG_ID] = message_id if publications == 1 else f"{message_id}+{publications}"
         headers[api.Header.EXPECTED_STREAM] = names.STREAM_TASKS
         try:
             self._connection.send(
                 names.task_subject(ticket.model, ticket.lane),
                 ticket.SerializeToString(),
-                f"{self._prefix}.{number}.{_ACK}",
+                f"{self._prefix}.{waiting.number}.{_ACK}",
                 headers,
             )
         except (nats.errors.Error, ConnectionError) as problem:
@@ -162,12 +168,31 @@ class Tickets:
 
     async def _publish_again(self) -> None:
         """Publishes every waiting ticket once more: a stream in memory dies with its server. Ids prevent duplicates."""
-        for number, waiting in list(self._waiting.items()):
-            if waiting.acknowledged and not waiting.accepted.done():
-                try:
-                    self._publish(waiting.ticket, number)
-                except UplionError as error:
-                    waiting.fail(error)
+        for waiting in self.waiting():
+            try:
+                self._publish(waiting)
+            except UplionError as error:
+                waiting.fail(error)
+
+    def waiting(self) -> list[_Waiting]:
+        """The tickets that the queue has, and that no worker has offered to run."""
+        return [each for each in self._waiting.values() if each.acknowledged and not each.accepted.done()]
+
+    def publish_anew(self, waiting: _Waiting) -> None:
+        """A ticket that its worker lost: another worker gets it. Should the first one offer to run it after all, then
+        whose offer comes first has the attempt, and the other one is refused.
+        """
+        where = waiting.whereabouts
+        if waiting.accepted.done() or not self._connection.connected:
+            return
+        lost = where.sequence
+        where.published_at, where.delivered_at, where.sequence = self._loop.time(), None, 0
+        where.publications += 1
+        try:
+            self._publish(waiting)
+            self._connection.send(_DELETE, _deletion(lost))
+        except (UplionError, nats.errors.Error, ConnectionError) as problem:
+            logger.warning("a lost ticket was not published anew", extra={"problem": repr(problem)})
 
     async def restore_queue(self, bus: Bus) -> None:
         """After each reconnect, ensures that the streams exist and hold the waiting tickets; never returns."""
@@ -192,9 +217,8 @@ class Tickets:
             if accepted.done() and not accepted.cancelled() and accepted.exception() is None:
                 if subject := accepted.result().refusal_subject:
                     await self._connection.publish_core(subject, b"")
-            elif waiting.sequence:
-                request = json.dumps({"seq": waiting.sequence, "no_erase": True}).encode()
-                await self._connection.publish_core(f"$JS.API.STREAM.MSG.DELETE.{names.STREAM_TASKS}", request)
+            elif waiting.whereabouts.sequence:
+                await self._connection.publish_core(_DELETE, _deletion(waiting.whereabouts.sequence))
 
     def _look(self, waiting: _Waiting) -> None:
         """The timer's callback: fails a ticket that has waited too long, or sets the timer to its next limit."""
@@ -233,7 +257,7 @@ class Tickets:
     def _acknowledge(self, waiting: _Waiting, data: bytes) -> None:
         try:
             answer = json.loads(data) if data else {}
-            waiting.sequence = answer["seq"]
+            waiting.whereabouts.sequence = answer["seq"]
         except (ValueError, KeyError, TypeError):
             logger.error("JetStream refused a ticket", extra={"answer": data[:300].decode("utf-8", "replace")})
             waiting.fail(_broker_away())
@@ -242,7 +266,7 @@ class Tickets:
         if (
             answer.get("duplicate") and not known
         ):  # this id was queued before, with another reply subject: no offer will reach us
-            waiting.sequence = 0
+            waiting.whereabouts.sequence = 0
             waiting.fail(UplionError(Reason.ALREADY_EXISTS, "A request with this id is already running."))
 
     def _accept(self, waiting: _Waiting | None, data: bytes, refusal_subject: str) -> bool:
@@ -265,6 +289,10 @@ class Tickets:
         accepted = Accepted(ticket, offer.worker_id, offer.address, refusal_subject, offer.receipt_subject)
         waiting.accepted.set_result(accepted)
         return True
+
+
+def _deletion(sequence: int) -> bytes:
+    return json.dumps({"seq": sequence, "no_erase": True}).encode()
 
 
 def _broker_away() -> UplionError:

@@ -61,7 +61,8 @@ async def differences(platform: Platform, told: Iterable[Told], account: str, ke
     redis = Redis.from_url(platform.facts["redis_url"])
     try:
         rows = await connection.fetch(
-            "SELECT request_id, attempt, status, last, input_tokens, output_tokens FROM usage_events WHERE key = $1",
+            "SELECT request_id, attempt, status, last, input_tokens, output_tokens, coalesce(cost, 0) AS cost"
+            " FROM usage_events WHERE key = $1",
             key,
         )
         found = _against_clients(rows, told)
@@ -89,6 +90,9 @@ def _against_clients(rows: list[Any], told: Iterable[Told]) -> list[str]:
     print(f"requests without a last event: {dict(silent)}")
     for one in told:
         its = attempts.get(one.request_id, [])
+        if one.status >= 500 and one.status != 504:
+            billed = [row for row in its if row["input_tokens"] + row["output_tokens"] or row["cost"]]
+            found += [f"billed {one.status}: {one.request_id} is in the ledger as {dict(row)}" for row in billed]
         if one.fate != "ok":
             continue
         if not its:

@@ -42,6 +42,7 @@ class ScriptedWorker(worker_service_pb2_grpc.WorkerServiceServicer):
     model: str
     script: Script = hello
     slots: int = 64
+    swallows: bool = False  # takes tickets and offers nothing, as one that was stopped or killed
     mute: bool = False  # tells the meter nothing, as one that dies before it did
     capabilities: tuple[int, ...] = ALL
     worker_id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -126,6 +127,8 @@ class ScriptedWorker(worker_service_pb2_grpc.WorkerServiceServicer):
                     continue
                 ticket = ticket_pb2.Ticket.FromString(message.data)
                 self.offered.append(ticket)
+                if self.swallows:
+                    continue
                 await self.offer(ticket)
                 await message.ack_sync(60.0)
 
