@@ -224,7 +224,8 @@ def send(
     check_subject(subject)
     size = len(payload)
     if headers:
-        lines = "".join([f"{name}: {' '.join(value.split())}\r\n" for name, value in headers.items()])
+        # Joined and not formatted: a member of nats-py's Header formats as "Header.MSG_ID".
+        lines = "".join([": ".join((name, " ".join(value.split()))) + "\r\n" for name, value in headers.items()])
         block = f"NATS/1.0\r\n{lines}\r\n".encode()
         size += len(block)
         head = f"HPUB {subject} {reply} {len(block)} {len(block) + len(payload)}\r\n".encode()

@@ -14,6 +14,7 @@ import grpc.aio
 from common.errors import Reason, UplionError
 from common.identity import Identity, UnprovenError
 from rpc.interceptors import abort
+from rpc.metrics import RPC_STRANGERS
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class IdentityInterceptor(grpc.aio.ServerInterceptor):
             try:
                 _caller.set(self._verifier.verify(method, handler_call_details.invocation_metadata or ()))
             except UnprovenError as problem:
+                RPC_STRANGERS.inc()
                 self._log(method, problem)
                 return _REFUSED
         return await continuation(handler_call_details)

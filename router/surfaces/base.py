@@ -92,8 +92,9 @@ class CallLifecycle:
         """Releases the call's slot, publishes the usage event where it is the router's, and writes metrics and log."""
         metrics.ROUTER_IN_FLIGHT.dec()
         record.ended_at = time.monotonic()
-        self._releases.ended(record.identity)
-        self._attempts.request_ended(record, None if error is None else error.reason)
+        if error is None or error.reason is not Reason.ALREADY_EXISTS:  # else the call that it repeats does all this
+            self._releases.ended(record.identity)
+            self._attempts.request_ended(record, None if error is None else error.reason)
         status = "ok" if error is None else error.reason.name
         self._metrics.observe(record, status)
         if logger.isEnabledFor(logging.INFO):

@@ -1,15 +1,26 @@
 """control and the real authz together: what control says of a key is what happens to its requests."""
 
+import json
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
 
+import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from uplion.control.v1.account_pb2 import CreateAccountRequest, ResourceState, UpdateAccountRequest
-from uplion.control.v1.key_pb2 import CreateKeyRequest, RevokeKeyRequest, RotateKeyRequest, UpdateKeyRequest
+from uplion.control.v1.key_pb2 import (
+    CreateKeyRequest,
+    ListKeysRequest,
+    RevokeKeyRequest,
+    RotateKeyRequest,
+    UpdateKeyRequest,
+)
+from uplion.control.v1.key_service_pb2_grpc import KeyServiceStub
 from uplion.control.v1.project_pb2 import CreateProjectRequest, UpdateProjectRequest
 
 from authz.settings import AuthzSettings
+from common.names import HEADER_REQUEST_ID, LISTENER_ADMIN
 from credentials import api_keys
 from tests.integration.authz.conftest import running
 from tests.kit.until import until
@@ -65,6 +76,47 @@ async def test_keys_under_an_old_and_a_new_pepper_work_while_both_are_known(
     async with running(replace(authz_settings, peppers=(NEW,)), database) as authz:
         answers = [(await authz.check(each.secret)).status for each in (first, second, made, rotated)]
     assert answers == [401, 401, 200, 200]
+
+
+async def test_a_proof_key_is_replaced_without_a_refused_call_and_the_old_one_proves_nothing_then(
+    settings, authz_settings, start_control, database, tmp_path
+):
+    """In the steps of docs/identity.md: at each of them, old processes and restarted ones serve beside each other."""
+    old, new = "1:" + "o" * 32, "2:" + "n" * 32
+    bootstrap = replace(settings, bootstrap_file=tmp_path / "keys.json")
+    async with AsyncExitStack() as stack:
+        controls = {}
+        for name, keys in {"old": (old,), "both": (old, new), "new": (new,)}.items():
+            controls[name] = await stack.enter_async_context(start_control(replace(bootstrap, proof_keys=keys)))
+        authzs = {}
+        for name, keys in {"old": (old,), "both": (old, new), "first": (new, old), "new": (new,)}.items():
+            authzs[name] = await stack.enter_async_context(running(replace(authz_settings, proof_keys=keys), database))
+        key = json.loads(bootstrap.bootstrap_file.read_text())["admin_key"]
+        beside = [  # authzs and controls that run at the same time
+            (("old",), ("old", "both")),
+            (("old", "both"), ("both",)),
+            (("both", "first"), ("both",)),
+            (("first", "new"), ("both", "new")),
+        ]
+        answered = [
+            await _list_keys(authzs[each], controls[control], key)
+            for makers, verifiers in beside
+            for each in makers
+            for control in verifiers
+            for _ in range(20)
+        ]
+        assert set(answered) == {grpc.StatusCode.OK}
+        for maker, verifier in (("old", "new"), ("both", "new"), ("new", "old"), ("first", "old")):
+            assert await _list_keys(authzs[maker], controls[verifier], key) is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def _list_keys(authz, control, key):
+    """The status of a call that authz checks and control serves, as the edge passes it on."""
+    admitted = await authz.check(key, listener=LISTENER_ADMIN, method="GET", path="/admin/v1/keys")
+    assert admitted.status == 200
+    metadata = (*admitted.headers.items(), (HEADER_REQUEST_ID, admitted.request_id))
+    call = KeyServiceStub(control.channel.bare).ListKeys(ListKeysRequest(), metadata=metadata, timeout=60)
+    return await call.code()
 
 
 async def test_every_change_of_a_key_its_project_and_its_account_reaches_authz(control, authz_settings, database):

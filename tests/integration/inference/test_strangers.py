@@ -61,7 +61,8 @@ async def test_every_method_wants_the_proof_of_an_offered_ticket(start_worker: A
 
 async def test_each_attempt_of_a_request_has_a_proof_of_its_own(start_worker: Any) -> None:
     router = (await start_worker()).router
-    first, second = router.ticket("one", 1), router.ticket("one", 2)
+    first = router.ticket()
+    second = router.ticket(first.request_id, 2)
     offer, _ = await router.offer(second)
     request = router.chat(ticket=second)
     request.ticket.proof = first.proof

@@ -5,6 +5,7 @@ from typing import Any
 
 import nats.errors
 import pytest
+from nats.js.api import Header
 
 from messaging import nats_protocol
 from messaging.bus import connect_bus
@@ -27,6 +28,15 @@ async def test_what_is_not_urgent_leaves_by_itself_and_in_order(nats_url: str) -
         bus.send("wire.test.now", b"")
         subjects = [(await heard.next_msg(timeout=_WAIT_SECONDS)).subject for _ in range(2)]
         assert subjects == ["wire.test.soon", "wire.test.now"]
+
+
+async def test_a_header_of_nats_py_goes_by_its_name_so_that_a_stream_knows_duplicates(nats_url: str) -> None:
+    """As tickets are published; formatted, the name would be "Header.MSG_ID", which no server knows."""
+    async with connect_bus(nats_url, "test") as bus:
+        heard = await bus.subscribe("wire.test.header")
+        await bus.flush()
+        bus.send("wire.test.header", b"", "", {Header.MSG_ID: "r.1", Header.EXPECTED_STREAM: "S"})
+        assert (await heard.next_msg(_WAIT_SECONDS)).headers == {"Nats-Msg-Id": "r.1", "Nats-Expected-Stream": "S"}
 
 
 async def test_what_nobody_listens_for_comes_back_as_an_answer(nats_url: str) -> None:

@@ -25,10 +25,10 @@ _OF_PYTHON = ("process_", "python_")
     [
         ("authz", {"uplion_authz_"}),
         ("billing", {"uplion_billing_"}),
-        ("control", set()),
+        ("control", {"uplion_rpc_"}),
         ("fleet", set()),
         ("inference", {"uplion_inference_", "vllm:", "uplion_usage_"}),
-        ("router", {"uplion_router_", "gen_ai_server_", "uplion_usage_"}),
+        ("router", {"uplion_router_", "gen_ai_server_", "uplion_usage_", "uplion_rpc_"}),
     ],
 )
 def test_a_service_exports_no_metric_of_another(service: str, prefixes: set[str]) -> None:

@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from authz.settings import AuthzSettings
 from common.identity import IDENTITY_HEADERS, Identity, UnprovenError
-from common.settings import SettingsError
+from common.settings import SettingsError, load
+from control.settings import ControlSettings
 from credentials.identity_proof import LIFE_SECONDS, VARIABLE, IdentityProofs
+from router.settings import RouterSettings
 
 METHOD = "/uplion.control.v1.KeyService/CreateKey"
 OLD, NEW = "old:" + "o" * 32, "new:" + "n" * 64
@@ -137,6 +140,14 @@ def test_a_key_is_replaced_without_a_refused_call() -> None:
         for verifier in both:
             assert verifier.verify(METHOD, call(by=maker).items()) == IDENTITY
     assert "not known" in refused(call(by=proofs(OLD)), by=proofs(NEW))  # the old one is gone
+
+
+@pytest.mark.parametrize("settings", [AuthzSettings, RouterSettings, ControlSettings])
+def test_no_service_that_makes_or_verifies_proofs_starts_without_a_key(settings: type) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load(settings, {"DATABASE_URL": "x", "REDIS_URL": "x", "NATS_URL": "x", "UPLION_PEPPERS": "1:p"})
+    (problem,) = caught.value.problems
+    assert "PROOF_KEYS is missing: <id>:<secret>" in problem
 
 
 @pytest.mark.parametrize(

@@ -290,10 +290,10 @@ async def test_our_own_bug_in_a_stream_is_an_error_too(world: Any, monkeypatch: 
 
     monkeypatch.setattr(f"router.surfaces.{where}", broken)
     body = chat(world.model, stream=True)
-    status, headers, data, _ = await world.client.post("CreateChatCompletion", body, request_id="req-10")
+    status, headers, data, _ = await world.client.post("CreateChatCompletion", body, request_id=world.model)
     assert status == 500
     assert CANARY not in data.decode() + str(headers)
-    assert json.loads(data)["error"]["message"] == "Internal error; request req-10."
+    assert json.loads(data)["error"]["message"] == f"Internal error; request {world.model}."
 
 
 async def test_the_prompt_is_in_no_ticket_log_or_usage_event(
