@@ -2,7 +2,9 @@
 
 import asyncio
 import gc
+import json
 import logging
+import math
 import signal
 import socket
 import sys
@@ -29,9 +31,11 @@ Service = Callable[[asyncio.Event, Ready], Awaitable[None]]
 T = TypeVar("T")
 _EXIT_CRASHED = 1
 _FAILED_DRAIN_SECONDS = 10.0
+_NOTIFY_SECONDS = 0.5
+_STATE_CHARACTERS = 3000  # of a datagram to the supervisor
 _TROUBLED_SECONDS = 30.0  # how long a failure is reported, and as often as it happens again
 _random = SystemRandom()  # jitter
-_failures: dict[str, tuple[float, str]] = {}  # what failed lately in this process: when, and why
+_failures: dict[str, tuple[float, str]] = {}  # what hinders this process: until when that is reported, and why
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,11 @@ class ProcessSettings:
         "",
         doc="path or @name of the sd_notify socket that readiness is announced on; not set: only logged",
         env="NOTIFY_SOCKET",
+    )
+    watchdog_usec: int = setting(
+        0,
+        doc="microseconds of silence on that socket after which its owner takes the process for hung; 0: no heartbeats",
+        env="WATCHDOG_USEC",
     )
 
 
@@ -126,38 +135,66 @@ async def _serve(services: Mapping[str, Service], process: ProcessSettings) -> i
                     await stop.wait()
 
     with suppress(TimeoutError):
-        async with limit, asyncio.TaskGroup() as tasks:
+        async with limit, forever({"heartbeat": partial(_beat, process)}), asyncio.TaskGroup() as tasks:
             for name, service in services.items():
                 tasks.create_task(keep(name, service), name=name)
     return _EXIT_CRASHED if failed else 0
 
 
+async def _beat(process: ProcessSettings) -> None:
+    """Tells the supervisor that the event loop turns, three times in the time after which it would be taken for hung.
+
+    X_UPLION_TROUBLES is `troubles()`, as JSON.
+    """
+    if not process.watchdog_usec:
+        await asyncio.get_running_loop().create_future()
+    while not_cancelled():
+        state = "WATCHDOG=1"
+        if found := troubles():
+            state += f"\nX_UPLION_TROUBLES={json.dumps(found)[:_STATE_CHARACTERS]}"
+        _notify(process.notify_socket, state)
+        await asyncio.sleep(process.watchdog_usec / 3e6)
+
+
 def troubles() -> dict[str, str]:
-    """What has failed in this process within half a minute and was started again: tasks and services, and why."""
+    """What hinders this process, and why: tasks and services that failed in the last half minute, and reports."""
     now = time.monotonic()
-    for name in [name for name, (failed_at, _) in _failures.items() if now - failed_at > _TROUBLED_SECONDS]:
+    for name in [name for name, (until, _) in _failures.items() if now > until]:
         del _failures[name]
     return {name: why for name, (_, why) in _failures.items()}
+
+
+def report_trouble(name: str, why: str) -> None:
+    """For what hinders the process's work and is no failed task; until it is reported again with no reason."""
+    if why:
+        _failures[name] = (math.inf, why)
+    else:
+        _failures.pop(name, None)
 
 
 def _note_failure(restarts: "Counter", name: str, problem: Exception) -> None:
     restarts.labels(name).inc()
     while isinstance(problem, ExceptionGroup):
         problem = problem.exceptions[0]
-    _failures[name] = (time.monotonic(), f"{type(problem).__name__}: {problem}"[:300])
+    _failures[name] = (time.monotonic() + _TROUBLED_SECONDS, f"{type(problem).__name__}: {problem}"[:300])
 
 
 def _announce_ready(notify_socket: str, name: str, address: str) -> None:
     """Announces one service by a log line, and by sd_notify's READY=1 where a supervisor set NOTIFY_SOCKET."""
     logger.info("ready", extra={"service": name, "address": address})
+    _notify(notify_socket, f"READY=1\nSTATUS={name} {address}")
+
+
+def _notify(notify_socket: str, state: str) -> None:
     if not notify_socket:
         return
     target = "\0" + notify_socket[1:] if notify_socket.startswith("@") else notify_socket
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
         try:
-            notify.sendto(f"READY=1\nSTATUS={name} {address}".encode(), target)
+            notify.settimeout(_NOTIFY_SECONDS)  # a supervisor that does not read must not stop who tells it something
+            notify.sendto(state.encode(), target)
         except OSError as problem:
-            logger.warning("readiness could not be announced", extra={"problem": str(problem)})
+            logger.warning("the supervisor could not be told", extra={"problem": str(problem)})
 
 
 class Backoff:

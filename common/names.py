@@ -125,6 +125,7 @@ def counter_field(unit: str, scope: str, model: str = "", currency: str = "") ->
     return f"{unit}|{scope}|{model}|{currency}" if currency else f"{unit}|{scope}|{model}"
 
 
+KEY_HEALTH = "uplion:health"  # written by a stack's watchdog: Valkey takes writes
 STORE_EPOCH_KEY = "uplion:since"  # `<unix ms>-<ms>-<random>`: when the epoch began, and how long recovery takes
 
 

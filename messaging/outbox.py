@@ -19,7 +19,7 @@ import msgspec
 from uplion.billing.v1.usage_event_pb2 import UsageEvent
 
 from common import names
-from common.lifecycle import run_forever
+from common.lifecycle import report_trouble, run_forever
 from messaging import metrics
 from messaging.connection import Connection
 from messaging.inbox import Inbox
@@ -154,6 +154,7 @@ class Outbox:
         blocked = self._stream.blocked or self._spool_fails or full
         if blocked != self.blocked:
             self.blocked = blocked
+            report_trouble("metering", "usage events can neither be published nor spooled" if blocked else "")
             logger.log(logging.ERROR if blocked else logging.INFO, "metering", extra={"blocked": blocked})
             self.turned.set()
 

@@ -9,7 +9,7 @@ from stack.children.child import Child
 from stack.children.processes import Process, Program, killed_on_failure, python, spawn
 from stack.children.readiness import Readiness
 from stack.children.workers import LocalWorkerFactory
-from stack.embedded import probes, servers
+from stack.embedded import health, probes, servers
 from stack.embedded.proxy import Proxy
 from stack.settings import StackSettings
 from stack.state import State
@@ -34,8 +34,15 @@ class Assembly:
             nats=self._server(servers.Nats, settings.nats_url),
         )
         self.services = [self._services(process) for process in self.wiring.services(self.urls, listener.address)]
-        self.proxy = Proxy(self.wiring.edge(), state.folder / "envoy", state.log("envoy"))
-        self.envoy = Child("envoy", self._launch_envoy, on_change, address=self.wiring.public_address)
+        edge = self.wiring.edge()
+        self.proxy = Proxy(edge, state.folder / "envoy", state.log("envoy"))
+        self.envoy = Child(
+            "envoy",
+            self._launch_envoy,
+            on_change,
+            address=self.wiring.public_address,
+            probe=health.envoy(edge.envoy_admin_address),
+        )
         self.workers = LocalWorkerFactory(state, self.wiring, listener, self.urls.nats, settings.grace_seconds)
 
     @property
@@ -67,7 +74,14 @@ class Assembly:
             return url
         folder, log = self._state.folder / name, self._state.log(name)
         server = kind(folder, log, self.wiring.ports[name], self.wiring.secrets[name])
-        self.servers.append(Child(name, partial(servers.start, server), self._on_change, address=server.address))
+        probe = {
+            "postgres": lambda: health.postgres(server.address, folder),
+            "valkey": lambda: health.valkey(server.address, folder, self.wiring.secrets[name]),
+            "nats": lambda: health.nats(server.address, folder, log, self.wiring.secrets[name]),
+        }[name]()
+        self.servers.append(
+            Child(name, partial(servers.start, server), self._on_change, address=server.address, probe=probe)
+        )
         return server.url
 
     def _services(self, process: ServicesProcess) -> Child:

@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,18 @@ class State:
         except OSError:
             return None
         return None
+
+    def beat(self) -> None:
+        """A sign of life of the supervisor, for `uplion status`."""
+        with suppress(OSError):  # a full disk must not end what still runs
+            os.utime(self.folder / "run.json")
+
+    def silent_seconds(self) -> float:
+        """Since the supervisor's last one."""
+        try:
+            return max(0.0, time.time() - (self.folder / "run.json").stat().st_mtime)
+        except OSError:
+            return 0.0
 
     def bound_logs(self) -> None:
         """Keeps every log under its bound; writers append, so they go on at the start of the emptied file."""

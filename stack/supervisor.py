@@ -15,6 +15,7 @@ from stack import disk, ports
 from stack.assembly import Assembly
 from stack.children.child import Child
 from stack.children.readiness import readiness
+from stack.children.watchdog import Watchdog
 from stack.embedded import binaries, http
 from stack.errors import StackError
 from stack.settings import StackSettings, default_manifest
@@ -86,7 +87,8 @@ class Supervisor:
             fleet = tasks.create_task(self._run_fleet(assembly, models, end_fleet), name="fleet")
             ending = tasks.create_task(self._end_at_once(now), name="end at once")
             grace_seconds = 0.0
-            async with forever({"bound logs": self._bound_logs}):
+            watchdog = Watchdog(assembly.fixed, lambda: assembly.children, self.state.beat)
+            async with forever({"bound logs": self._bound_logs, "watchdog": watchdog.run}):
                 try:
                     if await self._until_answering(assembly, models, stop):
                         self._say("ready")

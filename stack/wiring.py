@@ -16,6 +16,7 @@ from edge.settings import EdgeSettings
 from router.settings import RouterSettings
 from stack import peppers, ports
 from stack.children.processes import base_environment
+from stack.children.watchdog import SILENCE_SECONDS
 from stack.embedded.probes import HOST
 from stack.settings import StackSettings
 from stack.state import State
@@ -174,6 +175,7 @@ class Wiring:
             **base_environment(),
             **({_OTLP: os.environ[_OTLP]} if _OTLP in os.environ else {}),
             "NOTIFY_SOCKET": notify_socket,
+            "WATCHDOG_USEC": str(int(SILENCE_SECONDS * 1e6)),
             "UPLION_PROCESS_LOG_LEVEL": self._settings.log_level,
             "UPLION_PROCESS_METRICS_LISTEN": metrics_listen,
             "MALLOC_ARENA_MAX": "2",  # an arena per thread costs tens of MB that are not used

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cli.output import CommandError, JsonObject
+from stack.children.watchdog import SILENCE_SECONDS
 from stack.state import State
 
 _CONNECT_SECONDS = 1.0
@@ -21,7 +22,7 @@ def status(state: State) -> JsonObject:
     run = state.read_run()
     parts: list[JsonObject] = []
     if alive:
-        parts = [_supervisor(run), *(_external(name, run) for name in run.get("external", ()))]
+        parts = [_supervisor(state, run), *(_external(name, run) for name in run.get("external", ()))]
         parts += [_part(part) for part in run.get("parts", ())]
     healthy = alive and run.get("status") == "ready" and all(part["healthy"] for part in parts)
     shown = run.get("status", "stopped")
@@ -37,17 +38,18 @@ def status(state: State) -> JsonObject:
     }
 
 
-def _supervisor(run: JsonObject) -> JsonObject:
-    pid = run.get("pid")
+def _supervisor(state: State, run: JsonObject) -> JsonObject:
+    pid, silent_seconds = run.get("pid"), state.silent_seconds()
+    hung = silent_seconds > SILENCE_SECONDS  # then nobody looks after the parts, and what is said of them is old
     return {
         "name": "supervisor",
-        "status": run.get("status", ""),
-        "healthy": True,
+        "status": "unhealthy" if hung else run.get("status", ""),
+        "healthy": not hung,
         "pid": pid,
         "memory_bytes": memory_bytes(pid, family=False) if pid else None,
         "address": "",
         "restarts": 0,
-        "message": "",
+        "message": f"no sign of life for {silent_seconds:.0f} s" if hung else "",
     }
 
 

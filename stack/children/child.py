@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import logging
+import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -20,6 +22,18 @@ _DOUBLINGS_MAX = 16
 
 # Starts it, hands over the process at once, and returns when it serves; raises StackError with nothing left running.
 Launch = Callable[[Callable[[Process], None]], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is wrong with a child that runs, and whether it may go away by a restart."""
+
+    why: str
+    curable: bool = True
+
+
+# Asks once, within the caller's deadline: None where it does its work.
+Probe = Callable[[], Awaitable[Finding | None]]
 
 
 class ChildStatus(Enum):
@@ -52,23 +66,33 @@ class Child:
         services: Sequence[str] = (),
         metrics_address: str = "",
         must_start: bool = True,
+        probe: Probe | None = None,
     ) -> None:
         self.name = name
         self.address = address
         self.metrics_address = metrics_address  # host:port of GET /metrics; empty where there is none
         self.services = services  # that share the process; empty where it is one thing
+        self.probe = probe  # None: it sends heartbeats
         self.status = ChildStatus.WAITING
         self.message = ""
+        self.unhealthy = ""  # why it does not do its work though it runs, by the watchdog
+        self.note = ""  # what else is to be known of it while it serves
         self.restarts = 0
         self.process: Process | None = None
         self.ready = asyncio.Event()  # set from its first readiness on
         self._launch, self._on_change, self._must_start = launch, on_change, must_start
         self._stopping = asyncio.Event()
+        self._killed_for = ""
 
     @property
     def serving(self) -> bool:
         """Whether it serves now."""
         return self.status is ChildStatus.READY
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was told to end."""
+        return self._stopping.is_set()
 
     @property
     def failing(self) -> bool:
@@ -102,8 +126,9 @@ class Child:
     async def _until_ended(self) -> None:
         assert self.process is not None
         await self.process.wait()
+        why, self._killed_for = self._killed_for, ""
         if not self._stopping.is_set():
-            self._set(ChildStatus.FAILING, f"ended by {self.process.why_it_ended()}")
+            self._set(ChildStatus.FAILING, f"killed: {why}" if why else f"ended by {self.process.why_it_ended()}")
 
     async def _pause(self, seconds: float) -> None:
         if not self._stopping.is_set():
@@ -112,6 +137,23 @@ class Child:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._stopping.wait()
+
+    def found(self, unhealthy: str, note: str = "") -> None:
+        """What the watchdog says of it now."""
+        if (unhealthy, note) == (self.unhealthy, self.note):
+            return
+        if unhealthy != self.unhealthy:
+            level = logging.ERROR if unhealthy else logging.INFO
+            logger.log(level, "health", extra={"child": self.name, "unhealthy": unhealthy})
+        self.unhealthy, self.note = unhealthy, note
+        self._on_change()
+
+    def kill(self, why: str) -> None:
+        """Ends a process that hangs; it is started again as after any other end. (SIGKILL ends a stopped one too.)"""
+        if self.process is not None:
+            logger.error("child hangs, it is killed", extra={"child": self.name, "pid": self.process.pid, "why": why})
+            self._killed_for = why
+            self.process.signal(signal.SIGKILL)
 
     async def stop(self, grace_seconds: float) -> None:
         """Ends it for good; what it is doing may finish within the grace."""
@@ -132,13 +174,13 @@ class Child:
         return {
             "name": self.name,
             "services": list(self.services),
-            "status": self.status.value,
+            "status": "unhealthy" if self.unhealthy else self.status.value,
             "pid": self.process.pid if self.process is not None and alive else None,
             "address": self.address,
             "metrics_address": self.metrics_address,
             "restarts": self.restarts,
             "started_at": self.process.started_at if self.process is not None and alive else None,
-            "message": self.message,
+            "message": self.unhealthy or self.message or self.note,
         }
 
     def _on_spawn(self, process: Process) -> None:
@@ -148,7 +190,7 @@ class Child:
         self._on_change()
 
     def _set(self, status: ChildStatus, message: str) -> None:
-        self.status, self.message = status, message
+        self.status, self.message, self.unhealthy, self.note = status, message, "", ""
         level = logging.WARNING if status is ChildStatus.FAILING else logging.INFO
         pid = self.process.pid if self.process else None
         logger.log(level, "child", extra={"child": self.name, "status": status.value, "pid": pid, "why": message})

@@ -57,6 +57,8 @@ class Process:
         self.started_at = time.time()
         self._popen = popen
         self._log_start_bytes = log_start_bytes
+        self.heard_at = time.monotonic()  # its last heartbeat
+        self.troubles: Mapping[str, str] = {}  # what fails in it and is started again, by its own word: name, why
 
     @property
     def returncode(self) -> int | None:

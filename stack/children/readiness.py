@@ -1,12 +1,14 @@
-"""Receives the readiness of child processes by systemd's sd_notify protocol.
+"""Receives the readiness and the heartbeats of child processes by systemd's sd_notify protocol.
 
 The kernel adds the sender's pid to each datagram, so no process can announce the readiness of another.
 """
 
 import asyncio
 import contextlib
+import json
 import socket
 import struct
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -25,6 +27,7 @@ class Readiness:
         self._listener = listener
         self._addresses: dict[int, dict[str, str]] = {}
         self._news: dict[int, asyncio.Event] = {}
+        self._running: dict[int, Process] = {}  # whose heartbeats are noted
 
     async def wait(self, process: Process, services: Iterable[str], timeout_seconds: float | None) -> dict[str, str]:
         """Waits until the process has announced all the services; returns their addresses.
@@ -32,6 +35,8 @@ class Readiness:
         Must be called before anything else is awaited after the process was spawned.
         """
         missing = set(services)
+        self._running = {pid: each for pid, each in self._running.items() if each.returncode is None}
+        self._running[process.pid] = process
         addresses = self._addresses.setdefault(process.pid, {})
         news = self._news.setdefault(process.pid, asyncio.Event())
         try:
@@ -71,6 +76,17 @@ class Readiness:
             service, _, address = lines.get("STATUS", "").partition(" ")
             self._addresses[pid][service] = address
             self._news[pid].set()
+        if lines.get("WATCHDOG") == "1" and (process := self._running.get(pid)) is not None:
+            process.heard_at = time.monotonic()
+            process.troubles = _troubles(lines.get("X_UPLION_TROUBLES", ""))
+
+
+def _troubles(text: str) -> dict[str, str]:
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:  # cut off: the first ones do
+        return {"several tasks": "see the log"}
+    return {str(name): str(why) for name, why in found.items()}
 
 
 @contextlib.contextmanager
