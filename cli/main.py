@@ -103,7 +103,7 @@ def status(state: StateOption = None, as_json: JsonOption = False) -> None:
                 None if part["memory_bytes"] is None else round(part["memory_bytes"] / (1 << 20)),
                 part["address"],
                 part["restarts"],
-                part["message"],
+                part["message"] or (f"last restart: {part['last_end']}" if part.get("last_end") else ""),
             )
             for part in found["parts"]
         ]

@@ -154,7 +154,7 @@ class Outbox:
         blocked = self._stream.blocked or self._spool_fails or full
         if blocked != self.blocked:
             self.blocked = blocked
-            report_trouble("metering", "usage events can neither be published nor spooled" if blocked else "")
+            report_trouble("metering", "usage events are not stored, so no work is begun" if blocked else "")
             logger.log(logging.ERROR if blocked else logging.INFO, "metering", extra={"blocked": blocked})
             self.turned.set()
 

@@ -79,6 +79,7 @@ def _part(part: JsonObject) -> JsonObject:
         "address": address,
         "metrics_address": part["metrics_address"],
         "restarts": part["restarts"],
+        "last_end": part["last_end"],
         "message": part["message"],
     }
 

@@ -77,6 +77,7 @@ class Child:
         self.message = ""
         self.unhealthy = ""  # why it does not do its work though it runs, by the watchdog
         self.note = ""  # what else is to be known of it while it serves
+        self.last_end = ""  # why its process before this one ended
         self.restarts = 0
         self.process: Process | None = None
         self.ready = asyncio.Event()  # set from its first readiness on
@@ -128,7 +129,8 @@ class Child:
         await self.process.wait()
         why, self._killed_for = self._killed_for, ""
         if not self._stopping.is_set():
-            self._set(ChildStatus.FAILING, f"killed: {why}" if why else f"ended by {self.process.why_it_ended()}")
+            self.last_end = f"killed: {why}" if why else f"ended by {self.process.why_it_ended()}"
+            self._set(ChildStatus.FAILING, self.last_end)
 
     async def _pause(self, seconds: float) -> None:
         if not self._stopping.is_set():
@@ -142,7 +144,7 @@ class Child:
         """What the watchdog says of it now."""
         if (unhealthy, note) == (self.unhealthy, self.note):
             return
-        if unhealthy != self.unhealthy:
+        if bool(unhealthy) != bool(self.unhealthy):
             level = logging.ERROR if unhealthy else logging.INFO
             logger.log(level, "health", extra={"child": self.name, "unhealthy": unhealthy})
         self.unhealthy, self.note = unhealthy, note
@@ -179,6 +181,7 @@ class Child:
             "address": self.address,
             "metrics_address": self.metrics_address,
             "restarts": self.restarts,
+            "last_end": self.last_end,
             "started_at": self.process.started_at if self.process is not None and alive else None,
             "message": self.unhealthy or self.message or self.note,
         }

@@ -26,6 +26,7 @@ _TICK_SECONDS = 1.0
 _LATE_SECONDS = 2.0  # a tick that comes so late says that the machine stood still
 _TROUBLED_SECONDS = 60.0  # tasks that fail for so long, again and again, make their process unhealthy
 _RESTART_SECONDS = 60.0  # for one child, before others may be killed
+_STOPPED = "stopped by a signal: no sign of life"
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
@@ -99,8 +100,9 @@ class Watchdog:
             watch.cpu = None
         elif watch.cpu is None:
             watch.cpu = (now, _cpu_seconds(process.pid))
+        stopped = silent_seconds > _DEADLINE_SECONDS and _is_stopped(process.pid)
         if silent_seconds <= SILENCE_SECONDS:
-            child.found(self._troubled(watch, now), _in_words(process))
+            child.found(_STOPPED if stopped else self._troubled(watch, now), _in_words(process))
         elif silent_seconds <= _BUSY_SECONDS and watch.finding is None and _is_busy(watch, now):
             child.found("", f"busy: no sign of life for {silent_seconds:.0f} s")
         else:
@@ -109,7 +111,7 @@ class Watchdog:
     def _is_hung(self, child: Child, watch: _Watch, silent_seconds: float, now: float) -> None:
         finding = watch.finding or Finding(f"no sign of life for {silent_seconds:.0f} s")
         if _is_stopped(watch.process.pid):
-            finding = Finding(f"stopped: no sign of life for {silent_seconds:.0f} s")
+            finding = Finding(_STOPPED)
         child.found(finding.why)
         if finding.curable and self._restarting is None:
             self._restarting = (child, now)

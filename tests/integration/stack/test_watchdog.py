@@ -125,8 +125,9 @@ async def test_a_stopped_process_is_unhealthy_says_why_and_is_started_again(stac
         child._on_change = lambda: said.append(f"{child.report()['status']}: {child.report()['message']}")
         os.kill(before, signal.SIGSTOP)
         await until(lambda: child.serving and _pid(child) != before)
-        assert [line for line in said if line.startswith("unhealthy: stopped: no sign of life for")]
-        assert [line for line in said if line.startswith("failing: killed: stopped")]
+        assert "unhealthy: stopped by a signal: no sign of life" in said
+        assert "failing: killed: stopped by a signal: no sign of life" in said
+        assert child.last_end == "killed: stopped by a signal: no sign of life"
         assert child.report()["status"] == "ready"
         assert (_pid(other), other.restarts) == (neighbour, 0)
         assert stack.beats > 0
