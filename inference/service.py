@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import math
+import time
 from collections.abc import AsyncIterator, Iterable
 
 import grpc
@@ -13,6 +15,7 @@ from common import sampling
 from common.errors import Reason, UplionError
 from inference.engines.engine import Chat, Engine, Generation, Prompt, Text, Tokens
 from inference.engines.output import Output
+from inference.pacing import pause_seconds
 from inference.run import Run
 from inference.tickets.held import HeldTicket
 from inference.tickets.receipts import Receipts
@@ -45,12 +48,17 @@ class RunService(WorkerServiceServicer):
             task.add_done_callback(run.close)
         with run:
             vectors = await self._begin(held, request, run.output)
+            sent_at = -math.inf
             while not run.complete:
                 if request.once:
                     await run.output.ended_within(None)
                 elif request.whole:
                     await run.output.ended_within(_WHOLE_SECONDS)
-                yield run.event(await run.output.take(), vectors)
+                elif (pause := pause_seconds(self._slots.busy, sent_at)) > 0:
+                    await run.output.ended_within(pause)
+                event = run.event(await run.output.take(), vectors)
+                sent_at = time.monotonic()
+                yield event
 
     async def _begin(self, held: HeldTicket, request: RunRequest, output: Output) -> Iterable[Vector]:
         """Gives the request to the engine; an embedding is complete then, and its vectors are returned."""

@@ -205,6 +205,7 @@ class Bus(Connection):
         """
         loop = asyncio.get_running_loop()
         seen = dict.fromkeys(known, loop.time())
+        turned_at = loop.time()
         while not_cancelled():
             reconnects = self.reconnects
             try:
@@ -248,7 +249,11 @@ class Bus(Connection):
                             yield Change(key, None, 0)
                         yield None
                     if ttl_seconds is not None:
-                        limit = loop.time() - ttl_seconds
+                        now = loop.time()
+                        if now - turned_at > 2 * _QUIET_SECONDS:  # this loop stood still, and read no renewal
+                            seen = dict.fromkeys(seen, now)
+                        turned_at = now
+                        limit = now - ttl_seconds
                         for key in [key for key, when in seen.items() if when < limit]:
                             del seen[key]
                             yield Change(key, None, 0)

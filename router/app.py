@@ -15,6 +15,7 @@ from router.dispatch.accounting.attempt_registry import AttemptRegistry
 from router.dispatch.accounting.receipts import Receipts
 from router.dispatch.accounting.releases import Releases
 from router.dispatch.dispatcher import Dispatcher
+from router.dispatch.liveness import Liveness
 from router.dispatch.lost_tickets import LostTickets
 from router.dispatch.routing_table import RoutingTable
 from router.dispatch.tickets import Tickets
@@ -40,7 +41,7 @@ async def main(settings: RouterSettings, stop: asyncio.Event, ready: Ready) -> N
     proofs = IdentityProofs.of(settings.proof_keys)
     async with (
         connect_bus(settings.nats_url, "router") as bus,
-        WorkerChannels.open(settings.worker_keepalive_seconds, settings.listen) as workers,
+        WorkerChannels.open(settings.listen) as workers,
         Inbox.open(bus) as inbox,
         Outbox.open(
             bus, inbox, settings.spool_dir, spool_bytes=settings.spool_bytes, capacity=settings.usage_pending
@@ -52,6 +53,8 @@ async def main(settings: RouterSettings, stop: asyncio.Event, ready: Ready) -> N
         receipts = Receipts(bus, settings.usage_remembered)
         attempts = AttemptRegistry(outbox, models, receipts, settings.usage_remembered)
         models.observe(attempts)
+        liveness = Liveness(bus, settings.worker_silent_seconds)
+        models.on_heartbeat(liveness.heard)
         async with (
             Tickets.open(bus, models, settings, attempts) as tickets,
             forever(
@@ -62,12 +65,13 @@ async def main(settings: RouterSettings, stop: asyncio.Event, ready: Ready) -> N
                     "look for lost tickets": LostTickets(bus, tickets.waiting, tickets.publish_anew).run,
                     "announce arrivals": arrivals.run,
                     "report streams": receipts.run,
+                    "judge workers": liveness.run,
                     "close idle channels": partial(workers.close_idle, models),
                 }
             ),
         ):
             await models.ready.wait()
-            dispatcher = Dispatcher(tickets, workers, models, attempts, settings)
+            dispatcher = Dispatcher(tickets, workers, models, attempts, liveness, settings)
             lifecycle = CallLifecycle(attempts, releases, arrivals)
             relay = Relay(dispatcher, settings)
 

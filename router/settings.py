@@ -34,12 +34,12 @@ class RouterSettings:
     deadline_seconds: float = setting(600.0, doc="seconds for a whole request where its limits name none; then 504")
     publish_seconds: float = setting(0.9, doc="seconds for JetStream to take a ticket; then 503, retry after 1 s")
     worker_idle_seconds: float = setting(
-        120.0, doc="seconds without any event from a running worker before it counts as lost (a long prefill is silent)"
+        120.0,
+        doc="seconds without any event of a run, though its worker lives, before it is lost (a long prefill is silent)",
     )
-    worker_keepalive_seconds: float = setting(
-        6.0,
-        doc="seconds between HTTP/2 pings to a busy worker, and for their answer: a hung process is lost after twice "
-        "as long; workers take pings more frequent than 5 s for abuse",
+    worker_silent_seconds: float = setting(
+        12.0,
+        doc="seconds without a heartbeat (one comes every 3 s) or any event of a worker before all its runs are lost",
     )
     stream_keepalive_seconds: float = setting(
         5.0,

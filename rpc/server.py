@@ -11,6 +11,7 @@ from grpc_health.v1.health import aio as health
 
 from rpc.interceptors import MaskingInterceptor
 
+NEVER_MS = (1 << 31) - 1  # as gRPC understands it
 _FAILED_GRACE_SECONDS = 1.0
 
 
@@ -38,8 +39,7 @@ async def grpc_server(
             # What the edge lets through (32 kB) must not be refused here: grpc's own limits are 8 and 16 kB.
             ("grpc.max_metadata_size", 48 << 10),
             ("grpc.absolute_max_metadata_size", 64 << 10),
-            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.ping_timeout_ms", NEVER_MS),  # a busy peer answers late, and one that is gone has no streams
             *options,
         ],
     )

@@ -22,7 +22,7 @@ from inference.usage_events import UsageRecorder
 logger = logging.getLogger(__name__)
 _boundary = Boundary("a ticket could not be renewed", logger, MESSAGES_DROPPED.labels("tickets held"))
 
-OFFER_SECONDS = 2.0  # how long a router may take to answer an offer
+OFFER_SECONDS = 10.0  # how long a router may take to answer an offer: a busy one is not dead, and a dead one is told
 RENEW_SECONDS = 10.0  # well under half of the queue's ack wait
 _MAX_DELIVERIES = 5  # of a ticket whose router never answers
 _GIVE_BACK_SECONDS = 1.0  # before a ticket that this worker cannot run is delivered again

@@ -16,6 +16,7 @@ from router import metrics
 from router.dispatch.accounting.attempt_registry import AttemptRegistry
 from router.dispatch.accounting.attempts import State
 from router.dispatch.jobs import Delivery, Job
+from router.dispatch.liveness import Liveness
 from router.dispatch.progress import Progress
 from router.dispatch.records import Record
 from router.dispatch.routing_table import RoutingTable
@@ -38,12 +39,14 @@ class Dispatcher:
         workers: WorkerChannels,
         models: RoutingTable,
         attempts: AttemptRegistry,
+        liveness: Liveness,
         settings: RouterSettings,
     ) -> None:
         self._tickets = tickets
         self._workers = workers
         self._models = models
         self._attempts = attempts
+        self._liveness = liveness
         self._settings = settings
 
     async def run(
@@ -101,7 +104,7 @@ class Dispatcher:
         request = b"".join((job.run.SerializeToString(), own.SerializeToString()))
         seconds = max(0.001, deadline - asyncio.get_running_loop().time())
         call = self._workers.run(accepted.address, request, seconds, telemetry.outgoing(), once=once)
-        return Run(call, record.attempt, self._settings.worker_idle_seconds)
+        return Run(call, record.attempt, self._settings.worker_idle_seconds, self._liveness)
 
     def _fail(self, job: Job, record: Record, progress: Progress, failed: AttemptFailedError) -> None:
         """Ends a failed attempt and begins the next, unless the answer is complete; raises when none may follow."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
@@ -89,6 +89,7 @@ class RoutingTable:
     def __init__(self, bus: Watching) -> None:
         self._bus = bus
         self._observer: WorkerObserver | None = None
+        self._heard: Callable[[str], None] | None = None
         self._models: dict[str, tuple[manifest.AIModel, int, int]] = {}  # by key: manifest, created, revision
         self._workers: dict[str, WorkerState] = {}  # by key
         self._synced: set[str] = set()
@@ -99,6 +100,10 @@ class RoutingTable:
     def observe(self, observer: WorkerObserver) -> None:
         """Informs `observer` from now on."""
         self._observer = observer
+
+    def on_heartbeat(self, heard: Callable[[str], None]) -> None:
+        """Calls `heard` with the worker's id at each renewal of an entry from now on."""
+        self._heard = heard
 
     def knows(self, model: str) -> bool:
         """Whether there is such a model now."""
@@ -160,6 +165,8 @@ class RoutingTable:
             logger.error("worker state in KV is not valid", extra={"key": change.key})
             return
         self._workers[change.key] = state
+        if self._heard is not None:
+            self._heard(state.worker_id)
         if before is None or _routing(before) != _routing(state):  # renewals change nothing
             self._swap()
 

@@ -11,6 +11,7 @@ from uplion.inference.v1.sampling_pb2 import TokenUsage
 from common.deltas import Delta, from_message
 from common.errors import ELSEWHERE, STATUS_DETAILS_METADATA, Reason, UplionError, from_rpc_error
 from router.dispatch.accounting.attempts import Attempt
+from router.dispatch.liveness import Liveness
 from router.dispatch.worker_channels import RunCall
 
 # A status without ErrorInfo of ours, saying that connection or process are gone, rather than the request bad.
@@ -49,9 +50,19 @@ class Run:
     publishes what it remembers.
     """
 
-    __slots__ = ("_attempt", "_call", "_complete", "_heard_at", "_idle_seconds", "_loop", "_silent", "_timer")
+    __slots__ = (
+        "_attempt",
+        "_call",
+        "_complete",
+        "_heard_at",
+        "_idle_seconds",
+        "_liveness",
+        "_loop",
+        "_silent",
+        "_timer",
+    )
 
-    def __init__(self, call: RunCall, attempt: Attempt, idle_seconds: float) -> None:
+    def __init__(self, call: RunCall, attempt: Attempt, idle_seconds: float, liveness: Liveness) -> None:
         self._loop = asyncio.get_running_loop()
         self._call = call
         self._attempt = attempt
@@ -62,14 +73,20 @@ class Run:
         if isinstance(call, grpc.aio.UnaryUnaryCall):
             attempt.answered()
         self._timer = self._loop.call_later(idle_seconds, self._look)  # one for the run, moved only when it fires
+        self._liveness = liveness
+        liveness.begin(attempt.worker_id, self)
 
     def _look(self) -> None:
         rest = self._heard_at + self._idle_seconds - self._loop.time()
         if rest > 0:
             self._timer = self._loop.call_later(rest, self._look)
         else:
-            self._silent = True
-            self._call.cancel()
+            self.worker_lost()
+
+    def worker_lost(self) -> None:
+        """Its worker has been silent for too long; `next` raises that."""
+        self._silent = True
+        self._call.cancel()
 
     async def next(self) -> AnswerEvent:
         """The next event; raises AttemptFailedError, or UplionError where no other attempt may follow."""
@@ -86,6 +103,7 @@ class Run:
         if not isinstance(event, RunEvent):  # grpc.aio.EOF
             raise self._lost("the stream ended without usage")
         self._heard_at = self._loop.time()
+        self._liveness.heard(self._attempt.worker_id)
         self._attempt.answered()
         usage: TokenUsage | None = None
         if event.HasField("usage"):
@@ -119,5 +137,6 @@ class Run:
     def close(self) -> None:
         """Cancels the run, unless it is complete: its worker is then busy with the ledger and must not be disturbed."""
         self._timer.cancel()
+        self._liveness.end(self._attempt.worker_id, self)
         if not self._complete:
             self._call.cancel()

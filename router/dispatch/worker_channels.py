@@ -12,6 +12,7 @@ import grpc.aio
 from uplion.dispatch.v1.run_pb2 import RunEvent
 
 from router.dispatch.routing_table import RoutingTable
+from rpc.server import NEVER_MS
 
 # Generic in the stubs only. A stream's events are read one by one, a unary call is awaited.
 RunCall: TypeAlias = Union["grpc.aio.UnaryStreamCall[bytes, RunEvent]", "grpc.aio.UnaryUnaryCall[bytes, RunEvent]"]
@@ -38,16 +39,13 @@ class WorkerChannels:
     beside it. Any other would let whoever can send an offer choose which program of this machine gets a prompt.
     """
 
-    def __init__(self, keepalive_seconds: float, listen: str) -> None:
-        milliseconds = int(keepalive_seconds * 1000)
+    def __init__(self, listen: str) -> None:
         self._folder = os.path.dirname(listen.removeprefix("unix:")) if listen.startswith("unix:") else None
         self._lines: dict[str, _Line] = {}
         self._options = (
-            ("grpc.keepalive_time_ms", milliseconds),
-            ("grpc.keepalive_timeout_ms", milliseconds),
-            ("grpc.http2.ping_timeout_ms", milliseconds),  # without it a stopped process was lost after 60 s only
-            ("grpc.keepalive_permit_without_calls", 0),
-            ("grpc.http2.max_pings_without_data", 0),
+            # No ping judges a worker, whose answer comes when it has time (liveness.py does): no keepalive, which is
+            # off by default, and no end of the connection when a probe of the bandwidth is not answered in a minute.
+            ("grpc.http2.ping_timeout_ms", NEVER_MS),
             ("grpc.max_receive_message_length", -1),
             ("grpc.max_send_message_length", -1),
             ("grpc.initial_reconnect_backoff_ms", 100),
@@ -58,9 +56,9 @@ class WorkerChannels:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, keepalive_seconds: float, listen: str) -> AsyncIterator["WorkerChannels"]:
+    async def open(cls, listen: str) -> AsyncIterator["WorkerChannels"]:
         """Closes every channel when the block is left; what still runs on one is cut. `listen`: the router's own."""
-        workers = cls(keepalive_seconds, listen)
+        workers = cls(listen)
         try:
             yield workers
         finally:

@@ -17,6 +17,7 @@ from router.dispatch.runs import AnswerEvent
 from router.settings import RouterSettings
 from router.surfaces.base import Context
 from router.surfaces.response_buffers import StreamBuffer, WholeAnswer
+from router.surfaces.turns import Turns
 
 
 class Sink(Protocol):
@@ -38,6 +39,7 @@ class Relay:
     def __init__(self, dispatcher: Dispatcher, settings: RouterSettings) -> None:
         self._dispatcher = dispatcher
         self._settings = settings
+        self._turns = Turns()
 
     async def collect(self, job: Job, record: Record, context: Context) -> WholeAnswer:
         """The whole answer."""
@@ -58,7 +60,7 @@ class Relay:
         failed: UplionError | None = None
         async with asyncio.TaskGroup() as tasks:
             events = self._run(job, record, context, Delivery.STREAM)
-            pump = tasks.create_task(_pump(events, buffer), name="read engine")
+            pump = tasks.create_task(self._pump(events, buffer), name="read engine")
             try:
                 await self._drain(buffer, sink, record)
             except UplionError as error:
@@ -92,6 +94,7 @@ class Relay:
         try:
             while True:
                 await buffer.wait()
+                await self._turns.enter()
                 deltas = buffer.take()
                 if deltas:
                     await sink.deltas(deltas)
@@ -109,14 +112,14 @@ class Relay:
             raise buffer.error
         await sink.end(buffer.usage or TokenUsage())
 
-
-async def _pump(events: AsyncGenerator[AnswerEvent, None], buffer: StreamBuffer) -> None:
-    try:
-        async with aclosing(events):
-            async for event in events:
-                buffer.put(event)
-                if buffer.is_full:
-                    await buffer.room()
-        buffer.end()
-    except UplionError as error:
-        buffer.end(error)
+    async def _pump(self, events: AsyncGenerator[AnswerEvent, None], buffer: StreamBuffer) -> None:
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    buffer.put(event)
+                    if buffer.is_full:
+                        await buffer.room()
+                    await self._turns.enter()
+            buffer.end()
+        except UplionError as error:
+            buffer.end(error)

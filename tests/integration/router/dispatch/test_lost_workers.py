@@ -181,7 +181,7 @@ async def test_a_worker_that_falls_silent_is_lost(start_world: Any) -> None:
 
 
 async def test_a_worker_whose_process_is_stopped_is_lost_although_its_connection_stands(start_world: Any) -> None:
-    async with start_world(worker=False, worker_keepalive_seconds=1.5) as world:
+    async with start_world(worker=False, worker_silent_seconds=3.0) as world:
         worker = await world.start_worker(script=forever, proxied=True)
         messages = aiter(world.client.open("CreateChatCompletion", chat(world.model, stream=True)))
         data = b""
