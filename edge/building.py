@@ -54,7 +54,5 @@ def address(text: str) -> Address:
     return Address(socket_address=SocketAddress(address=host, port_value=port))
 
 
-def overwrite(name: str, value: str) -> HeaderValueOption:
-    return HeaderValueOption(
-        header=HeaderValue(key=name, value=value), append_action=AppendAction.OVERWRITE_IF_EXISTS_OR_ADD
-    )
+def if_absent(name: str, value: str) -> HeaderValueOption:
+    return HeaderValueOption(header=HeaderValue(key=name, value=value), append_action=AppendAction.ADD_IF_ABSENT)

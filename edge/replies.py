@@ -29,7 +29,7 @@ from common.error_dialects import OBJECTS, HttpError, retry_headers
 from common.errors import STATUS_DETAILS_METADATA, Reason, UplionError, grpc_status
 from common.names import HEADER_REQUEST_ID
 from common.operations import GRPC_CONTENT_TYPE, Dialect, Operation
-from edge.building import overwrite
+from edge.building import if_absent
 
 _JSON = "application/json"
 _UNCHANGED = "%LOCAL_REPLY_BODY%"
@@ -165,12 +165,12 @@ def _mapper(
     headers: Mapping[str, str] = MappingProxyType({}),
     body: str | None = None,
 ) -> ResponseMapper:
-    """Where all filters match, the answer has this body, these headers and a request id."""
+    """Where all filters match, the answer has this body, a request id, and these headers where authz set none."""
     headers = {HEADER_REQUEST_ID: _NEW_REQUEST_ID, **headers}
     return ResponseMapper(
         filter=_all(*filters),
         body=None if body is None else DataSource(inline_string=body),
-        headers_to_add=[overwrite(name, value) for name, value in headers.items()],
+        headers_to_add=[if_absent(name, value) for name, value in headers.items()],
         body_format_override=body_format,
     )
 

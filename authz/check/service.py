@@ -18,8 +18,10 @@ from credentials.identity_proof import IdentityProofs
 logger = logging.getLogger(__name__)
 
 _SERVICE = "envoy.service.auth.v3.Authorization"
-# Reasons that decide nothing about the caller: they become an RPC error, for which the edge has its own 503.
+# Reasons that decide nothing about the caller: they become an RPC error, for which the edge has its own 503. One that
+# knows a longer time than the edge's own is a denial, which can say it.
 _OUTAGES = {Reason.UNAVAILABLE, Reason.INTERNAL}
+_EDGE_RETRY_SECONDS = 1.0
 _ADMITTED = AUTHZ_CHECKS.labels("ADMITTED")
 
 
@@ -42,7 +44,7 @@ class AuthorizationService:
             admission = await self._authorizer.authorize(facts)
         except UplionError as error:
             AUTHZ_CHECKS.labels(error.reason.name).inc()
-            if error.reason in _OUTAGES:
+            if error.reason in _OUTAGES and (error.retry_after_seconds or 0.0) <= _EDGE_RETRY_SECONDS:
                 raise
             http = request.attributes.request.http
             operation = operations.find(http.method, http.path)

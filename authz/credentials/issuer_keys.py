@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 _MOST_BYTES = 256 << 10
 _MOST_KEYS = 100
 _LEAST_RSA_BITS = 2048
+_MOST_WANTED = 4096
 _HEADERS = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "uplion"}
 
 
@@ -35,7 +36,8 @@ class FetchIntervals:
     """How often an issuer's keys are fetched, and how long a check waits for them (seconds)."""
 
     refresh: float = 300.0
-    again: float = 10.0  # at least this between two fetches, however many unknown key ids come
+    again: float = 10.0  # one fetch in so long, however many unknown key ids come; and after one that failed
+    burst: int = 5  # fetches that unknown key ids may cause at once, where the last ones are long ago
     wait: float = 0.1  # a check waits so long for a key that is not known yet
     fetch: float = 5.0
     trusted: float = 86_400.0  # while the issuer does not answer
@@ -50,45 +52,67 @@ class IssuerKeys:
         self._clock = clock
         self._keys: dict[str, Key] = {}
         self._fetched: float | None = None  # when the keys were fetched last
-        self._tried: float | None = None
+        self._began = 0.0  # when that fetch began: it knows nothing of what was published later
+        self._spent_until = 0.0  # each fetch adds `again`
+        self._allowed_at = 0.0  # the next fetch, if a token asks for it
+        self._wanted: dict[int, float] = {}  # hash of an unknown key id -> when a token named it first
         self._asked = asyncio.Event()
         self._round = asyncio.Event()  # of the fetch that comes next
 
     async def key(self, key_id: str) -> Key | None:
-        """The key; None: the issuer has no such key; raises UNAVAILABLE while its keys are not known."""
+        """The key; None: the issuer has no such key; raises UNAVAILABLE while that cannot be told.
+
+        A fetch tells of an unknown id only if it began after a token named it: the issuer may have rotated since.
+        """
         found = self._known(key_id)
         if found is not None:
             return found
         now = self._clock()
-        if self._fetched is not None and now - self._fetched < self._intervals.again:
+        since = self._first_wanted(key_id, now)
+        if self._fetched is not None and self._began >= since and now - self._fetched < self._intervals.again:
             return None
-        if self._tried is None or now - self._tried >= self._intervals.again:
-            coming = self._round
-            self._asked.set()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._intervals.wait):
-                    await coming.wait()
-        if self._fetched is not None and self._fetched >= now:
-            return self._known(key_id)
+        self._asked.set()  # the next fetch comes as soon as one is allowed
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._intervals.wait):
+                while self._clock() >= self._allowed_at:
+                    await self._round.wait()
+                    found = self._known(key_id)
+                    if found is not None or (self._fetched is not None and self._began >= since):
+                        return found
         raise UplionError(
-            Reason.UNAVAILABLE, "The token's issuer cannot be asked at the moment. Try again.", retry_after_seconds=1
+            Reason.UNAVAILABLE,
+            "The token's issuer cannot be asked for its key at the moment. Try again.",
+            retry_after_seconds=max(1.0, self._allowed_at - self._clock()),
         )
+
+    def _first_wanted(self, key_id: str, now: float) -> float:
+        """Of bounded size: an id that a flood of others displaced is as good as new, and waits for one fetch more."""
+        place = hash(key_id)
+        if place not in self._wanted and len(self._wanted) >= _MOST_WANTED:
+            del self._wanted[next(iter(self._wanted))]
+        return self._wanted.setdefault(place, now)
 
     async def run(self) -> None:
         """Fetches until cancelled: at once, then at intervals, and sooner when a token names an unknown key."""
         while True:
             self._asked.clear()
+            began = self._clock()
             fetched = await self._fetch()
-            self._tried = self._clock()
+            ended = self._clock()
+            self._spent_until = max(self._spent_until, ended) + self._intervals.again
+            self._allowed_at = ended + self._intervals.again
             if fetched is not None:
-                self._keys, self._fetched = fetched, self._tried
+                self._allowed_at = self._spent_until - (self._intervals.burst - 1) * self._intervals.again
+                self._keys, self._fetched, self._began = fetched, ended, began
+                for key_id in fetched:
+                    self._wanted.pop(hash(key_id), None)
             self._round.set()
             self._round = asyncio.Event()
-            await asyncio.sleep(self._intervals.again)
             if fetched is not None:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(self._intervals.refresh):
                         await self._asked.wait()
+            await asyncio.sleep(self._allowed_at - self._clock())
 
     async def _fetch(self) -> dict[str, Key] | None:
         try:

@@ -163,22 +163,50 @@ async def test_unknown_keys_make_nobody_ask_the_issuer_often() -> None:
     with running_issuer() as issuer:
         async with verifying(issuer.url, FetchIntervals(again=3600.0, wait=20.0, fetch=20.0)) as tokens:
             await tokens.verify(issuer.token())
+            burst = FetchIntervals().burst
             for number in range(50):
-                await refusal(tokens, issuer.token(header={"kid": f"k{number}"}))
-            assert issuer.requests.count("/keys") == 1
+                found = await refusal(tokens, issuer.token(header={"kid": f"k{number}"}))
+                if number < burst - 1:
+                    assert found.reason is Reason.INVALID_API_KEY
+                else:  # the issuer may have made it since it was asked last
+                    assert found.reason is Reason.UNAVAILABLE
+                    assert 3000 < (found.retry_after_seconds or 0) <= 3600
+            assert issuer.requests.count("/keys") == burst
+            await tokens.verify(issuer.token())
 
 
-async def until_verified(tokens: Tokens, text: str, outcome: Reason | None) -> None:
+async def test_of_two_rotations_in_a_row_the_second_is_never_a_bad_key() -> None:
+    """Where no fetch is allowed between them, nobody can tell; then one comes by itself."""
+    with running_issuer() as issuer:
+        async with verifying(issuer.url, FetchIntervals(again=0.5, burst=1, wait=0.01, fetch=20.0)) as tokens:
+            await until_verified(tokens, issuer.token(), None)
+            for name in ("second", "third", "fourth"):
+                issuer.rotate(name)
+                answers: set[Reason | None] = set()
+                while None not in answers:
+                    answers.add(await outcome(tokens, issuer.token()))
+                    await asyncio.sleep(0.01)
+                assert answers <= {None, Reason.UNAVAILABLE}
+            unknown = issuer.token(header={"kid": "never"})
+            await until_verified(tokens, unknown, Reason.INVALID_API_KEY)
+            assert await outcome(tokens, unknown) is Reason.INVALID_API_KEY
+
+
+async def until_verified(tokens: Tokens, text: str, wanted: Reason | None) -> None:
     """Asks until the token is refused for this reason; None: until it is not."""
 
     async def verified() -> bool:
-        try:
-            await tokens.verify(text)
-        except UplionError as error:
-            return error.reason is outcome
-        return outcome is None
+        return await outcome(tokens, text) is wanted
 
     await until(verified)
+
+
+async def outcome(tokens: Tokens, text: str) -> Reason | None:
+    try:
+        await tokens.verify(text)
+    except UplionError as error:
+        return error.reason
+    return None
 
 
 async def test_an_issuer_that_goes_away_is_not_missed_and_a_new_key_waits_for_its_return() -> None:
