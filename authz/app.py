@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from authz.check.authorizer import Authorizer
 from authz.check.decision_log import DecisionLog
 from authz.check.service import AuthorizationService
+from authz.credentials.key_lookups import KeyLookups
 from authz.credentials.key_ring import KeyRing, KeyRingLimits
 from authz.credentials.shared_key_cache import ValkeyKeyCache
 from authz.events.arrivals import Arrivals
@@ -50,7 +51,8 @@ async def main(settings: AuthzSettings, stop: asyncio.Event, ready: Ready) -> No
         ) as pool,
     ):
         store = Store(pool, settings.lookup_seconds)
-        keys = KeyRing(store, ValkeyKeyCache(valkey, settings.key_ttl_seconds), _ring_limits(settings))
+        lookups = KeyLookups(store, settings.lookup_seconds)
+        keys = KeyRing(lookups, ValkeyKeyCache(valkey, settings.key_ttl_seconds), _ring_limits(settings))
         prices, counter_writes = PriceTable(), CounterWrites(valkey)
         in_flight = InFlight(settings.outstanding)
         epoch = StoreEpoch(valkey, bus, store, in_flight, counter_writes)
@@ -79,6 +81,7 @@ async def main(settings: AuthzSettings, stop: asyncio.Event, ready: Ready) -> No
             "recovery": partial(epoch.run, begun[2]),
             "arrivals": partial(arrivals.run, begun[4]),
             "prices": partial(follow_prices, store, prices, changed, _pricing(settings), begun[3]),
+            "key look-ups": lookups.run,
             "counter writes": counter_writes.run,
             "decisions": decisions.run,
             "last used": last_used.run,

@@ -56,7 +56,7 @@ class AuthzSettings:
     unknown_ttl_seconds: float = setting(5.0, doc="seconds an unknown key is refused without another look-up")
     keys: int = setting(100_000, doc="known keys kept in memory, about 1 kB each; further ones are looked up again")
     unknown_keys: int = setting(50_000, doc="unknown key ids kept in memory, about 150 bytes each")
-    lookups: int = setting(64, doc="cold keys looked up at once; more are answered with 503")
+    lookups: int = setting(2_000, doc="cold keys looked up at once; more are answered with 503")
     postgres_connections: int = setting(4, doc="most connections to Postgres; further lookups wait for one")
 
     default_output_tokens: int = setting(1024, doc="tokens reserved for an answer whose length the request leaves open")

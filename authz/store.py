@@ -6,7 +6,7 @@ from decimal import ROUND_CEILING, Decimal
 import asyncpg
 import msgspec
 
-from authz.credentials.key_record import KeyRecord, owner
+from authz.credentials.key_record import KeyRecord, owner_id
 from authz.errors import DatabaseError
 from authz.limits.plans import LedgerBalance
 from authz.limits.prices import Price
@@ -17,13 +17,13 @@ from ledger.prices import Rates
 # Projects and limits (3), balances by scope, model and period (4), and all rates of prices.
 SCHEMA_VERSION = max(4, usage_columns.SCHEMA_VERSION)
 
-_KEY = """
+_KEYS = """
 SELECT k.id, k.account, coalesce(k.project, '') AS project, k.digest, k.pepper_id, k.scopes, k.expire_time,
        k.state = 'active' AND a.state = 'active' AND coalesce(p.state, 'active') = 'active' AS active,
        k.models, k.tiers, k.networks::text[] AS networks,
        a.limits AS account_limits, p.limits AS project_limits, k.limits AS key_limits
 FROM keys k JOIN accounts a ON a.id = k.account LEFT JOIN projects p ON p.id = k.project
-WHERE k.id = $1
+WHERE k.id = ANY($1::text[])
 """
 _OWNER = """
 SELECT a.id AS account, coalesce(p.id, '') AS project,
@@ -70,39 +70,24 @@ class Store:
         self._pool = pool
         self._seconds = seconds
 
-    async def key(self, key_id: str) -> KeyRecord | None:
-        """The key with its account and project; None: there is none."""
-        whose = owner(key_id)
-        if whose is not None:
-            return await self._owner(key_id, *whose)
-        rows = await self._fetch(_KEY, key_id)
-        if not rows:
-            return None
-        row = rows[0]
-        rules = _owners_rules(row) + _rules("key", row["id"], row["key_limits"])
-        return KeyRecord(
-            id=row["id"],
-            account=row["account"],
-            project=row["project"],
-            digest=bytes(row["digest"]),
-            pepper_id=row["pepper_id"],
-            scopes=frozenset(row["scopes"]),
-            active=row["active"],
-            expire_seconds=row["expire_time"].timestamp() if row["expire_time"] else None,
-            rules=rules,
-            models=tuple(row["models"]),
-            tiers=tuple(row["tiers"]),
-            networks=tuple(row["networks"]),
-        )
+    async def keys(self, key_ids: Sequence[str]) -> dict[str, KeyRecord | DatabaseError]:
+        """Those keys that exist, with their accounts and projects; an error in place of one that cannot be read."""
+        found: dict[str, KeyRecord | DatabaseError] = {}
+        for row in await self._fetch(_KEYS, list(key_ids)):
+            try:
+                found[row["id"]] = _record(row)
+            except DatabaseError as problem:
+                found[row["id"]] = problem
+        return found
 
-    async def _owner(self, record_id: str, account: str, project: str) -> KeyRecord | None:
+    async def owner(self, account: str, project: str) -> KeyRecord | None:
         """The record for the account's tokens: it belongs to no key, and no secret matches it."""
         rows = await self._fetch(_OWNER, account, project)
         if not rows:
             return None
         row = rows[0]
         return KeyRecord(
-            id=record_id,
+            id=owner_id(account, project),
             account=row["account"],
             project=row["project"],
             digest=b"",
@@ -136,6 +121,23 @@ class Store:
                 return list(await connection.fetch(query, *arguments, timeout=seconds))
         except _FAILURES as problem:
             raise DatabaseError(repr(problem)) from problem
+
+
+def _record(row: "asyncpg.Record") -> KeyRecord:
+    return KeyRecord(
+        id=row["id"],
+        account=row["account"],
+        project=row["project"],
+        digest=bytes(row["digest"]),
+        pepper_id=row["pepper_id"],
+        scopes=frozenset(row["scopes"]),
+        active=row["active"],
+        expire_seconds=row["expire_time"].timestamp() if row["expire_time"] else None,
+        rules=_owners_rules(row) + _rules("key", row["id"], row["key_limits"]),
+        models=tuple(row["models"]),
+        tiers=tuple(row["tiers"]),
+        networks=tuple(row["networks"]),
+    )
 
 
 def _price(row: "asyncpg.Record", rates: Rates) -> Price:

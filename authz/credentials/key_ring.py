@@ -45,7 +45,7 @@ class KeyRingLimits:
     unknown_ttl: float = 5.0
     known: int = 100_000
     unknown: int = 50_000
-    lookups: int = 64
+    lookups: int = 2_000
 
 
 class KeyRing:

@@ -17,7 +17,12 @@ from redis import Redis
 from credentials import api_keys
 from tests.kit.envoy import EdgeProcess, edge_settings
 from tests.kit.gateway import PEPPER, Gateway
+from tests.kit.until import until
 
+WAITING = """
+SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database
+WHERE NOT granted AND datname = current_database()
+"""
 STRANGER, GUEST = "203.0.113.7", "198.51.100.1"
 
 
@@ -100,6 +105,39 @@ async def test_k4_a_flood_asks_the_database_for_well_formed_keys_alone(platform:
     assert len(good) > 5
     assert {status for status, _ in good} == {200}
     assert platform.alive()
+
+
+def new_key(platform: Gateway) -> str:
+    """A good key that nobody was told of."""
+    key = api_keys.generate()
+    platform.sql(
+        "INSERT INTO keys (id, account, scopes, digest, pepper_id, last_four)"
+        " VALUES ($1, 'default', '{inference}', $2, '1', 'abcd')",
+        key.id,
+        api_keys.digest(key.secret, PEPPER.encode()),
+    )
+    return key.text
+
+
+async def test_k4_all_made_up_keys_of_a_moment_are_one_query(platform: Gateway, behind_proxy: int) -> None:
+    """Each right in form and checksum, and asked while no query ends; a new key among them opens at once."""
+    new = await asyncio.to_thread(new_key, platform)
+    made_up = [api_keys.generate().text for _ in range(60)]
+    connection = await asyncpg.connect(platform.database_url)
+    async with asyncio.TaskGroup() as tasks, connection.transaction():
+        await connection.execute("LOCK TABLE keys IN ACCESS EXCLUSIVE MODE")
+        flooding = tasks.create_task(flood(behind_proxy, made_up, connections=len(made_up)))
+
+        async def waiting() -> int:
+            return int(await connection.fetchval(WAITING))
+
+        await until(waiting)
+        opened = tasks.create_task(answers(behind_proxy, iter([new]), GUEST))
+        assert set(await flood(behind_proxy, [wrong_checksum() for _ in range(200)])) == {401}  # it goes on
+        assert await waiting() == 1
+    await connection.close()
+    assert set(flooding.result()) == {401}
+    assert [status for status, _ in opened.result()] == [200]
 
 
 def resident_megabytes(pid: int) -> int:
