@@ -29,9 +29,11 @@ _SHARED = ("/tmp", "/var/tmp")  # noqa: S108 - what is made there is made with c
 @contextlib.contextmanager
 def socket_folder(state: Path) -> Iterator[Path]:
     """The folder for the length of a block: in the state folder where that can hold it, else in a temporary one."""
-    prefix = f"uplion-{hashlib.sha256(os.fsencode(state.resolve())).hexdigest()[:8]}-"
+    state = state.resolve()
+    shared = f"uplion-{hashlib.sha256(os.fsencode(state)).hexdigest()[:8]}-"  # other stacks are there too
     refusals: list[str] = []
-    for base in dict.fromkeys(Path(each).resolve() for each in (state, tempfile.gettempdir(), *_SHARED)):
+    for base in dict.fromkeys((state, *(Path(each).resolve() for each in (tempfile.gettempdir(), *_SHARED)))):
+        prefix = "sockets-" if base == state else shared
         if refusal := _refusal(base, prefix):
             refusals.append(f"{base} {refusal}")
             continue

@@ -55,13 +55,13 @@ def test_kill_9_of_the_supervisor_leaves_no_process(start_stack: Any) -> None:
     os.kill(stack.process.pid, signal.SIGKILL)
     stack.process.wait(60)
     stack.until(lambda: not any(alive(pid) for pid in pids))
-    left = [*stack.settings.state.glob("uplion-*")]
+    left = [*stack.settings.state.glob("sockets-*")]
     assert len(left) == 1  # its sockets
     again = start_stack(state=stack.settings.state).until_ready()  # and what it left can be gone on with
     assert _models(again) == 200
     assert not left[0].exists()
     assert again.end() == 0
-    assert not [*stack.settings.state.glob("uplion-*")]
+    assert not [*stack.settings.state.glob("sockets-*")]
 
 
 def test_the_same_state_is_refused(stack: Any, start_stack: Any) -> None:
