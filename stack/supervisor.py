@@ -103,6 +103,7 @@ class Supervisor:
         await asyncio.sleep(0)  # the servers are spawned first, and start while the NATS client is imported (0.1 s)
         from fleet import app
         from fleet.settings import FleetSettings
+        from messaging.bus import NoRoomError
 
         await assembly.nats_ready()
 
@@ -112,7 +113,10 @@ class Supervisor:
             self._changed()
 
         settings = FleetSettings(nats_url=assembly.urls.nats, drain_grace_seconds=self.settings.grace_seconds)
-        await app.main(settings, stop, assembly.workers, models, on_report)
+        try:
+            await app.main(settings, stop, assembly.workers, models, on_report)
+        except NoRoomError as problem:
+            raise StackError(str(problem)) from problem
 
     async def _until_answering(self, assembly: Assembly, models: Sequence[AIModel], stop: asyncio.Event) -> bool:
         """True when a real request was answered and every model given has a worker; False when stopped before."""

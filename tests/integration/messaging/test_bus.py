@@ -1,7 +1,6 @@
 import asyncio
 import uuid
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import nats.errors
@@ -11,8 +10,6 @@ from nats.js.kv import KeyValue
 from common import names
 from messaging.bus import Bus, Change, NoRoomError, connect_bus
 from messaging.pull import Pull
-from stack.embedded import servers
-from stack.ports import free_port
 from tests.kit.until import until
 
 StartServer = Callable[[str], Any]
@@ -56,36 +53,17 @@ async def test_streams_and_consumers_can_be_ensured_by_many_at_once(nats_url: st
         await asyncio.gather(*(bus.ensure_task_consumer("org/model.v1") for _ in range(8)))
 
 
-class _SmallNats(servers.Nats):
-    """Its streams may hold so many megabytes on disk."""
-
-    megabytes = 0
-
-    async def prepare(self) -> None:
-        await super().prepare()
-        configuration = self._folder / "nats.conf"
-        text = configuration.read_text()
-        assert "max_file_store: 1TB" in text
-        configuration.write_text(text.replace("max_file_store: 1TB", f"max_file_store: {self.megabytes}MB"))
-
-
-def _small_nats(folder: Path, megabytes: int) -> _SmallNats:
-    server = _SmallNats(folder / "nats", folder / "nats.log", free_port(), "password")
-    server.megabytes = megabytes
-    return server
-
-
-async def test_streams_that_are_there_need_no_room_for_others(tmp_path: Path) -> None:
+async def test_streams_that_are_there_need_no_room_for_others(start_server: StartServer) -> None:
     """NATS counts what a stream may hold, also for one that is there already, and when it is made twice at once."""
-    server = _small_nats(tmp_path, 300)  # DECISIONS may hold 256
-    async with servers.running(server), connect_bus(server.url, "test") as bus:
+    server = await asyncio.to_thread(start_server, "nats of 300 MB")  # DECISIONS may hold 256
+    async with connect_bus(server.url, "test") as bus:
         await asyncio.gather(*(bus.ensure_streams() for _ in range(8)))
         await bus.ensure_streams()
 
 
-async def test_a_stream_that_nats_has_no_room_for_is_named(tmp_path: Path) -> None:
-    server = _small_nats(tmp_path, 200)
-    async with servers.running(server), connect_bus(server.url, "test") as bus:
+async def test_a_stream_that_nats_has_no_room_for_is_named(start_server: StartServer) -> None:
+    server = await asyncio.to_thread(start_server, "nats of 200 MB")
+    async with connect_bus(server.url, "test") as bus:
         with pytest.raises(
             NoRoomError, match="NATS has no room for the stream DECISIONS, which takes 256 MB: raise its"
         ):

@@ -133,6 +133,14 @@ def test_servers_given_by_url_are_used(
     assert stack.end() == 0
 
 
+def test_a_nats_without_room_for_our_streams_is_one_sentence(start_stack: Any, start_server: Any) -> None:
+    stack = start_stack(nats_url=start_server("nats of 200 MB").url)
+    _, complaint = stack.process.communicate(timeout=90)
+    assert stack.process.returncode == 1
+    assert "NATS has no room for the stream DECISIONS, which takes 256 MB: raise its max_file_store" in complaint
+    assert len(complaint.splitlines()) == 1
+
+
 def test_services_spread_over_processes(start_stack: Any) -> None:
     stack = start_stack(processes=2).until_ready()
     assert {part["name"] for part in stack.run()["parts"]} >= {"authz", "authz-2", "router", "router-2"}

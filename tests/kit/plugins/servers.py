@@ -9,6 +9,7 @@ import secrets
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -51,9 +52,27 @@ class RunningServer:
         await self.process.stop(_STOP_SECONDS)
 
 
+class SmallNats(servers.Nats):
+    """Its streams may hold so many megabytes on disk."""
+
+    def __init__(self, megabytes: int, folder: Path, log: Path, port: int, password: str) -> None:
+        super().__init__(folder, log, port, password)
+        self._configuration, self._megabytes = folder / "nats.conf", megabytes
+
+    async def prepare(self) -> None:
+        await super().prepare()
+        text = self._configuration.read_text()
+        assert "max_file_store: 1TB" in text
+        servers.write_private(
+            self._configuration, text.replace("max_file_store: 1TB", f"max_file_store: {self._megabytes}MB")
+        )
+
+
 ServerFactory = Callable[[str], RunningServer]
 _KINDS: dict[str, Callable[[Path, Path, int, str], servers.Server]] = {
     "nats": servers.Nats,
+    "nats of 200 MB": partial(SmallNats, 200),
+    "nats of 300 MB": partial(SmallNats, 300),
     "postgres": servers.Postgres,
     "valkey": servers.Valkey,
 }
