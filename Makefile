@@ -29,8 +29,9 @@ test: setup ## the whole test suite, real servers included
 test-unit: setup ## the tests without sockets
 	pytest -q tests/unit
 
-test-pythons: setup ## the unit tests on every Python from 3.11 on that is here
-	scripts/test_pythons.sh
+test-pythons: setup ## the unit tests on every Python from 3.11 on that is here; ARGS=tests: the whole suite
+	@[ -z "$(ARGS)" ] || $(MAKE) --no-print-directory tools/node_modules/.installed
+	scripts/test_pythons.sh $(ARGS)
 
 test-chaos: setup ## everything killed under load, for minutes; prints its seed
 	pytest -q -s -m chaos

@@ -175,6 +175,12 @@ def check_yaml(text: str) -> None:
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)  # type: ignore[arg-type]  # C's mark too
 
 
+def known_fields(path: str) -> tuple[str, ...]:
+    """The fields of an object in a manifest, by its path; empty where any may stand."""
+    kind = {"": AIModel, "spec": Spec, "spec.synthetic": Synthetic}.get(path)
+    return kind.__struct_fields__ if kind else ()
+
+
 def _anchored(model: AIModel, folder: Path) -> AIModel:
     candidate = (folder / model.spec.model).resolve()
     if model.spec.type == "local" and candidate.is_dir():
@@ -240,8 +246,8 @@ def _located(problem: str, node: yaml.Node, source: str) -> str:
 
 def _hint(text: str, steps: list[str]) -> str:
     if "unknown field" in text:
-        allowed = {"": AIModel, "spec": Spec, "spec.synthetic": Synthetic}.get(".".join(steps))
-        return f"; known are {', '.join(allowed.__struct_fields__)}" if allowed else ""
+        known = known_fields(".".join(steps))
+        return f"; known are {', '.join(known)}" if known else ""
     if "Invalid enum value" in text:
         choices = {"type": "local or remote", "engine": "transformers, synthetic or openai", "kind": "AIModel"}
         choice = choices.get(steps[-1] if steps else "", API_VERSION if steps == ["apiVersion"] else "")

@@ -55,7 +55,7 @@ class AdminCalls(grpc.aio.ServerInterceptor):
                 admit(method, Caller.current())
                 http = HttpRequest.of(metadata)
                 request = _native(read, data) if http is None else http.message(route, data)
-            except UplionError as problem:
+            except Exception as problem:  # the RPC boundary: what is raised here, no interceptor within sees
                 await abort(context, problem)
             answer = behavior(request, context)
             if inspect.isawaitable(answer):

@@ -45,8 +45,9 @@ def unknown(param: str, name: str, known: Iterable[str], what: str) -> UplionErr
 
 
 def shortened(text: str) -> str:
-    """A text of the caller's as an error may repeat it."""
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
+    """A text of the caller's as an error may repeat it; JSON's half surrogate pairs are no text."""
+    text = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
+    return text.encode(errors="backslashreplace").decode()
 
 
 def text(param: str, value: str, *, least: int = 0, most: int) -> str:

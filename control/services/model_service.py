@@ -1,6 +1,7 @@
 """ModelService: applies and deletes model manifests, and lists models with the state of their workers."""
 
 import json
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from control.stores.models import Applied, ModelStore
 if TYPE_CHECKING:
     from control.requests.caller import Context
 
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _NAME_CHARACTERS = 253
 _MANIFEST_BYTES = 256 * 1024  # well under NATS' limit of a message
 
@@ -72,7 +74,11 @@ def read_manifest(value: Struct) -> manifest.AIModel:
         return manifest.from_object(_integers(MessageToDict(value)))
     except msgspec.ValidationError as problem:
         message, _, path = str(problem).partition(" - at `$")
-        raise fields.invalid("manifest" + path.rstrip("`"), message) from None
+        path = path.rstrip("`")
+        if unknown := _UNKNOWN.fullmatch(message):
+            known = manifest.known_fields(path.removeprefix("."))
+            raise fields.unknown(f"manifest{path}.{unknown[1]}", unknown[1], known, "field") from None
+        raise fields.invalid(f"manifest{path}", message) from None
     except (ValueError, RecursionError):
         raise fields.invalid("manifest", "is no manifest") from None
 

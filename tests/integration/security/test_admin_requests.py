@@ -113,6 +113,8 @@ def test_a_field_that_is_none_is_named_by_its_path(platform: Gateway, method: Me
     for path, body, near in misspelled(method.request.DESCRIPTOR):
         refused(called(platform, route, body), path, words=f"did you mean {near}?")
     refused(called(platform, route, {"nope_nope_nope": 1}), "nope_nope_nope", words="there is no such field")
+    refused(called(platform, route, b'{"\\ud800": 1}'), "\\ud800", words="there is no such field")
+    refused(called(platform, route, b'{"a\\u0000\\n\\"b": 1}'), 'a\0\n"b')
     long = called(platform, route, {"x" * 100_000: 1})
     assert (long.status, len(long.body) < 2000) == (400, True)
 
@@ -306,6 +308,7 @@ def mistyped(kind: Any) -> Iterator[tuple[str, Any]]:
             if is_map(field):
                 yield f"{where}.a", hold({field.name: {"a": 1}})
                 yield f"{where}.a", hold({field.name: {"a": None}})
+                yield f"{where}.\\udfff", hold({field.name: {"\udfff": "a"}})
                 yield f"{where}.a", hold({field.name: {"a": "\ud800"}})
                 bad += [[], "text", 1, [["a", "b"]]]
             elif field.is_repeated:
