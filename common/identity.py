@@ -57,7 +57,7 @@ class Identity:
         if self.deadline_seconds is not None:
             limits.append(f"deadline_seconds={self.deadline_seconds:g}")
         if self.capped_by:
-            limits.append(f"capped_by={self.capped_by}")
+            limits.append(f"capped_by={quote(self.capped_by)}")  # it may hold the name of any model
         if self.holds_slot:
             limits.append("holds_slot=1")
         if self.models:
@@ -89,7 +89,7 @@ class Identity:
             deadline_seconds=float(deadline) if deadline else None,
             request_id=headers[names.HEADER_REQUEST_ID],
             project=headers[names.HEADER_PROJECT],
-            capped_by=limits.get("capped_by", ""),
+            capped_by=unquote(limits.get("capped_by", "")),
             holds_slot="holds_slot" in limits,
             scopes=tuple(headers[names.HEADER_SCOPES].split()),
             models=tuple(unquote(glob) for glob in models.split(",")) if models else (),

@@ -1,4 +1,8 @@
 from dataclasses import replace
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from common.identity import IDENTITY_HEADERS, Identity
 
@@ -27,3 +31,13 @@ def test_a_caller_with_a_list_of_models_may_use_what_it_matches_whole() -> None:
         "small-1",
     ]
     assert replace(identity, models=()).may_use("anything")
+
+
+@given(st.text(min_size=1), st.lists(st.text(min_size=1)))
+def test_names_that_hold_anything_pass_as_ascii_and_add_nothing(rule: str, models: list[str]) -> None:
+    """A rule's name ends in a model's, as a limit names it."""
+    names: Any = {"capped_by": rule, "models": tuple(models)}
+    identity = replace(Identity("acc", "key", "", "", "default", 1, None, "req"), **names)
+    headers = dict([*identity.to_headers(), ("x-request-id", "req")])
+    assert all(value.isascii() and (value.isprintable() or not value) for value in headers.values())
+    assert Identity.from_headers(headers) == identity
