@@ -170,6 +170,17 @@ def _from_status(status: Status, message: str) -> UplionError | None:
     return error
 
 
+def forget_frames(error: BaseException | None) -> None:
+    """Drops the tracebacks of an error that has been answered, and of what led to it.
+
+    They hold the call's frames, and these may hold the error: a cycle, in which a request of megabytes would stay until
+    the garbage is collected, though there are too few objects to be worth it.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
 _REASON_BY_CODE = {
     grpc.StatusCode.INVALID_ARGUMENT: Reason.INVALID_REQUEST,
     grpc.StatusCode.FAILED_PRECONDITION: Reason.INVALID_REQUEST,

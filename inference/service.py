@@ -1,13 +1,13 @@
 """WorkerService: runs the requests whose tickets this worker has offered to take."""
 
 import asyncio
-import json
 import math
 import time
 from collections.abc import AsyncIterator, Iterable
 
 import grpc
 import grpc.aio
+import msgspec
 from uplion.dispatch.v1.run_pb2 import RunEvent, RunRequest, TextInput, Vector
 from uplion.dispatch.v1.worker_service_pb2_grpc import WorkerServiceServicer
 
@@ -22,7 +22,10 @@ from inference.tickets.receipts import Receipts
 from inference.tickets.slots import SlotManager
 from inference.usage_events import UsageRecorder
 
+_messages = msgspec.json.Decoder(list[dict[str, object]]).decode
 _WHOLE_SECONDS = 1.0  # between the events of an answer that is not streamed; a lost worker costs that much of it
+_SIGN_SECONDS = 1.0  # between the events of a request that has not begun
+_LONG_BYTES = 1 << 14  # of a request; what happens before its first token, or its vectors, may take a while
 
 Context = grpc.aio.ServicerContext[RunRequest, RunEvent]
 
@@ -47,7 +50,17 @@ class RunService(WorkerServiceServicer):
         if task is not None:  # grpc.aio leaves a generator unfinished when the call ends while it writes
             task.add_done_callback(run.close)
         with run:
-            vectors = await self._begin(held, request, run.output)
+            vectors: Iterable[Vector] = ()
+            beginning = self._begin(held, request, run.output)
+            if task is None or request.once or request.ByteSize() <= _LONG_BYTES:
+                vectors = await beginning
+            else:  # not in a TaskGroup: that cannot stay open while a generator yields
+                begun = asyncio.get_running_loop().create_task(beginning, name=f"begin {held.id}")
+                task.add_done_callback(lambda _: begun.cancel())
+                while not (await asyncio.wait({begun}, timeout=_SIGN_SECONDS))[0] and not run.output.ended:
+                    yield RunEvent()  # a sign of life: a worker that is silent for long counts as lost
+                if begun.done():
+                    vectors = await begun
             sent_at = -math.inf
             while not run.complete:
                 if request.once:
@@ -79,8 +92,8 @@ def generation_of(attempt_id: str, request: RunRequest) -> Generation:
     prompt: Prompt
     if request.WhichOneof("input") == "chat":
         try:
-            messages = json.loads(request.chat.messages_json)
-        except ValueError as problem:
+            messages = _messages(request.chat.messages_json)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as problem:
             raise UplionError(Reason.INVALID_REQUEST, "The messages are not JSON.", param="messages") from problem
         prompt = Chat(messages)
     elif request.WhichOneof("input") == "completion":

@@ -17,7 +17,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from common import names, telemetry
-from common.errors import STATUS_DETAILS_METADATA, Reason, UplionError, grpc_status
+from common.errors import STATUS_DETAILS_METADATA, Reason, UplionError, forget_frames, grpc_status
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +95,7 @@ def _unary(behavior: Any) -> Any:
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
         except Exception as problem:  # the RPC boundary
+            request = None  # grpc.aio keeps this frame until the garbage is collected
             await abort(context, problem)
 
     return call
@@ -111,6 +112,7 @@ def _streaming(behavior: Any) -> Any:
         except (asyncio.CancelledError, grpc.aio.AbortError, GeneratorExit):
             raise
         except Exception as problem:  # the RPC boundary
+            request = None  # grpc.aio keeps this frame until the garbage is collected
             await abort(context, problem)
 
     return call
@@ -125,7 +127,9 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], problem: Exception)
     """Ends the call with what the client may know of the problem; does not return."""
     if not isinstance(problem, UplionError):
         logger.error("request failed", exc_info=problem)
+        forget_frames(problem)
         problem = internal_error()
+    forget_frames(problem)  # grpc.aio keeps what ended a call in a cycle with the call's frames
     status = grpc_status(problem)
     details: list[tuple[str, str | bytes]] = [(STATUS_DETAILS_METADATA, status.SerializeToString())]
     if problem.param is not None:

@@ -9,6 +9,8 @@ from common.errors import Reason, UplionError
 from common.sampling import Sampling
 from inference.engines.output import Output
 
+MAX_EMBEDDING_TOKENS = 300_000  # of all inputs of a request: OpenAI's own bound
+
 
 class Capability(Enum):
     """Something that an engine can do; not every engine does all of them."""
@@ -107,11 +109,29 @@ def output_limit(sampling: Sampling, input_tokens: int, context_tokens: int) -> 
     """
     room = context_tokens - input_tokens
     if room < 1:
-        raise UplionError(
-            Reason.CONTEXT_LENGTH_EXCEEDED,
-            f"This model's context holds {context_tokens} tokens and the prompt has {input_tokens}; "
-            "shorten the prompt so that there is room for an answer.",
-            context_tokens=context_tokens,
-            input_tokens=input_tokens,
-        )
+        raise prompt_too_long(context_tokens, input_tokens)
     return room if sampling.max_output_tokens is None else min(room, sampling.max_output_tokens)
+
+
+def prompt_too_long(context_tokens: int, input_tokens: int, prompt_bytes: int | None = None) -> UplionError:
+    """CONTEXT_LENGTH_EXCEEDED. With its bytes, the prompt was not tokenised: it has at least so many tokens."""
+    has = f"{input_tokens}" if prompt_bytes is None else f"{prompt_bytes} bytes, which are at least {input_tokens}"
+    return UplionError(
+        Reason.CONTEXT_LENGTH_EXCEEDED,
+        f"This model's context holds {context_tokens} tokens and the prompt has {has}; "
+        "shorten the prompt so that there is room for an answer.",
+        context_tokens=context_tokens,
+        input_tokens=input_tokens,
+    )
+
+
+def check_embedding_tokens(tokens: int) -> None:
+    """Raises INVALID_REQUEST where the inputs of an embedding request have more tokens together than one may have."""
+    if tokens > MAX_EMBEDDING_TOKENS:
+        raise UplionError(
+            Reason.INVALID_REQUEST,
+            f"The inputs have {tokens} tokens or more together, and a request may have at most "
+            f"{MAX_EMBEDDING_TOKENS}; send them in several requests.",
+            param="input",
+            input_tokens=tokens,
+        )

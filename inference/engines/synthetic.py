@@ -19,7 +19,17 @@ from uplion.inference.v1.sampling_pb2 import (
 
 from common.deltas import Delta
 from common.manifest import Synthetic
-from inference.engines.engine import Capability, EngineStats, Generation, Prompt, Text, Tokens, Vectors, output_limit
+from inference.engines.engine import (
+    Capability,
+    EngineStats,
+    Generation,
+    Prompt,
+    Text,
+    Tokens,
+    Vectors,
+    check_embedding_tokens,
+    output_limit,
+)
 from inference.engines.output import Output
 from inference.engines.stopping import StopScanner
 from inference.engines.vectors import unit_vector
@@ -108,8 +118,9 @@ class SyntheticEngine:
 
     async def embed(self, attempt_id: str, inputs: Sequence[Text | Tokens]) -> Vectors:
         started_seconds = time.monotonic()
-        vectors = [vector(item) for item in inputs]
-        return Vectors(vectors, sum(map(token_count, inputs)), time.monotonic() - started_seconds)
+        tokens = sum(map(token_count, inputs))
+        check_embedding_tokens(tokens)
+        return Vectors([vector(item) for item in inputs], tokens, time.monotonic() - started_seconds)
 
     def cancel(self, attempt_id: str) -> None:
         self._answers.pop(attempt_id, None)

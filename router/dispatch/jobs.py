@@ -20,6 +20,7 @@ class Delivery(Enum):
 
 
 _SHORT_TOKENS = 64
+_SHORT_EMBEDDING_TOKENS = 4096  # of the inputs; more of them take so long that the worker's signs of life are wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,9 @@ class Job:
     @property
     def short(self) -> bool:
         """The answer has so few tokens that a lost attempt may begin anew."""
-        most = self.run.sampling.max_output_tokens
-        return self.capability is Capability.EMBEDDING or 0 < most * self.choices <= _SHORT_TOKENS
+        if self.capability is Capability.EMBEDDING:
+            return self.estimated_tokens <= _SHORT_EMBEDDING_TOKENS
+        return 0 < self.run.sampling.max_output_tokens * self.choices <= _SHORT_TOKENS
 
     @property
     def output_cap(self) -> BudgetCut | None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 import grpc.aio
 
 from common import telemetry
-from common.errors import Reason, UplionError
+from common.errors import Reason, UplionError, forget_frames
 from common.operations import Operation
 from router import metrics
 from router.dispatch.accounting.attempt_registry import AttemptRegistry
@@ -77,6 +77,7 @@ class CallLifecycle:
             raise
         finally:
             self._end(record, error)
+            forget_frames(error)
         await asyncio.sleep(0)  # uvloop writes at the end of a turn: the receipt is to leave before the call's end does
         return result
 

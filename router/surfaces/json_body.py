@@ -7,6 +7,7 @@ number and depth are bounded.
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import Final, Generic, NoReturn, TypeVar
 
 import msgspec
@@ -47,7 +48,8 @@ def json_object(data: bytes, once: Iterable[str]) -> Body:
     A field in `once` may be given once: the edge read it too, and authz reserved by what it read.
     """
     data = data.removeprefix(_BYTE_ORDER_MARK)
-    if len(data) > _MANY_BYTES and data.count(b'":') - data.count(b'\\":') > _MAX_VALUES:
+    quoted = data.count(b'"') > _MAX_VALUES  # few in a large text, whose bytes are not worth looking at again and again
+    if quoted and len(data) > _MANY_BYTES and data.count(b'":') - data.count(b'\\":') > _MAX_VALUES:
         raise UplionError(Reason.INVALID_REQUEST, f"The body holds more than {_MAX_VALUES} values.")
     try:
         body = _decode(data)
@@ -55,9 +57,24 @@ def json_object(data: bytes, once: Iterable[str]) -> Body:
         raise UplionError(Reason.INVALID_REQUEST, f"The body is not valid JSON: {_why(problem)}.") from None
     if not isinstance(body, dict):
         raise UplionError(Reason.INVALID_REQUEST, "The body must be a JSON object.")
-    if _HIDDEN_LETTER.search(data) or any(data.count(b'"%s"' % name.encode()) > 1 for name in once):
+    if _HIDDEN_LETTER.search(data) or _may_repeat(data, once, quoted=quoted):
         _check_once(data, once)
     return body
+
+
+def _may_repeat(data: bytes, once: Iterable[str], *, quoted: bool) -> bool:
+    """Whether one of the names stands in the body more than once. One search for them all is faster (1 ms for 3 MB,
+    where each count takes 4), except where it has to stop at many quotes.
+    """
+    if quoted:
+        return any(data.count(b'"%s"' % name.encode()) > 1 for name in once)
+    found = _any_of(tuple(once)).findall(data)
+    return len(found) > len(set(found))
+
+
+@cache
+def _any_of(names: tuple[str, ...]) -> re.Pattern[bytes]:
+    return re.compile(b'"(?:%s)"' % b"|".join(re.escape(name.encode()) for name in names))
 
 
 def _check_once(data: bytes, once: Iterable[str]) -> None:

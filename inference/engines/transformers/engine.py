@@ -3,24 +3,22 @@
 import asyncio
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from uplion.inference.v1.sampling_pb2 import FINISH_REASON_LENGTH, FINISH_REASON_STOP
 
 from common.deltas import Delta
-from common.errors import Reason, UplionError
 from common.sampling import Sampling
 from inference.engines.engine import Capability, EngineStats, Generation, Text, Tokens, Vectors, output_limit
 from inference.engines.output import Output
 from inference.engines.stopping import StopScanner
-from inference.engines.transformers import embedding
-from inference.engines.transformers.detokenizer import Detokenizer
+from inference.engines.transformers.embedding import Embedder
 from inference.engines.transformers.loading import EngineResources, LoadedModel, load, prepare
 from inference.engines.transformers.model_files import model_folder
-from inference.engines.transformers.prompts import Prompts
 from inference.engines.transformers.sampler import Draw
 from inference.engines.transformers.steps import Choice, Request, StepOutput, StepRouter, engine_error
-from inference.engines.transformers.token_bytes import TokenBytes
+from inference.engines.transformers.text.detokenizer import Detokenizer
+from inference.engines.transformers.text.prompts import Prompts
+from inference.engines.transformers.text.token_bytes import TokenBytes
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +28,7 @@ _WARM_UP_TOKENS = 2
 
 
 class TransformersEngine:
-    """Generation steps run in the library's thread, embeddings in one of their own; all else runs on the event loop."""
+    """Generation runs in the library's thread, embeddings and long prompts in others; all else is on the event loop."""
 
     provider = "transformers"
     capabilities = frozenset(Capability)
@@ -40,16 +38,16 @@ class TransformersEngine:
         self._resources = resources
         self.context_tokens = 0
         self._requests: dict[str, Request] = {}
-        self._embeddings = ThreadPoolExecutor(1, thread_name_prefix="embeddings")
 
     async def start(self) -> None:
         folder = await asyncio.to_thread(model_folder, self._source)
         self._loaded: LoadedModel = await asyncio.to_thread(load, folder, self._resources)
         self.context_tokens = self._loaded.context_tokens
-        self._manager = self._loaded.manager
         self._sampler = self._loaded.sampler
-        self._prompts = Prompts(self._loaded.tokenizer, self._loaded.vocabulary_size)
+        self._prompts = Prompts(self._loaded.tokenizer, self._loaded.vocabulary_size, self.context_tokens)
+        self._embedder = Embedder(self._loaded)
         self._token_bytes = TokenBytes(self._loaded.tokenizer.backend_tokenizer)
+        self._manager = self._loaded.manager
         loop = asyncio.get_running_loop()
         self._router = StepRouter(loop, self._loaded.steps, self._manager.cancel_request, self._on_step)
         await asyncio.to_thread(prepare, self._loaded, self._router)
@@ -87,31 +85,9 @@ class TransformersEngine:
             self._submit(choice, tokens_so_far, new_tokens)
 
     async def embed(self, attempt_id: str, inputs: Sequence[Text | Tokens]) -> Vectors:
-        encoded = [await self._prompts.encode(item) for item in inputs]
-        for index, tokens in enumerate(encoded):
-            if len(tokens) > self.context_tokens:
-                raise UplionError(
-                    Reason.CONTEXT_LENGTH_EXCEEDED,
-                    f"This model's context holds {self.context_tokens} tokens; input {index} has {len(tokens)}.",
-                    param=f"input[{index}]",
-                )
-        values: list[bytes] = []
-        compute_seconds = 0.0
-        loop = asyncio.get_running_loop()
-        for batch in embedding.batches(encoded):  # between them generation goes on, and a cancelled call ends
-            made, seconds = await loop.run_in_executor(self._embeddings, self._embed_batch, batch)
-            values += made
-            compute_seconds += seconds
+        encoded = await self._prompts.encode_inputs(inputs)
+        values, compute_seconds = await self._embedder.embed(encoded)
         return Vectors(values, sum(map(len, encoded)), compute_seconds)
-
-    def _embed_batch(self, batch: list[list[int]]) -> tuple[list[bytes], float]:
-        """Vectors, and the compute seconds they took."""
-        span = self._loaded.clock.start()
-        try:
-            made = embedding.embed(self._loaded, batch)
-        finally:
-            seconds = self._loaded.clock.stop(span)
-        return made, seconds
 
     def cancel(self, attempt_id: str) -> None:
         request = self._requests.pop(attempt_id, None)
@@ -133,8 +109,11 @@ class TransformersEngine:
 
     async def close(self) -> None:
         self._requests.clear()
-        self._embeddings.shutdown(wait=False, cancel_futures=True)
-        if hasattr(self, "_manager") and self._manager.is_running():
+        if not hasattr(self, "_manager"):
+            return
+        self._prompts.close()
+        self._embedder.close()
+        if self._manager.is_running():
             await asyncio.to_thread(self._manager.stop, timeout=_STOP_SECONDS, hard_stop=True)
 
     async def _warm_up(self) -> None:

@@ -1,6 +1,6 @@
 """Types for what this engine uses of transformers' models and tokenizers; the library itself has none."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
@@ -61,12 +61,11 @@ class FastTokenizer(Protocol):
     backend_tokenizer: Tokenizer
     bos_token_id: int | None
     eos_token_id: int | None
-    chat_template: str | None
+    chat_template: str | dict[str, str] | None
+    special_tokens_map: Mapping[str, object]
 
-    def apply_chat_template(
-        self, messages: Sequence[Mapping[str, object]], *, tokenize: bool, add_generation_prompt: bool
-    ) -> str:
-        """The conversation as the text that the model was trained on."""
+    def get_chat_template(self) -> str:
+        """The one for plain chats."""
 
 
 class PagedCache(Protocol):

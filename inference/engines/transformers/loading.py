@@ -49,6 +49,7 @@ class LoadedModel:
     clock: ComputeClock
     steps: StepClock
     context_tokens: int
+    full_attention: bool  # of every layer: each token sees all before it
     vocabulary_size: int
     end_tokens: frozenset[int]
 
@@ -61,6 +62,8 @@ def load(folder: Path, resources: EngineResources) -> LoadedModel:
     device = _device(resources.device)
     threads = resources.threads or max(1, (os.cpu_count() or 2) - 1)
     torch.set_num_threads(threads)
+    # Texts are tokenised in the thread that asks: in the library's pool a short one would wait for long ones.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     with fast_import():
         tokenizer = _tokenizer(folder)
         model = _model(folder, device)
@@ -78,7 +81,8 @@ def load(folder: Path, resources: EngineResources) -> LoadedModel:
         continuous_batching_config=_batching(config, resources, context_tokens, on_cpu=device == "cpu"),
     )
     manager.logit_processor = sampler
-    if device == "cpu" and attention.suits(config):
+    full_attention = attention.suits(config)
+    if device == "cpu" and full_attention:
         attention.register()
         model.set_attn_implementation(attention.NAME)
     logger.info(
@@ -86,7 +90,16 @@ def load(folder: Path, resources: EngineResources) -> LoadedModel:
         extra={"folder": str(folder), "device": device, "threads": threads, "context_tokens": context_tokens},
     )
     return LoadedModel(
-        model, tokenizer, manager, sampler, clock, steps, context_tokens, int(config.vocab_size), end_tokens
+        model,
+        tokenizer,
+        manager,
+        sampler,
+        clock,
+        steps,
+        context_tokens,
+        full_attention,
+        int(config.vocab_size),
+        end_tokens,
     )
 
 
@@ -149,8 +162,8 @@ def _tokenizer(folder: Path) -> FastTokenizer:
         if (folder / "tokenizer.json").exists():
             from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-            tokenizer: FastTokenizer = TokenizersBackend.from_pretrained(folder, local_files_only=True)
-            return tokenizer
+            fast: FastTokenizer = TokenizersBackend.from_pretrained(folder, local_files_only=True)
+            return _whole(fast)
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -158,6 +171,13 @@ def _tokenizer(folder: Path) -> FastTokenizer:
         raise ModelFilesError(f"The tokenizer in {folder} cannot be loaded: {_first_line(problem)}") from problem
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise ModelFilesError(f"The tokenizer in {folder} has no fast form (tokenizer.json).")
+    return _whole(tokenizer)
+
+
+def _whole(tokenizer: FastTokenizer) -> FastTokenizer:
+    """Without what its file may say of training: a prompt is neither cut nor padded."""
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
     return tokenizer
 
 

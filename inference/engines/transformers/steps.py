@@ -19,8 +19,8 @@ from common.errors import Reason, UplionError
 from inference.engines.output import Output
 from inference.engines.stopping import StopScanner
 from inference.engines.transformers.compute_time import StepClock
-from inference.engines.transformers.detokenizer import Detokenizer
 from inference.engines.transformers.sampler import Draw
+from inference.engines.transformers.text.detokenizer import Detokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from router.surfaces.json_body import Schema
 from router.surfaces.requests import BAD_ROLE, MAX_NAME_CHARACTERS
 
 MAX_PARTS: Final = 4096
-MAX_INPUT_TOKENS: Final = 1 << 18  # given as token arrays; OpenAI allows 300,000
+MAX_INPUT_TOKENS: Final = 300_000  # given as token arrays: OpenAI's own bound for embeddings
 MAX_TOKEN_ID: Final = (1 << 32) - 1
 BAD_STOP_COUNT: Final = f"may hold at most {MAX_STOPS} strings"
 BAD_STOP_SIZE: Final = f"must hold strings of 1 to {MAX_STOP_CHARACTERS} characters"

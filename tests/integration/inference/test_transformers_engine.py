@@ -18,10 +18,14 @@ from common.sampling import Sampling
 from inference.engines.engine import Chat, Generation, Text, Tokens
 from inference.engines.output import Output
 from inference.engines.registry import engine_for
-from inference.engines.transformers.detokenizer import Detokenizer
+from inference.engines.transformers.fast_import import fast_import
+from inference.engines.transformers.text.detokenizer import Detokenizer
 from inference.settings import InferenceSettings
 from tests.integration.inference import tiny_model
 from tests.kit.until import until
+
+with fast_import():
+    from inference.engines.transformers import embedding
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # one engine for all: a start costs a second
 GREEDY = Sampling(max_output_tokens=12, temperature=0.0)
@@ -278,6 +282,67 @@ async def test_embeddings_and_answers_share_the_model(engine):
     )
     for i, (pieces, _) in enumerate(answers):
         assert pieces[0][1] == truth(engine, [9, 8, i + 10])
+
+
+async def test_a_long_text_is_embedded_in_slices_as_if_it_were_read_at_once(engine, monkeypatch):
+    text = Tokens([20 + (7 * i) % 280 for i in range(400)])
+    monkeypatch.setattr(embedding, "_SLICE_SECONDS", 1000.0)  # no slice is too slow: their sizes are the test's
+    sizes: list[int] = []
+
+    def counted(seconds: float) -> None:
+        sizes.append(engine._embedder._computed_tokens)
+
+    monkeypatch.setattr(engine._embedder, "_pace", counted)
+    found = []
+    for size in (400, 150, 16):
+        monkeypatch.setattr(engine._embedder, "_slice_tokens", size)
+        found.append(struct.unpack("<64f", (await engine.embed("e", [text])).values[0]))
+    assert sizes == [400, 150, 150, 100, *[16] * 25]
+    assert found[1] == pytest.approx(found[0], abs=1e-5)
+    assert found[2] == pytest.approx(found[0], abs=1e-5)
+
+
+async def test_slices_of_embeddings_and_steps_of_generation_take_turns(engine, monkeypatch):
+    monkeypatch.setattr(embedding, "_FEWEST_TOKENS", 16)
+    monkeypatch.setattr(embedding, "_MOST_TOKENS", 16)
+    monkeypatch.setattr(engine._embedder, "_slice_tokens", 16)
+    order: list[str] = []
+    compute, deliver = engine._embedder._compute, engine._router.deliver_batch
+
+    def slice_of(*work):
+        try:
+            return compute(*work)
+        finally:
+            order.append("slice")
+
+    def step(outputs):
+        order.append("step")
+        deliver(outputs)
+
+    monkeypatch.setattr(engine._embedder, "_compute", slice_of)
+    monkeypatch.setattr(engine._router, "deliver_batch", step)
+    async with asyncio.TaskGroup() as tasks:
+        embedded = [tasks.create_task(engine.embed(f"e{i}", [Tokens([9] * 400)] * 8)) for i in range(4)]
+        await until(lambda: "slice" in order, WAIT_SECONDS)
+        long = Sampling(max_output_tokens=60, temperature=0.0, frequency_penalty=2.0)
+        tokens = (await collect(engine, Tokens([9, 8, 7]), long))[0][0][1]
+        ended = len(order)
+        assert not all(task.done() for task in embedded), "the answer passed them"
+        for task in embedded:
+            task.cancel()
+    first, last = order.index("step"), max(at for at in range(ended) if order[at] == "step")
+    between = "".join(order[first : last + 1]).split("step")
+    assert len(tokens) <= len(between)
+    assert max(part.count("slice") for part in between) <= 2
+    await until(lambda: order[-1:] == ["slice"] and engine._embedder._thread._work_queue.empty(), WAIT_SECONDS)
+    assert order.count("slice") < 4 * 8 * 25, "what was cancelled is not computed"
+
+
+async def test_embeddings_are_bounded_together(engine):
+    with pytest.raises(UplionError) as caught:
+        await engine.embed("e", [Text("one two three " * 50)] * 2048)
+    assert (caught.value.reason, caught.value.param) == (Reason.INVALID_REQUEST, "input")
+    assert "at most 300000" in caught.value.message
 
 
 async def test_requests_share_the_engines_time_by_their_tokens(engine):

@@ -1,16 +1,19 @@
 """A worker against a real NATS, with the synthetic engine: what it answers, and what it meters."""
 
 import asyncio
+import gc
 import time
 
 import grpc
 import pytest
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus
-from uplion.dispatch.v1.run_pb2 import EmbeddingInput, RunRequest, TextInput, TokenArray
+from uplion.dispatch.v1.run_pb2 import EmbeddingInput, RunEvent, RunRequest, TextInput, TokenArray
 from uplion.inference.v1.sampling_pb2 import FinishReason
 
 from common.deltas import from_message
 from common.errors import Reason, from_rpc_error
+from inference.engines.engine import Generation
+from inference.engines.synthetic import SyntheticEngine
 from tests.kit.fake_router import WAIT_SECONDS
 
 SLOW = {"outputTokens": 10_000, "tokensPerSecond": 100}
@@ -108,6 +111,40 @@ async def test_embeds(start_worker):
     assert (usage.operation, usage.usage.input_tokens, usage.usage.output_tokens) == ("embedding", 5, 0)
 
 
+async def test_a_request_that_takes_long_to_begin_gives_signs_of_life_and_ends_with_its_call(start_worker, monkeypatch):
+    monkeypatch.setattr("inference.service._SIGN_SECONDS", 0.01)
+    gate, left = asyncio.Event(), asyncio.Event()
+    embed = SyntheticEngine.embed
+
+    async def slow(self, *arguments):
+        try:
+            await gate.wait()
+        except asyncio.CancelledError:
+            left.set()
+            raise
+        return await embed(self, *arguments)
+
+    monkeypatch.setattr(SyntheticEngine, "embed", slow)
+    router = (await start_worker()).router
+    items = [TextInput(text="one two three")] * 2000
+    request, other = (RunRequest(ticket=router.ticket(), embedding=EmbeddingInput(items=items)) for _ in range(2))
+    call, cancelled = await router.open(request), await router.open(other)
+    assert await call.read() == await cancelled.read() == RunEvent()
+    cancelled.cancel()
+    async with asyncio.timeout(WAIT_SECONDS):
+        await left.wait()
+    gate.set()
+    while (answer := await call.read()) == RunEvent():
+        pass
+    assert await call.read() is grpc.aio.EOF
+    assert len(answer.vectors) == 2000
+    assert answer.input_tokens == answer.usage.input_tokens == 8000
+    for each, status in ((request, "COMPLETED"), (other, "CANCELLED")):
+        usage = await router.usage(each.ticket.request_id)
+        assert usage.status == AttemptStatus.Value(f"ATTEMPT_STATUS_{status}")
+    await router.settled()
+
+
 async def test_a_slow_reader_gets_merged_events(start_worker):
     synthetic = {"outputTokens": 200_000, "tokensPerSecond": 200_000}  # 2000 tokens a step, 100 steps
     router = (await start_worker(contextLength=1_000_000, synthetic=synthetic)).router
@@ -136,6 +173,32 @@ async def test_a_refused_request_says_why_and_is_metered(start_worker):
         "CONTEXT_LENGTH_EXCEEDED",
     )
     assert usage.usage.output_tokens == 0
+
+
+async def test_a_refused_request_is_freed_at_once(start_worker):
+    router = (await start_worker(contextLength=10)).router
+
+    async def refused():
+        call = await router.open(router.chat("word " * 100))
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call.read()
+
+    await refused()
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        for _ in range(3):
+            await refused()
+        await router.settled()
+        gc.collect()
+        cycles = [type(each) for each in gc.garbage]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert cycles
+    assert not {RunRequest, Generation} & set(cycles), "four texts of 3 MB would wait for the collector"
 
 
 async def test_two_hundred_at_once_are_each_metered_once(start_worker):

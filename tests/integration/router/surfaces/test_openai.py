@@ -1,5 +1,6 @@
 """The OpenAI surface against a real router, NATS and worker protocol."""
 
+import gc
 import json
 import struct
 import time
@@ -16,6 +17,8 @@ from uplion.inference.v1 import sampling_pb2
 from uplion.openai.v1.openai_service_pb2 import GetModelRequest
 
 from common.errors import STATUS_DETAILS_METADATA, Reason, UplionError, from_rpc_error, grpc_status
+from router.dispatch.jobs import Job
+from router.dispatch.runs import Run
 from tests.kit.until import until
 
 CANARY = "canary-7f3a"
@@ -110,6 +113,47 @@ async def test_embeddings_as_floats_and_base64_from_texts_and_tokens(start_world
         answer = json.loads(data)
         assert b64decode(answer["data"][0]["embedding"]) == struct.pack("<2f", 0, 0.5)
         assert answer["usage"] == {"prompt_tokens": 3, "total_tokens": 3}
+
+
+async def test_embeddings_of_much_text_are_read_with_signs_of_life(start_world: Any) -> None:
+    async def slow(request: run_pb2.RunRequest, context: Any) -> AsyncIterator[run_pb2.RunEvent]:
+        assert not request.once
+        yield run_pb2.RunEvent()
+        async for event in vectors(request, context):
+            yield event
+
+    async with start_world(worker=False) as world:
+        await world.start_worker(script=slow)
+        body = {"model": world.model, "input": ["many words " * 100] * 20}
+        _, _, data, _ = await world.client.post("CreateEmbedding", json.dumps(body).encode())
+        assert [entry["embedding"] for entry in json.loads(data)["data"]] == [[float(at), 0.5] for at in range(20)]
+
+
+async def test_a_refused_request_is_freed_at_once(start_world: Any) -> None:
+    async def refusing(request: run_pb2.RunRequest, context: Any) -> AsyncIterator[run_pb2.RunEvent]:
+        too_long = UplionError(Reason.CONTEXT_LENGTH_EXCEEDED, "Too long.")
+        details = grpc_status(too_long).SerializeToString()
+        await context.abort(too_long.reason.grpc_code, too_long.message, (("grpc-status-details-bin", details),))
+        yield run_pb2.RunEvent()
+
+    async with start_world(worker=False) as world:
+        await world.start_worker(script=refusing)
+        bodies = [chat(world.model, **fields) for fields in ({}, {"max_tokens": 1}, {"stream": True})]
+        for body in bodies:
+            assert (await world.client.post("CreateChatCompletion", body))[0] in (200, 400)
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            for body in bodies:
+                await world.client.post("CreateChatCompletion", body)
+            gc.collect()
+            cycles = [type(each) for each in gc.garbage]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+    assert not {Job, Run} & set(cycles), "a prompt of 3 MB would wait for the collector"
 
 
 async def test_models_are_listed_and_shown(world: Any) -> None:

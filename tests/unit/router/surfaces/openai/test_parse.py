@@ -207,7 +207,7 @@ def test_what_is_wrong_is_refused_by_name(fields: dict[str, Any], param: str) ->
         ({"prompt": [-1]}, "prompt"),
         ({"prompt": [2**32]}, "prompt"),
         ({"prompt": [True]}, "prompt"),
-        ({"prompt": [1] * 300_000}, "prompt"),
+        ({"prompt": [1] * 300_001}, "prompt"),
         ({"echo": True}, "echo"),
         ({"suffix": "x"}, "suffix"),
         ({"best_of": 3}, "best_of"),

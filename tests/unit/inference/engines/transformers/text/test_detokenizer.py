@@ -7,8 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from inference.engines.transformers.detokenizer import Detokenizer
-from inference.engines.transformers.token_bytes import TokenBytes
+from inference.engines.transformers.text.detokenizer import Detokenizer
+from inference.engines.transformers.text.token_bytes import TokenBytes
 
 MARK = "\ufffd"  # a character like any other, and what stands for bytes that are none
 

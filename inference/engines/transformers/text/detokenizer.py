@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from tokenizers import Tokenizer
 
-from inference.engines.transformers.token_bytes import TokenBytes
+from inference.engines.transformers.text.token_bytes import TokenBytes
 
 _CONTEXT_TOKENS = 8  # before a token: its text may depend on them
 

@@ -28,6 +28,11 @@ class TokenBytes:
         self._special = frozenset(str(token.content) for token in added.values() if token.special)
         self._known: dict[int, bytes | None] = {}
 
+    @staticmethod
+    def alphabet() -> list[str]:
+        """How a byte-level vocabulary spells each byte."""
+        return list(_LEVEL)
+
     def of(self, token: int) -> bytes | None:
         """Empty for a special token, and for one that is none; None for one whose text its neighbours may change."""
         try:
