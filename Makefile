@@ -8,8 +8,8 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-setup: ## create .venv and install everything, once
-	@[ "$$(cat requirements/*.txt pyproject.toml scripts/setup.sh | cksum)" = "$$(cat .venv/installed 2>/dev/null)" ] \
+setup: ## create .venv and install everything, once; TORCH=cpu or TORCH=cuda chooses torch's build
+	@[ -z "$(TORCH)" ] && [ "$$(cat requirements/*.txt pyproject.toml scripts/setup.sh | cksum)" = "$$(cat .venv/installed 2>/dev/null)" ] \
 	  || sh scripts/setup.sh
 
 up: setup ## start everything and wait until it answers

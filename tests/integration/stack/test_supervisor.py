@@ -146,3 +146,8 @@ def test_services_spread_over_processes(start_stack: Any) -> None:
     assert {part["name"] for part in stack.run()["parts"]} >= {"authz", "authz-2", "router", "router-2"}
     assert all(_models(stack) == 200 for _ in range(8))
     assert stack.end() == 0
+
+
+def test_no_process_has_torch_where_no_model_runs(stack: Any) -> None:
+    for pid in stack.pids():
+        assert "libtorch" not in Path(f"/proc/{pid}/maps").read_text()
