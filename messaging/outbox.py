@@ -235,6 +235,8 @@ class Outbox:
                 await asyncio.to_thread(self._remove, self._spool, records)
                 self._judge()
             await asyncio.to_thread(self._measure, self._spool)  # another process may have published what was here
+        if not self._spooled_bytes and not self._unsafe:
+            self._stream.trust()  # what made it distrusted was acknowledged to that process: no answer will come here
         return self._stream.trusted
 
     async def _batch(self, parcels: Sequence[tuple[Parcel, OnAnswer]]) -> bool:

@@ -97,6 +97,10 @@ class StreamPublisher:
             self._distrusted_at = self._loop.time()
             self.trust_lost.set()
 
+    def trust(self) -> None:
+        """Nothing waits for the stream any more, and the next event is to find out about it."""
+        self.trusted, self._refused = True, False
+
     def close(self) -> None:
         """What is not acknowledged yet counts as not acknowledged."""
         if self._timer is not None:

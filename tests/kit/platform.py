@@ -4,7 +4,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,9 +93,14 @@ class Platform:
 Up = Callable[..., Platform]
 
 
-def up(*arguments: str) -> Platform:
+def up(*arguments: str, before: Sequence[str] = ()) -> Platform:
+    """`before`: a command that runs it."""
     process = subprocess.Popen(
-        [UPLION, "up", "--json", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/"
+        [*before, UPLION, "up", "--json", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd="/",
     )
     assert process.stdout is not None
     assert process.stderr is not None
@@ -110,9 +115,9 @@ def start_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """Starts platforms of the tests' own; what still runs at the end is ended."""
     started: list[Platform] = []
 
-    def start(*arguments: str, state: Path | None = None) -> Platform:
+    def start(*arguments: str, state: Path | None = None, before: Sequence[str] = ()) -> Platform:
         folder = state or tmp_path_factory.mktemp("state")
-        platform = up("--state", str(folder), "--port", str(free_port()), *arguments)
+        platform = up("--state", str(folder), "--port", str(free_port()), *arguments, before=before)
         started.append(platform)
         return platform
 

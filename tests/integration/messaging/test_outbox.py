@@ -21,6 +21,7 @@ from common import names
 from messaging.bus import Bus, connect_bus
 from messaging.inbox import Inbox
 from messaging.outbox import Outbox
+from tests.kit.tcp_proxy import TcpProxy
 from tests.kit.until import until
 from tests.kit.usage_events import spooled
 
@@ -127,6 +128,26 @@ async def test_a_broker_that_hangs_is_not_waited_for(server: Any, tmp_path: Path
             os.kill(server.process.pid, 18)
         assert sorted(await ids(bus, model, 4)) == [f"{model}-{number}" for number in range(1, 5)]
         await until(lambda: not spooled(tmp_path))
+
+
+async def test_a_process_trusts_the_stream_again_when_another_one_has_published_its_events(
+    server: Any, tmp_path: Path
+) -> None:
+    """Else it would take no work for ever: it has nothing to publish, so no answer would come."""
+    model = uuid.uuid4().hex
+    async with TcpProxy(server.url.rpartition("@")[2]) as proxy:
+        through = server.url.replace(server.url.rpartition("@")[2], proxy.address)
+        async with opened(through, tmp_path) as (_, behind), opened(server.url, tmp_path) as (bus, other):
+            proxy.stall()
+            behind.put(event(1, model))
+            await behind.drain(SECONDS)
+            await until(lambda: behind.blocked)
+            assert await ids(bus, model, 1)  # by the other one
+            await until(lambda: not spooled(tmp_path))
+            assert behind.blocked
+            assert not other.blocked
+            proxy.resume()
+            await until(lambda: not behind.blocked)
 
 
 async def test_what_is_not_acknowledged_at_the_end_is_sent_by_the_next_process(server: Any, tmp_path: Path) -> None:
