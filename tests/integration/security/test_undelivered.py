@@ -85,7 +85,7 @@ def test_many_headers_are_served_or_refused_before_the_check(platform: Gateway, 
     lines = "".join(f"x-many-{number}: 1\r\n" for number in range(count - 5))
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\nconnection: close\r\n"
     body = f"content-type: application/json\r\ncontent-length: {len(CHAT)}\r\n{lines}\r\n"
-    for _ in range(3):
+    for _ in range(2):  # as many as may run at once: none waits for another's end
         status = platform.raw(head.encode() + body.encode() + CHAT)[9:12]
         assert status == (b"404" if count <= 100 else b"431")
 
@@ -95,7 +95,7 @@ def test_large_headers_are_served_or_refused_before_the_check(
     platform: Gateway, key: str, size: int, count: int
 ) -> None:
     headers = {f"x-large-{number}": "1" * size for number in range(count)}
-    for _ in range(3):
+    for _ in range(2):  # as many as may run at once: none waits for another's end
         reply = request(platform.public, "POST", "/v1/chat/completions", CHAT, headers, key=key)
         assert reply.status == (GOOD if size * count < 32_000 else 431)
         assert reply.error["code"] == ("model_not_found" if reply.status == GOOD else "headers_too_large")
