@@ -66,6 +66,7 @@ class Spool:
         self._folder = folder
         self._limit_bytes = limit_bytes
         self._lock = threading.Lock()
+        self._closed = False
         self._open: sqlite3.Connection | None = None
         self._path = folder
         self._inode = (0, 0)
@@ -127,11 +128,14 @@ class Spool:
             _set_aside(database, [record.id], why)
 
     def close(self) -> None:
-        """Gives back what is leased."""
+        """Gives back what is leased. A call that another thread makes afterwards raises OSError."""
         with self._lock:
-            if self._leased:
-                self._give_back(self._leased)
-            self._disconnect()
+            try:
+                if self._leased:
+                    self._give_back(self._leased)
+            finally:
+                self._closed = True
+                self._disconnect()
 
     def _give_back(self, ids: set[int]) -> None:
         with self._database() as database, _transaction(database):
@@ -185,6 +189,8 @@ class Spool:
         return (found.st_dev, found.st_ino) == self._inode
 
     def _connect(self) -> None:
+        if self._closed:
+            raise OSError(errno.EBADF, f"the spool {self._folder} is closed here")
         self._disconnect()
         self._leased.clear()
         generation = max(_generations(self._folder, "sqlite3"), default=0)

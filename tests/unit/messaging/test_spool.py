@@ -63,6 +63,15 @@ def test_a_spool_that_holds_nothing_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_thread_that_comes_after_the_end_opens_nothing(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, MANY)
+    spool.append([b"kept"])
+    spool.close()
+    with pytest.raises(OSError, match="closed"):
+        spool.append([b"late"])
+    assert [record.data for record in Spool(tmp_path, MANY).take(10)] == [b"kept"]
+
+
 def test_what_a_killed_process_left_is_taken_by_another(tmp_path: Path) -> None:
     program = """
         import os, signal, sys
@@ -180,7 +189,7 @@ def test_a_record_of_another_version_is_kept_aside(tmp_path: Path) -> None:
     (record,) = here.take(1)
     here.set_aside(record, "not a parcel")
     here.close()
-    assert here.size() == 0
+    assert Spool(tmp_path, MANY).size() == 0
     (path,) = tmp_path.glob("*.sqlite3")
     assert _kept_aside(path) == [("not a parcel", b"strange")]
 
