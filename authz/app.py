@@ -21,7 +21,7 @@ from authz.limits.counter_writes import CounterWrites
 from authz.limits.in_flight import InFlight
 from authz.limits.limiter import Limiter, LimiterSettings
 from authz.limits.local_fallback import LocalFallback
-from authz.limits.plans import Plans
+from authz.limits.plans import Defaults, Plans
 from authz.limits.prices import PriceTable, Pricing, follow_prices
 from authz.limits.recovery import StoreEpoch
 from authz.settings import AuthzSettings
@@ -59,7 +59,7 @@ async def main(settings: AuthzSettings, stop: asyncio.Event, ready: Ready) -> No
         limits = Limiter(
             valkey,
             store,
-            Plans(prices),
+            Plans(prices, defaults=Defaults(settings.key_concurrency, settings.account_concurrency)),
             LocalFallback(settings.local_share),
             epoch,
             in_flight,
@@ -137,6 +137,7 @@ def _rules(settings: AuthzSettings) -> LimiterSettings:
         deadline=settings.deadline_seconds,
         given_up=settings.reservation_seconds,
         outage=settings.outage_seconds,
+        release=settings.release_seconds,
     )
 
 

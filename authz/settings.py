@@ -59,6 +59,15 @@ class AuthzSettings:
     lookups: int = setting(2_000, doc="cold keys looked up at once; more are answered with 503")
     postgres_connections: int = setting(4, doc="most connections to Postgres; further lookups wait for one")
 
+    key_concurrency: int = setting(
+        256, doc="requests at once of a key that has no such limit of its own; more are refused; 0: any number"
+    )
+    account_concurrency: int = setting(
+        512, doc="the same of an account, over all its keys: half of what one router carried (docs/limits.md)"
+    )
+    release_seconds: float = setting(
+        0.1, doc="seconds a request waits for a place among those at once, which its caller may just have left"
+    )
     default_output_tokens: int = setting(1024, doc="tokens reserved for an answer whose length the request leaves open")
     most_output_tokens: int = setting(131_072, doc="tokens reserved at most for one answer, whatever the request says")
     deadline_seconds: float = setting(

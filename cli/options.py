@@ -35,7 +35,8 @@ LimitOption = Annotated[
         "--limit",
         metavar="LIMIT",
         help="Such as requests/minute=100, tokens/day=1000000, cost/month/USD=25.00, tokens/life/MODEL=5000,"
-        " shadow:concurrency=4 (repeatable; all of them together).",
+        " shadow:concurrency=4 (repeatable; all of them together). Without one of concurrency a key may have 256"
+        " requests at once, an account 512.",
         show_default="none",
         autocompletion=_complete_limit,
     ),

@@ -199,6 +199,7 @@ class Rule(NamedTuple):
     level: Level
     subject: str  # the account's, project's or key's id
     limit: Limit
+    default: bool = False  # of the platform, where the subject has no such limit of its own
 
     @property
     def name(self) -> str:

@@ -48,7 +48,7 @@ async def main(settings: RouterSettings, stop: asyncio.Event, ready: Ready) -> N
         ) as outbox,
     ):
         await bus.ensure_streams()
-        releases, arrivals = Releases(bus.send), Arrivals(bus)
+        releases, arrivals = Releases(bus.send, inbox), Arrivals(bus)
         models = RoutingTable(bus)
         receipts = Receipts(bus, settings.usage_remembered)
         attempts = AttemptRegistry(outbox, models, receipts, settings.usage_remembered)
@@ -73,7 +73,7 @@ async def main(settings: RouterSettings, stop: asyncio.Event, ready: Ready) -> N
             await models.ready.wait()
             dispatcher = Dispatcher(tickets, workers, models, attempts, liveness, settings)
             lifecycle = CallLifecycle(attempts, releases, arrivals)
-            relay = Relay(dispatcher, settings)
+            relay = Relay(dispatcher, releases, settings)
 
             def register(server: grpc.aio.Server) -> None:
                 OpenAIService(lifecycle, relay, models, settings).register(server)

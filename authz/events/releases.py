@@ -1,16 +1,22 @@
 """Slots that ended requests release: the router publishes them on NATS, one authz receives each and frees it in Valkey.
 
+The router waits for the answer before it ends its own, so that a caller who has an answer finds the slot free.
+
 Core NATS keeps no messages: a slot whose release was lost is freed when billing settles the request.
 """
 
 import asyncio
+import logging
+from functools import partial
 
+import nats.errors
 from nats.aio.msg import Msg
 
 from authz.limits.counter_writes import CounterWrites
 from common import names
 from messaging.bus import Bus
 
+logger = logging.getLogger(__name__)
 _QUEUE = "authz"
 _ID_CHARACTERS = 200  # a longer one is none, and would only fill Valkey
 
@@ -21,8 +27,17 @@ async def follow_releases(bus: Bus, counter_writes: CounterWrites, ready: asynci
     async def on_message(message: Msg) -> None:
         account, _, reservation = message.data.decode("utf-8", "replace").partition(" ")
         if 0 < len(account) <= _ID_CHARACTERS and 0 < len(reservation) <= _ID_CHARACTERS:
-            counter_writes.free_slot(account, reservation)
+            counter_writes.free_slot(
+                account, reservation, partial(_answer, bus, message.reply) if message.reply else None
+            )
 
     async with bus.subscribed(names.SUBJECT_RELEASE, queue=_QUEUE, cb=on_message):
         ready.set()
         await asyncio.get_running_loop().create_future()
+
+
+def _answer(bus: Bus, subject: str) -> None:
+    try:
+        bus.send(subject, b"")
+    except nats.errors.Error as problem:
+        logger.warning("a release was not answered", extra={"problem": repr(problem)})

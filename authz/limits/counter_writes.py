@@ -6,7 +6,7 @@ One task sends the queue, many updates in a call. All but counts are idempotent.
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -30,11 +30,14 @@ class CounterWrites:
         self._script = Script(valkey, "authz.limits", "amend.lua")
         self._queued: dict[str, list[Change]] = defaultdict(list)
         self._count = 0
+        self._then: list[Callable[[], None]] = []
         self._more = asyncio.Event()
 
-    def free_slot(self, account: str, reservation: str) -> None:
-        """The request ended: it no longer counts among those that run at once."""
+    def free_slot(self, account: str, reservation: str, then: Callable[[], None] | None = None) -> None:
+        """The request ended: it no longer counts among those that run at once. `then` is called after the try."""
         self._queue(account, ("free", reservation))
+        if then is not None:
+            self._then.append(then)
 
     def give_back(self, account: str, reservation: str, tokens: int = -1) -> None:
         """The request was refused, or its client left, after Valkey may have reserved for it.
@@ -50,6 +53,7 @@ class CounterWrites:
             await self._more.wait()
             self._more.clear()
             queued, self._queued, self._count = self._queued, defaultdict(list), 0
+            then, self._then = self._then, []
             try:
                 await self.send("", queued)
             except ValkeyError as problem:
@@ -57,7 +61,10 @@ class CounterWrites:
                 for account, changes in queued.items():
                     for change in changes:
                         self._queue(account, change)
+                _call_all(then)
                 await asyncio.sleep(_PAUSE_SECONDS)
+            else:
+                _call_all(then)
 
     async def send(self, epoch: str, changes: dict[str, list[Change]]) -> None:
         """At once, by account, for that epoch ('': any); raises ValkeyError when a part of it may be missing."""
@@ -89,3 +96,8 @@ class CounterWrites:
             self._queued[account].append(change)
             self._count += 1
         self._more.set()
+
+
+def _call_all(callbacks: Sequence[Callable[[], None]]) -> None:
+    for each in callbacks:
+        each()

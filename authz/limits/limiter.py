@@ -7,6 +7,7 @@ share of what it had left, for a minute; every other request is refused.
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -26,6 +27,7 @@ from authz.metrics import AUTHZ_LOCAL_GRANTS
 from authz.request_facts import RequestFacts
 from common.errors import Reason, UplionError
 from common.operations import Kind
+from ledger.limits import CONCURRENCY
 from storage.valkey import Commands, Reply, Script, ValkeyError
 
 logger = logging.getLogger(__name__)
@@ -33,6 +35,8 @@ _LOAD_TRIES = 5
 _PAUSE_SECONDS = 0.5  # after a failure, before Valkey is called again: a check must not wait for one that is down
 _MAX_ROUNDS = 5  # of one check: a new epoch, loading for each of two reasons, and once more for a flush in between
 _NOT_LOADED = -1
+_WAITS = (0.05, 0.1, 0.15, 0.3, 0.4)  # shares of the time that a place is waited for, between two looks
+_MOST_WAITING = 64  # for a place, of one account
 
 
 class Ledger(Protocol):
@@ -50,6 +54,7 @@ class LimiterSettings:
     deadline: float = 600.0
     given_up: float = 7200.0  # after the deadline
     outage: float = 60.0
+    release: float = 0.0  # for a place among those at once
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -99,6 +104,7 @@ class Limiter:
         self._wall = wall
         self._down_since: float | None = None
         self._retry_at = 0.0
+        self._waiting: Counter[str] = Counter()  # requests that wait for a place, by account
 
     @property
     def degraded(self) -> bool:
@@ -126,6 +132,8 @@ class Limiter:
         self._retry_at = self._clock() + _PAUSE_SECONDS  # while it is down, only this check waits for it
         try:
             reply = await self._check(plan, request, reservation)
+            if reply[0] == b"NO" and plan.holds_slot:
+                reply = await self._check_again(plan, request, reservation, reply)
             if self._down_since is not None:
                 self._end_outage()
             return self._grant(plan, request, reservation, reply)
@@ -166,6 +174,29 @@ class Limiter:
             else:
                 return reply
         raise _unavailable()
+
+    async def _check_again(self, plan: Plan, request: RequestFacts, reservation: str, reply: Reply) -> Reply:
+        """Waits a moment where only the requests at once are too many: one that its client has left may just be ending.
+
+        A router frees the place of an answered request before it says so; that of one whose client went away, it
+        frees as soon as it hears of that. Of each account only so many wait, since each costs Valkey some more calls.
+        """
+        account = plan.record.account
+        waiting = self._waiting[account]
+        if not self._settings.release or waiting >= _MOST_WAITING or not _only_places_lack(plan, reply):
+            return reply
+        self._waiting[account] = waiting + 1
+        try:
+            for share in _WAITS:
+                await asyncio.sleep(share * self._settings.release)
+                reply = await self._check(plan, request, reservation)
+                if reply[0] != b"NO" or not _only_places_lack(plan, reply):
+                    break
+            return reply
+        finally:
+            self._waiting[account] -= 1
+            if not self._waiting[account]:
+                del self._waiting[account]
 
     async def _load(self, plan: Plan, numbers: Sequence[int]) -> bytes:
         """check.lua's argument with the balances of `numbers` in `plan.used`."""
@@ -257,6 +288,11 @@ class Limiter:
         logger.info("limits can be checked again")
         self._down_since = None
         self._epoch.wake()
+
+
+def _only_places_lack(plan: Plan, reply: Reply) -> bool:
+    """Whether every rule that refuses counts requests at once."""
+    return all(plan.rules[number - 1].limit.kind is CONCURRENCY for number, _ in _pairs(reply[3]))
 
 
 def _pairs(flat: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -2,15 +2,16 @@
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from authz.credentials.key_record import KeyRecord
+from authz.credentials.key_record import KeyRecord, owner
 from authz.limits.prices import FREE, HighestRates, PriceTable
 from authz.request_facts import RequestFacts
 from common import names
-from ledger.limits import Amount, Counting, Limit, Rule
+from ledger.limits import CONCURRENCY, Amount, Counting, Level, Limit, Rule
 from ledger.periods import Today, counter_seconds, today
 
 _MAX_KEYS = 20_000  # about 2 kB each; building one that is not kept costs 50 us
@@ -125,20 +126,44 @@ class Plan:
 class _KeyPlans:
     """A key's plans."""
 
-    __slots__ = ("day", "models", "plans", "priced", "prices", "record")
+    __slots__ = ("day", "models", "plans", "priced", "prices", "record", "rules")
 
-    def __init__(self, record: KeyRecord, day: Today, prices: Mapping[str, HighestRates]) -> None:
+    def __init__(self, record: KeyRecord, defaults: "Defaults", day: Today, prices: Mapping[str, HighestRates]) -> None:
         self.record, self.day, self.prices = record, day, prices
-        self.models = {rule.limit.model for rule in record.rules}
-        self.priced = any(rule.limit.kind.is_money for rule in record.rules)
+        self.rules = record.rules + defaults.rules(record)
+        self.models = {rule.limit.model for rule in self.rules}
+        self.priced = any(rule.limit.kind.is_money for rule in self.rules)
         self.plans: dict[tuple[str, bool], Plan] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """How many requests at once a key and an account have that no limit of their own says otherwise; 0: any number."""
+
+    key: int = 0
+    account: int = 0
+
+    def rules(self, record: KeyRecord) -> tuple[Rule, ...]:
+        """Those that the record needs. Tokens have no key, and their account's alone."""
+        levels: list[tuple[Level, str, int]] = [("account", record.account, self.account)]
+        if owner(record.id) is None:
+            levels.append(("key", record.id, self.key))
+        own = {rule.level for rule in record.rules if rule.limit.kind is CONCURRENCY and not rule.limit.model}
+        return tuple(
+            Rule(level, subject, Limit("concurrency", "", amount), default=True)
+            for level, subject, amount in levels
+            if amount and level not in own
+        )
 
 
 class Plans:
     """Keeps plans while the key's record, the day and the prices stay the same objects."""
 
-    def __init__(self, prices: PriceTable, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, prices: PriceTable, clock: Callable[[], float] = time.time, defaults: Defaults = Defaults()
+    ) -> None:
         self._prices = prices
+        self._defaults = defaults
         self._clock = clock
         self._today = today(clock())
         self._keys: dict[str, _KeyPlans] = {}
@@ -155,7 +180,7 @@ class Plans:
         day, prices = self.day, self._prices.rates
         known = self._keys.get(record.id)
         if known is None or known.record is not record or known.day is not day or known.prices is not prices:
-            known = self._keys[record.id] = _KeyPlans(record, day, prices)
+            known = self._keys[record.id] = _KeyPlans(record, self._defaults, day, prices)
             if len(self._keys) > _MAX_KEYS:
                 del self._keys[next(iter(self._keys))]
         if model not in known.models and not (known.priced and model in prices):
@@ -163,7 +188,7 @@ class Plans:
         plan = known.plans.get((model, reading))
         if plan is None:
             price = prices.get(model, FREE) if known.priced else FREE
-            rules = tuple(rule for rule in record.rules if _concerns(rule.limit, model, price, reading=reading))
+            rules = tuple(rule for rule in known.rules if _concerns(rule.limit, model, price, reading=reading))
             plan = known.plans[model, reading] = Plan(record, rules, price, day)
         return plan
 

@@ -79,6 +79,8 @@ def _message(violation: Violation) -> str:
         whose=_WHOSE[rule.level] + (f' for the model "{limit.model}"' if limit.model else ""),
         rule=rule.name,
     )
+    if rule.default:
+        sentence += f", the default where {_WHOSE[rule.level]} has no such limit of its own; an admin can give it one"
     again = ""
     if violation.wait_seconds is not None:
         if kind.counting is Counting.BALANCE:

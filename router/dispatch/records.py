@@ -31,6 +31,7 @@ class Record:
         "input_tokens",
         "lane",
         "model",
+        "released",
         "stream",
         "surface",
         "usage",
@@ -42,6 +43,7 @@ class Record:
         self.capability = operation.capability
         self.surface = operation.dialect.value
         self.stream = False
+        self.released = False  # authz has been told that it is over
         self.delivery = Delivery.STREAM  # the dispatcher's argument
         self.model = ""  # a model that exists: safe as a metric label; empty until the routing table knew it
         self.lane = names.LANE_DEFAULT  # the job's, once there is one

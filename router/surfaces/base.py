@@ -71,6 +71,8 @@ class CallLifecycle:
                     logger.exception("request failed")
                     error = internal_error()
                 if error is not None:
+                    if error.reason is not Reason.ALREADY_EXISTS:
+                        await self._releases.freed(record)
                     result = await call.refuse(error)
         except asyncio.CancelledError:
             error = _cancelled()
@@ -94,7 +96,7 @@ class CallLifecycle:
         metrics.ROUTER_IN_FLIGHT.dec()
         record.ended_at = time.monotonic()
         if error is None or error.reason is not Reason.ALREADY_EXISTS:  # else the call that it repeats does all this
-            self._releases.ended(record.identity)
+            self._releases.ended(record)
             self._attempts.request_ended(record, None if error is None else error.reason)
         status = "ok" if error is None else error.reason.name
         self._metrics.observe(record, status)

@@ -10,6 +10,7 @@ from uplion.inference.v1.sampling_pb2 import TokenUsage
 from common.deltas import Delta
 from common.errors import UplionError
 from common.identity import Identity
+from router.dispatch.accounting.releases import Releases
 from router.dispatch.dispatcher import Dispatcher
 from router.dispatch.jobs import Delivery, Job
 from router.dispatch.records import Record
@@ -36,8 +37,9 @@ class Sink(Protocol):
 class Relay:
     """Runs jobs for the surfaces, within the time that caller and call allow."""
 
-    def __init__(self, dispatcher: Dispatcher, settings: RouterSettings) -> None:
+    def __init__(self, dispatcher: Dispatcher, releases: Releases, settings: RouterSettings) -> None:
         self._dispatcher = dispatcher
+        self._releases = releases
         self._settings = settings
         self._turns = Turns()
 
@@ -48,6 +50,7 @@ class Relay:
         async with aclosing(self._run(job, record, context, delivery)) as events:
             async for event in events:
                 answer.add(event)
+        await self._releases.freed(record)
         return answer
 
     async def stream(self, job: Job, record: Record, context: Context, sink: Sink) -> None:
@@ -110,6 +113,7 @@ class Relay:
             timer.cancel()
         if buffer.error is not None:
             raise buffer.error
+        await self._releases.freed(record)
         await sink.end(buffer.usage or TokenUsage())
 
     async def _pump(self, events: AsyncGenerator[AnswerEvent, None], buffer: StreamBuffer) -> None:

@@ -8,7 +8,7 @@ its engine makes meanwhile is merged.
 import asyncio
 from collections import deque
 
-_PER_TURN = 32  # parts of streams, of 50 to 100 us each
+_PER_TURN = 8  # parts of streams, of 50 to 100 us each
 
 
 class Turns:

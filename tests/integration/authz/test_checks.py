@@ -24,7 +24,7 @@ async def test_a_known_key_is_admitted_with_identity_headers_and_its_credential_
     assert answer.headers["x-uplion-key"] == key.id
     assert answer.headers["x-uplion-model"] == "a/b"
     assert answer.headers["x-uplion-reservation"]
-    assert answer.limits == {}
+    assert answer.limits == {"holds_slot": "1"}  # by default a key and an account have only so many at once
     assert answer.headers.keys() == {
         f"x-uplion-{name}"
         for name in ("account", "key", "project", "scopes", "reservation", "model", "tier", "limits", "proof")
@@ -98,10 +98,11 @@ async def test_a_small_rest_caps_the_answer_and_a_budget_that_is_only_reserved_i
     key = await authz.add_key()
     first = await authz.check(key.text, size=300, facts={"max_tokens": 700})  # 100 in + 700 out
     assert first.status == 200
-    assert first.limits == {"max_output_tokens": "700"}
+    assert first.limits == {"max_output_tokens": "700", "holds_slot": "1"}
     assert first.told["x-ratelimit-remaining-tokens"] == "200"
     second = await authz.check(key.text, size=300, facts={"max_tokens": 700})
-    assert second.limits == {"max_output_tokens": "100", "capped_by": "account/tokens/life"}
+    capped = {"max_output_tokens": "100", "capped_by": "account/tokens/life"}
+    assert second.limits == {**capped, "holds_slot": "1"}
     third = await authz.check(key.text, size=300, facts={"max_tokens": 1})
     assert (third.status, third.code) == (429, "rate_limit_exceeded")
     assert (third.headers["x-should-retry"], third.headers["retry-after"]) == ("true", "1")
