@@ -66,7 +66,7 @@ class AuthzSettings:
         512, doc="the same of an account, over all its keys: half of what one router carried (docs/limits.md)"
     )
     release_seconds: float = setting(
-        0.1, doc="seconds a request waits for a place among those at once, which its caller may just have left"
+        0.1, doc="seconds a request waits for a slot that its caller may just have left"
     )
     default_output_tokens: int = setting(1024, doc="tokens reserved for an answer whose length the request leaves open")
     most_output_tokens: int = setting(131_072, doc="tokens reserved at most for one answer, whatever the request says")

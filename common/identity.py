@@ -44,6 +44,7 @@ class Identity:
     holds_slot: bool = False  # counted as one of so many at once: the router announces its end
     scopes: tuple[str, ...] = ()  # at the admin listener: what the caller may do there
     models: tuple[str, ...] = ()  # where models are listed: globs of those it may use; empty: every one
+    slots_scarce: bool = False  # most of them are taken: the router ends no answer before its slot is free
 
     def may_use(self, model: str) -> bool:
         """Whether a list of models shows the caller this one."""
@@ -60,6 +61,8 @@ class Identity:
             limits.append(f"capped_by={quote(self.capped_by)}")  # it may hold the name of any model
         if self.holds_slot:
             limits.append("holds_slot=1")
+        if self.slots_scarce:
+            limits.append("slots_scarce=1")
         if self.models:
             limits.append(f"models={','.join(quote(glob, safe='') for glob in self.models)}")
         return [
@@ -91,6 +94,7 @@ class Identity:
             project=headers[names.HEADER_PROJECT],
             capped_by=unquote(limits.get("capped_by", "")),
             holds_slot="holds_slot" in limits,
+            slots_scarce="slots_scarce" in limits,
             scopes=tuple(headers[names.HEADER_SCOPES].split()),
             models=tuple(unquote(glob) for glob in models.split(",")) if models else (),
         )

@@ -122,6 +122,7 @@ class Authorizer:
             project=record.project,
             capped_by=grant.capped_by,
             holds_slot=grant.holds_slot,
+            slots_scarce=grant.slots_scarce,
             scopes=scopes,
             models=record.models if request.kind is Kind.READING else (),
         )

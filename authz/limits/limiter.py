@@ -35,8 +35,9 @@ _LOAD_TRIES = 5
 _PAUSE_SECONDS = 0.5  # after a failure, before Valkey is called again: a check must not wait for one that is down
 _MAX_ROUNDS = 5  # of one check: a new epoch, loading for each of two reasons, and once more for a flush in between
 _NOT_LOADED = -1
-_WAITS = (0.05, 0.1, 0.15, 0.3, 0.4)  # shares of the time that a place is waited for, between two looks
-_MOST_WAITING = 64  # for a place, of one account
+_WAITS = (0.05, 0.1, 0.15, 0.3, 0.4)  # shares of the time that a slot is waited for, between two looks
+_FEW_SLOTS = 16
+_MOST_WAITING = 64  # for a slot, of one account
 
 
 class Ledger(Protocol):
@@ -54,7 +55,7 @@ class LimiterSettings:
     deadline: float = 600.0
     given_up: float = 7200.0  # after the deadline
     outage: float = 60.0
-    release: float = 0.0  # for a place among those at once
+    release: float = 0.0  # for a slot among those at once
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -64,6 +65,7 @@ class Grant(msgspec.Struct, frozen=True):
     max_output_tokens: int | None = None
     capped_by: str = ""  # the name of the rule that set max_output_tokens
     holds_slot: bool = False
+    slots_scarce: bool = False  # a caller of all that it may have at once would notice a slot that is free too late
     rate_limits: RateLimitStatus = NO_LIMITS
     deadline_seconds: float | None = None  # the request must have ended by then; None: nothing is reserved
     shadows: tuple[LimitError, ...] = ()  # the refusals of rules in shadow
@@ -104,7 +106,7 @@ class Limiter:
         self._wall = wall
         self._down_since: float | None = None
         self._retry_at = 0.0
-        self._waiting: Counter[str] = Counter()  # requests that wait for a place, by account
+        self._waiting: Counter[str] = Counter()  # requests that wait for a slot, by account
 
     @property
     def degraded(self) -> bool:
@@ -178,19 +180,19 @@ class Limiter:
     async def _check_again(self, plan: Plan, request: RequestFacts, reservation: str, reply: Reply) -> Reply:
         """Waits a moment where only the requests at once are too many: one that its client has left may just be ending.
 
-        A router frees the place of an answered request before it says so; that of one whose client went away, it
+        A router frees the slot of an answered request before it says so; that of one whose client went away, it
         frees as soon as it hears of that. Of each account only so many wait, since each costs Valkey some more calls.
         """
         account = plan.record.account
         waiting = self._waiting[account]
-        if not self._settings.release or waiting >= _MOST_WAITING or not _only_places_lack(plan, reply):
+        if not self._settings.release or waiting >= _MOST_WAITING or not _only_slots_lack(plan, reply):
             return reply
         self._waiting[account] = waiting + 1
         try:
             for share in _WAITS:
                 await asyncio.sleep(share * self._settings.release)
                 reply = await self._check(plan, request, reservation)
-                if reply[0] != b"NO" or not _only_places_lack(plan, reply):
+                if reply[0] != b"NO" or not _only_slots_lack(plan, reply):
                     break
             return reply
         finally:
@@ -231,6 +233,7 @@ class Limiter:
             cap,
             plan.rules[tightest - 1].name if capped else "",
             bool(reservation) and plan.holds_slot,
+            bool(reservation) and _slots_scarce(plan, remaining),
             rate_limit_status(plan, remaining, resets, self._plans.day, self._wall()),
             deadline,
             tuple(refusal([self._violation(plan, remaining, number, wait)]) for number, wait in _pairs(shadows)),
@@ -266,6 +269,7 @@ class Limiter:
             output if plan.caps and output else None,
             "",
             bool(reservation) and plan.holds_slot,
+            bool(reservation) and _slots_scarce(plan, left),
             rate_limit_status(plan, left, [-1] * len(left), self._plans.day, self._wall()),
             self._settings.deadline if reservation else None,
         )
@@ -290,9 +294,18 @@ class Limiter:
         self._epoch.wake()
 
 
-def _only_places_lack(plan: Plan, reply: Reply) -> bool:
+def _only_slots_lack(plan: Plan, reply: Reply) -> bool:
     """Whether every rule that refuses counts requests at once."""
     return all(plan.rules[number - 1].limit.kind is CONCURRENCY for number, _ in _pairs(reply[3]))
+
+
+def _slots_scarce(plan: Plan, remaining: Sequence[int]) -> bool:
+    """Whether a rule of requests at once has less than half of them left, or few at all."""
+    return any(
+        left < max(_FEW_SLOTS, rule.limit.amount // 2)
+        for rule, left in zip(plan.rules, remaining, strict=True)
+        if rule.limit.kind is CONCURRENCY
+    )
 
 
 def _pairs(flat: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -27,8 +27,14 @@ class Releases:
         self._inbox = inbox
 
     async def freed(self, record: Record) -> None:
-        """The request is about to end: returns when its slot is free, or cannot be freed now. Idempotent."""
-        if record.released or not record.identity.holds_slot:
+        """The request is about to end: returns when its slot is free, or cannot be freed now. Idempotent.
+
+        While the caller has many slots left nothing is waited for: that would cost each request a round trip.
+        """
+        if not record.identity.slots_scarce:
+            self.ended(record)
+            return
+        if record.released:
             return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

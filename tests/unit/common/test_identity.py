@@ -11,7 +11,7 @@ def test_what_authz_writes_is_what_is_read() -> None:
     identity = Identity(
         "acc", "key", "res", "m", "default", 100, 30.0, "req", "prj", "key/tokens/day", True, ("admin",)
     )
-    identity = replace(identity, models=("a,b;c=d *", "é?", "%2c"))
+    identity = replace(identity, slots_scarce=True, models=("a,b;c=d *", "é?", "%2c"))
     assert Identity.from_headers(dict([*identity.to_headers(), ("x-request-id", "req")])) == identity
 
 

@@ -1,4 +1,4 @@
-"""Places among the requests at once: who comes while one is being freed waits for it, and nobody else does."""
+"""Slots of requests at once: who comes while one is being freed waits for it, and nobody else does."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ _WAIT_SECONDS = 60.0  # so long that a test that needs it would fail by its own 
 _ONE = Limit("concurrency", "", 1)
 
 
-async def test_a_place_that_is_freed_meanwhile_is_taken(redis_url: str) -> None:
+async def test_a_slot_that_is_freed_meanwhile_is_taken(redis_url: str) -> None:
     async with harness(redis_url, release=_WAIT_SECONDS) as world, asyncio.timeout(50):
         record = world.record(_ONE)
         first = await world.admit(record)
@@ -46,3 +46,19 @@ async def test_a_refusal_for_another_reason_waits_for_nothing(redis_url: str) ->
         with pytest.raises(UplionError):
             await world.admit(record)
         assert time.monotonic() - began < _WAIT_SECONDS / 2
+
+
+@pytest.mark.parametrize(
+    ("limit", "scarce"),
+    [
+        (Limit("concurrency", "", 40), [False] * 20 + [True] * 20),
+        (Limit("concurrency", "", 3), [True] * 3),
+        (Limit("requests", "minute", 3), [False] * 3),
+    ],
+)
+async def test_slots_are_scarce_while_less_than_half_or_few_are_left(
+    redis_url: str, limit: Limit, scarce: list[bool]
+) -> None:
+    async with harness(redis_url) as world:
+        record = world.record(limit)
+        assert [(await world.admit(record)).slots_scarce for _ in scarce] == scarce
