@@ -65,9 +65,7 @@ class AuthzSettings:
     account_concurrency: int = setting(
         512, doc="the same of an account, over all its keys: half of what one router carried (docs/limits.md)"
     )
-    release_seconds: float = setting(
-        0.1, doc="seconds a request waits for a slot that its caller may just have left"
-    )
+    release_seconds: float = setting(0.1, doc="seconds a request waits for a slot that its caller may just have left")
     default_output_tokens: int = setting(1024, doc="tokens reserved for an answer whose length the request leaves open")
     most_output_tokens: int = setting(131_072, doc="tokens reserved at most for one answer, whatever the request says")
     deadline_seconds: float = setting(

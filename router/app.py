@@ -64,6 +64,7 @@ async def main(settings: RouterSettings, stop: asyncio.Event, ready: Ready) -> N
                     "restore the queue": partial(tickets.restore_queue, bus),
                     "look for lost tickets": LostTickets(bus, tickets.waiting, tickets.publish_anew).run,
                     "announce arrivals": arrivals.run,
+                    "free slots": releases.run,
                     "report streams": receipts.run,
                     "judge workers": liveness.run,
                     "close idle channels": partial(workers.close_idle, models),

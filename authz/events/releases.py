@@ -1,6 +1,7 @@
 """Slots that ended requests release: the router publishes them on NATS, one authz receives each and frees it in Valkey.
 
-The router waits for the answer before it ends its own, so that a caller who has an answer finds the slot free.
+Where few slots are left the router sends one alone, and waits for the answer before it ends its own: a caller who has
+that finds the slot free. The others come many in a message.
 
 Core NATS keeps no messages: a slot whose release was lost is freed when billing settles the request.
 """
@@ -25,11 +26,11 @@ async def follow_releases(bus: Bus, counter_writes: CounterWrites, ready: asynci
     """Runs until cancelled."""
 
     async def on_message(message: Msg) -> None:
-        account, _, reservation = message.data.decode("utf-8", "replace").partition(" ")
-        if 0 < len(account) <= _ID_CHARACTERS and 0 < len(reservation) <= _ID_CHARACTERS:
-            counter_writes.free_slot(
-                account, reservation, partial(_answer, bus, message.reply) if message.reply else None
-            )
+        answer = partial(_answer, bus, message.reply) if message.reply else None
+        for line in message.data.decode("utf-8", "replace").split("\n"):
+            account, _, reservation = line.partition(" ")
+            if 0 < len(account) <= _ID_CHARACTERS and 0 < len(reservation) <= _ID_CHARACTERS:
+                counter_writes.free_slot(account, reservation, answer)
 
     async with bus.subscribed(names.SUBJECT_RELEASE, queue=_QUEUE, cb=on_message):
         ready.set()

@@ -227,11 +227,11 @@ async def test_an_announced_price_counts_at_once(authz: Any, announce: Any) -> N
     assert await until(limits) == {**capped, "holds_slot": "1"}
 
 
-async def test_the_end_of_a_request_frees_its_place(authz: Any, bus: Bus) -> None:
+async def test_the_end_of_a_request_frees_its_slot(authz: Any, bus: Bus) -> None:
     await authz.add_account(at_once(1))
     key = await authz.add_key()
     first = await authz.check(key.text)
-    assert first.limits == {"holds_slot": "1"}
+    assert first.limits == {"holds_slot": "1", "slots_scarce": "1"}
     assert (await authz.check(key.text)).headers["retry-after-ms"] == "1000"
     await bus.publish_core(names.SUBJECT_RELEASE, f"{authz.account} {first.headers['x-uplion-reservation']}".encode())
     await authz.until_status(key.text, 200)

@@ -105,9 +105,10 @@ class Ledger:
             self.events.append(billing.UsageEvent.FromString(message.data))
 
         async def on_release(message: Any) -> None:
-            account, _, reservation = message.data.decode().partition(" ")
-            assert account == "acme"
-            self.released.append(reservation)
+            for line in message.data.decode().split("\n"):
+                account, _, reservation = line.partition(" ")
+                assert account == "acme"
+                self.released.append(reservation)
 
         await self._world.bus.subscribe("usage.>", cb=on_usage)
         await self._world.bus.subscribe(SUBJECT_RELEASE, cb=on_release)
