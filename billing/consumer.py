@@ -14,7 +14,7 @@ import nats.errors
 from billing import metrics
 from billing.cooperative import chunks
 from billing.duties.retention import oldest_month
-from billing.entry import Entry, MalformedEventError, decode
+from billing.entry import Arrival, Entry, MalformedEventError, decode
 from billing.rollups import Totals
 from billing.settings import BillingSettings
 from billing.store import Recorded
@@ -157,7 +157,7 @@ class Consumer:
         async for part in chunks(list(enumerate(messages))):
             for position, message in part:
                 try:
-                    entry = decode(message.data, now_seconds)
+                    entry = decode(message.data, Arrival.of(message))
                     if entry.month < oldest:  # a duplicate could not be recognised: its row may be dropped
                         raise MalformedEventError("the ledger of its month is closed")
                     entries[position] = entry

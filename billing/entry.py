@@ -10,12 +10,17 @@ from google.protobuf.message import DecodeError
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
 from uplion.inference.v1.sampling_pb2 import FinishReason
 
+from common import names
 from ledger import usage_columns
+from messaging.pull import Message
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EARLIEST_SECONDS = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp())  # before the platform existed: the clock is wrong
 _DAY_SECONDS = 86_400
 _CLOCK_SKEW_SECONDS = 86_400  # an event from further in the future would create partitions of future months
+_OLDEST_NS = 90 * _DAY_SECONDS * 1_000_000_000  # in a spool; far longer than any outage
+_SENT = names.HEADER_SENT.encode()
+_NS_DIGITS = 20
 _MODEL_CHARACTERS = 256
 _ID_CHARACTERS = 200
 _BIGINT = 1 << 63
@@ -73,7 +78,19 @@ class Entry(NamedTuple):
         return bool(self.provider)
 
 
-def decode(payload: bytes, now_seconds: float) -> Entry:
+class Arrival(NamedTuple):
+    """When the usage stream took an event, by JetStream's clock, which dates the ledger."""
+
+    stream_time_ns: int
+    sent_ns: int | None  # by the clock that wrote the event's end; None: its publisher is of an earlier version
+
+    @classmethod
+    def of(cls, message: Message) -> "Arrival":
+        sent = message.header(_SENT)
+        return cls(message.stream_time_ns, int(sent) if sent.isdigit() and len(sent) < _NS_DIGITS else None)
+
+
+def decode(payload: bytes, arrival: Arrival) -> Entry:
     """Reads one event; raises MalformedEventError."""
     try:
         event = UsageEvent.FromString(payload)
@@ -90,10 +107,11 @@ def decode(payload: bytes, now_seconds: float) -> Entry:
         raise MalformedEventError("account or key is unset")
     if event.model_revision >= _BIGINT:
         raise MalformedEventError("model_revision is too large")
-    end_time, has = event.end_time, event.HasField
-    end_seconds = month_seconds = _plausible("end_time", end_time.seconds, now_seconds)
-    if has("ticket_time"):
-        month_seconds = _plausible("ticket_time", event.ticket_time.seconds, now_seconds)
+    has = event.HasField
+    end_microseconds = _end_microseconds(event, arrival)
+    month_seconds = end_microseconds // 1_000_000
+    if has("ticket_time") and _is_plausible(event.ticket_time.seconds, arrival):
+        month_seconds = event.ticket_time.seconds
     entry = Entry(
         request_id,
         attempt,
@@ -116,7 +134,7 @@ def decode(payload: bytes, now_seconds: float) -> Entry:
         _seconds(event.queue_duration) if has("queue_duration") else None,
         _seconds(event.first_token_duration) if has("first_token_duration") else None,
         _seconds(event.duration) if has("duration") else None,
-        end_seconds * 1_000_000 + end_time.nanos // 1000,
+        end_microseconds,
         event.last,
         event.reservation,
         has("usage"),
@@ -150,10 +168,24 @@ def _clean(model: str) -> str:
     return "".join(each if each.isprintable() and each != "\\" else "\ufffd" for each in model[:_MODEL_CHARACTERS])
 
 
-def _plausible(field: str, seconds: int, now_seconds: float) -> int:
-    if not _EARLIEST_SECONDS <= seconds <= now_seconds + _CLOCK_SKEW_SECONDS:
-        raise MalformedEventError(f"{field} is unset, or no time at which this event can have happened")
-    return seconds
+def _end_microseconds(event: UsageEvent, arrival: Arrival) -> int:
+    """When the attempt ended, by JetStream's clock: as long before its arrival as its publisher says.
+
+    Only durations are taken from the publisher's clock, so one that is wrong dates nothing wrongly. An impossible
+    duration, from a clock that was set meanwhile, counts as none.
+    """
+    end_time, (stream_time_ns, sent_ns) = event.end_time, arrival
+    end_ns = end_time.seconds * 1_000_000_000 + end_time.nanos
+    if sent_ns is not None:
+        age_ns = max(0, sent_ns - end_ns)
+        return (stream_time_ns - (age_ns if age_ns < _OLDEST_NS else 0)) // 1000
+    if not _is_plausible(end_time.seconds, arrival):
+        raise MalformedEventError("end_time is unset, or no time at which this event can have happened")
+    return end_ns // 1000
+
+
+def _is_plausible(seconds: int, arrival: Arrival) -> bool:
+    return _EARLIEST_SECONDS <= seconds <= arrival.stream_time_ns // 1_000_000_000 + _CLOCK_SKEW_SECONDS
 
 
 def _seconds(duration: Duration) -> float:

@@ -77,6 +77,7 @@ HEADER_LISTENER = "x-uplion-listener"  # from the edge to authz: LISTENER_PUBLIC
 HEADER_REQUEST_ID = "x-request-id"
 HEADER_CLIENT = "x-envoy-external-address"  # the client's IP address: Envoy always writes it anew
 HEADER_DEAD_REASON = "x-uplion-reason"  # on DEAD: why the message could not be used
+HEADER_SENT = "x-uplion-sent"  # on USAGE: unix ns, by the clock that wrote the event's end_time
 HEADER_DEAD_SUBJECT = "x-uplion-subject"  # on DEAD: where it was published
 HEADER_DEAD_SEQUENCE = "x-uplion-sequence"  # on DEAD: its number in the stream it came from
 LISTENER_PUBLIC = "public"

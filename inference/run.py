@@ -46,6 +46,7 @@ class Run:
         receipts: Receipts | None,
         held: HeldTicket,
         operation: str,
+        queue_seconds: float,
     ) -> None:
         self._engine = engine
         self._slots = slots
@@ -53,7 +54,7 @@ class Run:
         self._receipts = receipts  # None: its router sends none
         self._held = held
         self.output = Output()
-        self._attempt = Attempt(held.ticket, operation, self.output, time.time(), telemetry.traceparent.get())
+        self._attempt = Attempt(held.ticket, operation, self.output, queue_seconds, telemetry.traceparent.get())
         self._status: AttemptStatus.ValueType = _CANCELLED
         self._reason: Reason | None = Reason.CANCELLED
         self._begun = False  # the first event was made
@@ -102,7 +103,7 @@ class Run:
         self._closed = True
         if not self.output.drained:
             self._engine.cancel(self._held.id)
-        if self._status == _CANCELLED and self._held.deadline_seconds <= time.time():
+        if self._status == _CANCELLED and self._held.deadline_seconds <= time.monotonic():
             self._end(_TIMED_OUT, Reason.DEADLINE_EXCEEDED)  # the caller's own clock was a little faster
         measured = self._usage.ran(self._attempt, self._status, self._reason)
         if self._receipts is not None and self._status in _COSTS:

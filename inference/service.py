@@ -45,7 +45,13 @@ class RunService(WorkerServiceServicer):
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "This ticket was not offered, or was taken back.")
         held.streamed = not (request.whole or request.once)
         receipts = self._receipts if request.receipts else None
-        run = Run(self._engine, self._slots, self._usage, receipts, held, request.WhichOneof("input") or "none")
+        left_seconds = context.time_remaining()
+        if left_seconds is not None:
+            held.deadline_seconds = time.monotonic() + left_seconds
+        operation = request.WhichOneof("input") or "none"
+        queue = request.queue_duration
+        queue_seconds = max(0.0, queue.seconds + queue.nanos / 1e9)
+        run = Run(self._engine, self._slots, self._usage, receipts, held, operation, queue_seconds)
         task = asyncio.current_task()
         if task is not None:  # grpc.aio leaves a generator unfinished when the call ends while it writes
             task.add_done_callback(run.close)

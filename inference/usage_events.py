@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -31,16 +31,18 @@ class Attempt:
     ticket: Ticket
     operation: str  # chat, completion or embedding
     output: Output
-    started_seconds: float  # unix time, so that it compares with the ticket's
+    queue_seconds: float  # from the ticket's publication to the offer, as its router measured it
     traceparent: str
+    started_seconds: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)
 class _Times:
-    """What an ended attempt took."""
+    """What an ended attempt took. Durations are of one clock each, and no clock is compared with another machine's."""
 
     ended_seconds: float  # unix time
-    queue_seconds: float  # from the ticket's publication to the start
+    run_seconds: float
+    queue_seconds: float
     first_token_seconds: float | None  # from the start to the first token; None: there was none
 
     @classmethod
@@ -48,7 +50,8 @@ class _Times:
         started_seconds, first = attempt.started_seconds, attempt.output.first_token_seconds
         return cls(
             time.time(),
-            max(0.0, started_seconds - _published_seconds(attempt.ticket, started_seconds)),
+            time.monotonic() - started_seconds,
+            attempt.queue_seconds,
             max(0.0, first - started_seconds) if first else None,
         )
 
@@ -80,7 +83,7 @@ class _Metrics:
         if output.cached_tokens:
             self._prefix_hits.inc(output.cached_tokens)
         self._queue_time.observe(times.queue_seconds)
-        self._latency.observe(times.queue_seconds + times.ended_seconds - attempt.started_seconds)
+        self._latency.observe(times.queue_seconds + times.run_seconds)
         if times.first_token_seconds is not None:
             self._first_token.observe(times.queue_seconds + times.first_token_seconds)
         if output.finish_reason:
@@ -113,6 +116,7 @@ class UsageRecorder:
         event.operation = attempt.operation
         event.usage.CopyFrom(token_usage(output))
         _set(event.queue_duration, times.queue_seconds)
+        _set(event.duration, times.queue_seconds + times.run_seconds)
         if times.first_token_seconds is not None:
             _set(event.first_token_duration, times.first_token_seconds)
         if output.compute_seconds is not None:
@@ -142,7 +146,7 @@ class UsageRecorder:
         telemetry.finished_span(
             f"inference.{attempt.operation}",
             attempt.traceparent,
-            attempt.started_seconds,
+            times.ended_seconds - times.run_seconds,
             times.ended_seconds,
             {
                 "gen_ai.response.model": self._model,
@@ -168,7 +172,6 @@ class UsageRecorder:
             ticket_time=ticket.publish_time,
         )
         _set(event.end_time, now_seconds)
-        _set(event.duration, max(0.0, now_seconds - _published_seconds(ticket, now_seconds)))
         return event
 
 
@@ -189,8 +192,3 @@ def _set(target: Timestamp | Duration, seconds: float) -> None:
     """FromNanoseconds without its checks, which cost as much as the rest of the event."""
     whole = int(seconds)
     target.seconds, target.nanos = whole, int((seconds - whole) * 1e9)
-
-
-def _published_seconds(ticket: Ticket, default: float) -> float:
-    stamp = ticket.publish_time
-    return stamp.seconds + stamp.nanos / 1e9 if stamp.seconds else default

@@ -46,6 +46,16 @@ class Message:
         lines = self._header.decode("utf-8", "replace").split("\r\n")[1:]
         return {name: value.strip() for name, colon, value in (line.partition(":") for line in lines) if colon}
 
+    def header(self, name: bytes) -> bytes:
+        """The value of one header, empty where it is missing: a tenth of the time that all of them take."""
+        return self._header.partition(b"\r\n" + name + b":")[2].partition(b"\r\n")[0].strip()
+
+    @property
+    def stream_time_ns(self) -> int:
+        """When the stream took it, by the server's clock: unix ns, the same at each delivery."""
+        words = self._reply.split(b".")
+        return int(words[7 if len(words) == 9 else 9])
+
     @property
     def no_responders(self) -> bool:
         """Whether it is the server's status 503: the subject that was published to has no subscriber."""

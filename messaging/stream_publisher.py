@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import msgspec
 import nats.errors
 from nats.js.api import Header
 
-from common import telemetry
+from common import names, telemetry
 from messaging import metrics
 from messaging.connection import Connection
 from messaging.inbox import Inbox
@@ -76,7 +77,7 @@ class StreamPublisher:
         self._pending[subject] = _Pending(due, on_answer)
         if self._timer is None:
             self._timer = self._loop.call_at(due, self._expire)
-        headers = {Header.MSG_ID.value: parcel.id}
+        headers = {Header.MSG_ID.value: parcel.id, names.HEADER_SENT: str(time.time_ns())}
         if parcel.traceparent:
             headers[telemetry.TRACEPARENT] = parcel.traceparent
         try:

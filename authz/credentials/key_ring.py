@@ -135,7 +135,8 @@ class KeyRing:
         for _ in range(_READS_AFTER_INVALIDATION):
             seen = self._invalidations
             cached = await self._shared.get(key_id)
-            if cached is not None and self._clock() - cached.read_seconds < self._limits.ttl:
+            # Another process read it, by its own clock: one that is from the future was not read lately.
+            if cached is not None and 0 <= self._clock() - cached.read_seconds < self._limits.ttl:
                 if seen == self._invalidations:
                     self._keep(cached)
                     return cached.record

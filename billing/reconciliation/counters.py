@@ -92,7 +92,8 @@ class CounterReader:
         return found
 
     async def _reservations(self, account: str) -> list[Difference]:
-        late_ms = (time.time() - _OVERDUE_SECONDS) * 1000
+        seconds, _ = await self._valkey.call("TIME")  # by this clock deadlines were set
+        late_ms = (int(seconds) - _OVERDUE_SECONDS) * 1000
         replies = await self._valkey.transaction(
             [
                 ("HGETALL", names.reserved_key(account)),

@@ -33,7 +33,7 @@ class Output:
         self._deltas = Deltas()
         self._changed: asyncio.Future[None] | None = None
         self._ended: asyncio.Future[None] | None = None
-        self.first_token_seconds = 0.0  # unix time; 0: none yet
+        self.first_token_seconds = 0.0  # monotonic; 0: none yet
         self.input_tokens = 0
         self.cached_tokens = 0
         self.output_tokens = 0
@@ -50,7 +50,7 @@ class Output:
         """Takes a delta over. Its text is exactly that of its token ids, except where a stop text ended it."""
         self.output_tokens += len(delta.token_ids)
         if not self.first_token_seconds:
-            self.first_token_seconds = time.time()
+            self.first_token_seconds = time.monotonic()
         if delta.finish_reason and delta.index == 0:
             self.finish_reason = delta.finish_reason
         self._deltas.add(delta)

@@ -1,5 +1,6 @@
 """A ticket that this worker holds, and the states it passes through."""
 
+import math
 import re
 import time
 from dataclasses import dataclass, field
@@ -95,7 +96,7 @@ class HeldTicket:
     delivery: Delivery
     id: str = field(init=False)  # the attempt's, unique in this process
     traceparent: str = field(init=False)
-    deadline_seconds: float = field(init=False)  # unix time
+    deadline_seconds: float = math.inf  # of its run, monotonic
     state: TicketState = TicketState.OFFERED
     since_seconds: float = field(default_factory=time.monotonic)  # when it entered the state
     renewed_seconds: float = field(default_factory=time.monotonic)  # when the queue's redelivery timer was last started
@@ -110,7 +111,6 @@ class HeldTicket:
     def __post_init__(self) -> None:
         self.id = names.attempt_id(self.ticket.request_id, self.ticket.attempt)
         self.traceparent = self.delivery.traceparent
-        self.deadline_seconds = self.ticket.deadline.seconds + self.ticket.deadline.nanos / 1e9
 
     def enter(self, state: TicketState) -> None:
         """Changes the state; a state that cannot follow the present one is a bug."""

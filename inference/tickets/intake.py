@@ -100,10 +100,7 @@ class TicketIntake:
         self._slots.hold(held)
         if self._slots.superseded(ticket):
             self._slots.settle(held, None)
-        elif held.deadline_seconds <= time.time() and delivery.delivery_count == 1:
-            timed_out = AttemptStatus.ATTEMPT_STATUS_TIMED_OUT
-            self._slots.settle(held, self._usage.never_ran(ticket, timed_out, Reason.DEADLINE_EXCEEDED))
-        else:  # a late one that was delivered before may have run elsewhere: its router knows, and refuses it then
+        else:  # a late one too: only its router knows what the time is there, and refuses it
             self._offers.send(held, self._refused)
 
     def _refused(self, held: HeldTicket, refusal: Refusal) -> None:
@@ -121,7 +118,7 @@ class TicketIntake:
             return
         if held.state is TicketState.DELIVERING:
             self._receipts.check(held)
-        if held.run is not None and held.deadline_seconds <= time.time():
+        if held.run is not None and held.deadline_seconds <= now_seconds:
             held.run.expire()
         if held.state is not TicketState.RELEASED and now_seconds - held.renewed_seconds > RENEW_SECONDS:
             held.renewed_seconds = now_seconds

@@ -28,6 +28,8 @@ _ASK_SECONDS = 1.0  # without a receipt; far longer than a router takes
 _GONE_AFTER = 4  # questions in a row that reached nobody: a router that only lost NATS is back by then
 _OPEN = ticket_pb2.RECEIPT_STATE_UNSPECIFIED
 _FAILED = ticket_pb2.RECEIPT_STATE_FAILED
+_CANCELLED = usage_event_pb2.ATTEMPT_STATUS_CANCELLED
+_TIMED_OUT = ticket_pb2.RECEIPT_STATE_TIMED_OUT
 _ACCOUNTED = ticket_pb2.RECEIPT_STATE_ACCOUNTED
 
 
@@ -94,6 +96,8 @@ def counted(measured: UsageEvent, receipt: Receipt | None, *, streamed: bool) ->
         return None
     if receipt is not None and receipt.state == _FAILED:
         return _undelivered(measured, Reason.INTERNAL)
+    if receipt is not None and receipt.state == _TIMED_OUT and measured.status == _CANCELLED:
+        _end(measured, usage_event_pb2.ATTEMPT_STATUS_TIMED_OUT, Reason.DEADLINE_EXCEEDED)
     gone = receipt is None or receipt.state == _OPEN
     if gone and (receipt is None or not streamed):
         return _undelivered(measured, Reason.UNAVAILABLE)
@@ -103,9 +107,9 @@ def counted(measured: UsageEvent, receipt: Receipt | None, *, streamed: bool) ->
     if given < measured.usage.output_tokens:
         measured.usage.output_tokens = given
         if measured.status == usage_event_pb2.ATTEMPT_STATUS_COMPLETED:
-            _end(measured, usage_event_pb2.ATTEMPT_STATUS_CANCELLED, Reason.CANCELLED)
+            _end(measured, _CANCELLED, Reason.CANCELLED)
     if gone:
-        _end(measured, usage_event_pb2.ATTEMPT_STATUS_CANCELLED, Reason.UNAVAILABLE)
+        _end(measured, _CANCELLED, Reason.UNAVAILABLE)
     return measured
 
 

@@ -99,6 +99,7 @@ class Dispatcher:
             once=once,
             receipts=bool(accepted.receipt_subject),
         )
+        own.queue_duration.FromNanoseconds(int((record.queue_seconds or 0.0) * 1e9))
         # Serialized messages that follow one another are one message: so a job with megabytes of prompt is serialized
         # once for each attempt, as gRPC would do, and neither copied (a third more time for 3 MB) nor written to.
         request = b"".join((job.run.SerializeToString(), own.SerializeToString()))

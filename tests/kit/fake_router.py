@@ -84,7 +84,9 @@ class FakeRouter:
     async def open(self, request: RunRequest) -> Any:
         """The call, once an offer came."""
         offer, _ = await self.offer(request.ticket)
-        return self.stub(offer).Run(request, timeout=WAIT_SECONDS * 3)
+        ticket = request.ticket
+        seconds = (ticket.deadline.ToNanoseconds() - ticket.publish_time.ToNanoseconds()) / 1e9
+        return self.stub(offer).Run(request, timeout=seconds)
 
     async def run(self, request: RunRequest) -> list[RunEvent]:
         """All events of a run that goes well."""

@@ -18,7 +18,7 @@ from common import names, telemetry
 from common.errors import Reason
 from messaging.bus import TASK_ACK_WAIT_SECONDS, WORKER_TTL_SECONDS
 from router.dispatch.accounting.attempts import Attempt, Publisher
-from router.dispatch.accounting.receipts import ACCOUNTED, ENDED, FAILED
+from router.dispatch.accounting.receipts import ACCOUNTED, ENDED, FAILED, TIMED_OUT
 from router.dispatch.accounting.usage_events import usage_event
 from router.dispatch.jobs import Delivery
 from router.dispatch.records import Record
@@ -195,4 +195,6 @@ class AttemptRegistry:
 def _receipt_state(attempt: Attempt, reason: Reason | None) -> "ReceiptState.ValueType":
     if attempt.accounting.publisher is Publisher.ROUTER:
         return ACCOUNTED
+    if reason is Reason.DEADLINE_EXCEEDED:
+        return TIMED_OUT
     return ENDED if reason is None or reason in _THE_CLIENTS else FAILED

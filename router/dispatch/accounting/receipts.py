@@ -24,7 +24,7 @@ from router.dispatch.records import Record
 logger = logging.getLogger(__name__)
 
 ENDED, FAILED = ticket_pb2.RECEIPT_STATE_ENDED, ticket_pb2.RECEIPT_STATE_FAILED
-ACCOUNTED = ticket_pb2.RECEIPT_STATE_ACCOUNTED
+ACCOUNTED, TIMED_OUT = ticket_pb2.RECEIPT_STATE_ACCOUNTED, ticket_pb2.RECEIPT_STATE_TIMED_OUT
 _EVERY_SECONDS = 0.25  # what a stream is billed too little when its router dies
 _PER_MESSAGE = 1000  # receipts of about 60 bytes
 
@@ -63,7 +63,7 @@ class Receipts:
         if self._open.pop(attempt_id, None) is None:
             return
         receipt = Receipt(request_id=record.identity.request_id, attempt=attempt.number, state=state)
-        if state == ENDED and record.delivery is Delivery.STREAM and record.given_exactly:
+        if state in (ENDED, TIMED_OUT) and record.delivery is Delivery.STREAM and record.given_exactly:
             receipt.output_tokens = record.given_of(attempt)
         payload = ticket_pb2.Receipts(receipts=[receipt]).SerializeToString()
         self._sent[attempt_id] = _Sent(attempt.receipt_subject, payload)

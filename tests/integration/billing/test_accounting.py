@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus
 
 from billing.duties.retention import forget, oldest_month
-from billing.entry import decode
+from billing.entry import Arrival, decode
 from billing.rollups import Balance
 from billing.store import LedgerWriter
 from control.schema.migrate import migrate, migrations
@@ -27,7 +27,7 @@ PRICE = """
 
 async def record(harness, *events):
     return await LedgerWriter(harness.database).record(
-        [decode(event.SerializeToString(), time.time()) for event in events]
+        [decode(event.SerializeToString(), Arrival(time.time_ns(), None)) for event in events]
     )
 
 

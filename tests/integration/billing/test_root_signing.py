@@ -10,7 +10,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from billing.duties.root_signing import RootSigner, signing_key
-from billing.entry import decode
+from billing.entry import Arrival, decode
 from billing.store import LedgerWriter
 from cli.ledger_verification import verify
 from control.stores.ledger_export import LedgerExport, write
@@ -35,7 +35,7 @@ async def signed(harness):
             fields = {"account": account, "project": "p", "ticket_time": ticket_time}
             events = [harness.event(number + one, **fields) for one in range(3)]
             number += 3
-            await ledger.record([decode(event.SerializeToString(), time.time()) for event in events])
+            await ledger.record([decode(event.SerializeToString(), Arrival(time.time_ns(), None)) for event in events])
         if days:
             await harness.database.execute(
                 "UPDATE ledger_chain SET record_time = $1 WHERE record_time > now() - interval '1 hour'",

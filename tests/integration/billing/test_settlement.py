@@ -5,7 +5,7 @@ import random
 import msgspec
 import pytest
 
-from billing.entry import decode
+from billing.entry import Arrival, decode
 from billing.reservations.settlement import connect_settlement
 from billing.rollups import ALL_MODELS, Balance, Totals
 from common import names
@@ -18,7 +18,7 @@ def totals(tokens):
 
 
 def entries(*events):
-    return [decode(event.SerializeToString(), event.end_time.seconds) for event in events]
+    return [decode(event.SerializeToString(), Arrival(event.end_time.ToNanoseconds(), None)) for event in events]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus
 
-from billing.entry import Entry, decode
+from billing.entry import Arrival, Entry, decode
 from billing.reservations.settlement import connect_settlement
 from billing.rollups import ALL_MODELS, Balance, Totals
 from billing.store import LedgerWriter, Recorded
@@ -195,7 +195,7 @@ class Billing(RuleBasedStateMachine):
 
 
 def entries(events: list[Any]) -> list[Entry]:
-    return [decode(event.SerializeToString(), event.end_time.seconds) for event in events]
+    return [decode(event.SerializeToString(), Arrival(event.end_time.ToNanoseconds(), None)) for event in events]
 
 
 async def test_whatever_happens_between_two_steps_every_event_counts_once(harness: Any, seed: int) -> None:

@@ -18,10 +18,11 @@ SECONDS = 40.0
 
 
 @asynccontextmanager
-async def process(manifest, nats_url, spool):
+async def process(manifest, nats_url, spool, more_environment=None):
     """A worker as it runs for real."""
     environment = {
         **os.environ,
+        **(more_environment or {}),
         "UPLION_INFERENCE_MANIFEST": str(manifest),
         "UPLION_INFERENCE_SPOOL_DIR": str(spool),
         "NATS_URL": nats_url,

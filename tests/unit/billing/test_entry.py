@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
 
-from billing.entry import Entry, MalformedEventError, decode
+from billing.entry import Arrival, Entry, MalformedEventError, decode
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp()
+ARRIVAL = Arrival(int(NOW) * 1_000_000_000, None)
+SECOND = 1_000_000_000
 
 
 def event(**fields):
@@ -27,7 +29,7 @@ def event(**fields):
 
 
 def read(made):
-    return decode(made.SerializeToString(), NOW)
+    return decode(made.SerializeToString(), ARRIVAL)
 
 
 def test_unset_stays_unknown_and_zero_stays_zero():
@@ -73,19 +75,43 @@ def decode_status(number):
 
 
 @pytest.mark.parametrize("seconds", [0, int(NOW) + 90_000, -(1 << 62), 1 << 62])
-@pytest.mark.parametrize("field", ["end_time", "ticket_time"])
-def test_an_impossible_time_is_malformed(field, seconds):
+def test_an_impossible_end_of_an_earlier_versions_event_is_malformed(seconds):
     made = event()
-    getattr(made, field).seconds = seconds
-    getattr(made, field).SetInParent()
-    with pytest.raises(MalformedEventError, match=field):
+    made.end_time.seconds = seconds
+    with pytest.raises(MalformedEventError, match="end_time"):
         read(made)
+
+
+@pytest.mark.parametrize("seconds", [0, int(NOW) + 90_000, -(1 << 62), 1 << 62])
+def test_an_event_whose_ticket_has_an_impossible_time_is_filed_under_its_end(seconds):
+    made = event()
+    made.ticket_time.seconds = seconds
+    made.ticket_time.SetInParent()
+    assert read(made).month == "2026-11-01"
+
+
+@pytest.mark.parametrize("wrong_by_seconds", [0, 3600, -3600, 300, -300, 400 * 86_400, -20 * 365 * 86_400])
+def test_the_ledger_is_dated_by_jetstreams_clock_whatever_its_publishers_says(wrong_by_seconds):
+    """It ended 90 s before it was sent: it lay in a spool."""
+    made = event()
+    made.end_time.FromNanoseconds((int(NOW) + wrong_by_seconds - 90) * SECOND)
+    arrival = Arrival(int(NOW) * SECOND, (int(NOW) + wrong_by_seconds) * SECOND)
+    entry = decode(made.SerializeToString(), arrival)
+    assert entry.end_time == datetime(2026, 11, 21, 11, 58, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("set_by_seconds", [-3600, 400 * 86_400])
+def test_a_publishers_clock_that_is_set_before_it_sends_does_not_put_an_event_elsewhere(set_by_seconds):
+    made = event()
+    made.end_time.FromNanoseconds(int(NOW) * SECOND)
+    entry = decode(made.SerializeToString(), Arrival(int(NOW) * SECOND, (int(NOW) + set_by_seconds) * SECOND))
+    assert entry.end_time == datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_an_entry_or_malformed(data):
     try:
-        entry = decode(data, NOW)
+        entry = decode(data, ARRIVAL)
     except MalformedEventError:
         return
     assert isinstance(entry, Entry)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
 
-from billing.entry import decode
+from billing.entry import Arrival, decode
 from billing.policy import BILL, INPUT_ONLY, WAIVE
 from billing.pricing import Price, PriceList
 from ledger.prices import RATES, amount
@@ -39,7 +39,7 @@ def entry(*, status=1, end_time=MOMENT, model="m", micros=None, **tokens):
         setattr(event.usage, name, count)
     if micros is not None:
         event.compute_duration.FromMicroseconds(micros)
-    return decode(event.SerializeToString(), MOMENT.timestamp() + 86_000)
+    return decode(event.SerializeToString(), Arrival(int((MOMENT.timestamp() + 86_000) * 1e9), None))
 
 
 def charged(prices, made, action=BILL):

@@ -14,7 +14,7 @@ from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
 from uplion.control.v1.usage_pb2 import UsageClass
 from uplion.inference.v1.sampling_pb2 import TokenUsage
 
-from billing.entry import decode
+from billing.entry import Arrival, decode
 from billing.policy import BILL, INPUT_ONLY, WAIVE
 from billing.pricing import Price, PriceList
 from control.charges import added, charges, total
@@ -75,7 +75,7 @@ def test_the_classes_costs_are_what_billing_charged(data):
         event.usage.MergeFrom(TokenUsage(**counts))
         event.compute_duration.FromMicroseconds(microseconds)
         event.end_time.FromDatetime(HOUR)
-        charge = prices.charge(decode(event.SerializeToString(), HOUR.timestamp()), action)
+        charge = prices.charge(decode(event.SerializeToString(), Arrival(int(HOUR.timestamp() * 1e9), None)), action)
         assert charge is not None
         row["cost"] += amount(charge.units)
         row["compute_seconds"] += Decimal(microseconds).scaleb(-6)

@@ -8,7 +8,7 @@ from uplion.billing.v1.usage_event_pb2 import AttemptStatus, UsageEvent
 from uplion.inference.v1.sampling_pb2 import FinishReason
 
 from billing.copy_rows import copy_row
-from billing.entry import decode
+from billing.entry import Arrival, decode
 from billing.policy import INPUT_ONLY
 from billing.pricing import Charge
 from ledger import hash_chain
@@ -49,7 +49,7 @@ def test_the_writer_makes_the_same_bytes():
         setattr(event.usage, column, count)
     event.compute_duration.FromMicroseconds(1_500_000)
     event.end_time.FromDatetime(VALUES[19])
-    entry = decode(event.SerializeToString(), VALUES[19].timestamp())
+    entry = decode(event.SerializeToString(), Arrival(int(VALUES[19].timestamp() * 1e9), None))
     chained, _ = copy_row(entry, Charge(9, 123456789012345678, "EUR"), INPUT_ONLY)
     assert chained == ROW
 

@@ -142,11 +142,13 @@ class UsageEvent(_message.Message):
 
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
-        """From the ticket's publishing to the end of the attempt."""
+        """From the ticket's publishing to the end of the attempt; unset when no worker ran it and no router knows."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """When the attempt ended, by the publisher's clock."""
+        """When the attempt ended, by the publisher's clock. The ledger takes no more from it than how long before its sending
+        the event ended (HEADER_SENT in common/names.py), and counts that back from JetStream's timestamp of the message.
+        """
 
     @_builtins.property
     def ticket_time(self) -> _timestamp_pb2.Timestamp:

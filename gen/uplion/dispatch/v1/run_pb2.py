@@ -22,39 +22,40 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from uplion.dispatch.v1 import ticket_pb2 as uplion_dot_dispatch_dot_v1_dot_ticket__pb2
 from uplion.inference.v1 import sampling_pb2 as uplion_dot_inference_dot_v1_dot_sampling__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cuplion/dispatch/v1/run.proto\x12\x12uplion.dispatch.v1\x1a\x1fuplion/dispatch/v1/ticket.proto\x1a\"uplion/inference/v1/sampling.proto\"\"\n\tChatInput\x12\x15\n\rmessages_json\x18\x01 \x01(\x0c\"W\n\tTextInput\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x30\n\x06tokens\x18\x02 \x01(\x0b\x32\x1e.uplion.dispatch.v1.TokenArrayH\x00\x42\x08\n\x06prompt\">\n\x0e\x45mbeddingInput\x12,\n\x05items\x18\x01 \x03(\x0b\x32\x1d.uplion.dispatch.v1.TextInput\"\x19\n\nTokenArray\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xee\x02\n\nRunRequest\x12*\n\x06ticket\x18\x01 \x01(\x0b\x32\x1a.uplion.dispatch.v1.Ticket\x12-\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x1d.uplion.dispatch.v1.ChatInputH\x00\x12\x33\n\ncompletion\x18\x03 \x01(\x0b\x32\x1d.uplion.dispatch.v1.TextInputH\x00\x12\x37\n\tembedding\x18\x04 \x01(\x0b\x32\".uplion.dispatch.v1.EmbeddingInputH\x00\x12/\n\x08sampling\x18\x05 \x01(\x0b\x32\x1d.uplion.inference.v1.Sampling\x12.\n\x06resume\x18\x06 \x03(\x0b\x32\x1e.uplion.dispatch.v1.TokenArray\x12\r\n\x05whole\x18\x07 \x01(\x08\x12\x0c\n\x04once\x18\x08 \x01(\x08\x12\x10\n\x08receipts\x18\t \x01(\x08\x42\x07\n\x05input\"\xa8\x01\n\x08RunEvent\x12)\n\x06\x64\x65ltas\x18\x01 \x03(\x0b\x32\x19.uplion.dispatch.v1.Delta\x12+\n\x07vectors\x18\x02 \x03(\x0b\x32\x1a.uplion.dispatch.v1.Vector\x12.\n\x05usage\x18\x03 \x01(\x0b\x32\x1f.uplion.inference.v1.TokenUsage\x12\x14\n\x0cinput_tokens\x18\x04 \x01(\r\"\xdc\x01\n\x05\x44\x65lta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x38\n\rfinish_reason\x18\x04 \x01(\x0e\x32!.uplion.inference.v1.FinishReason\x12\'\n\x05parts\x18\x05 \x03(\x0b\x32\x18.uplion.dispatch.v1.Part\x12\x42\n\x11log_probabilities\x18\x06 \x03(\x0b\x32\'.uplion.dispatch.v1.TokenLogProbabilityJ\x04\x08\x02\x10\x03R\x04text\"\x8f\x01\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x13\n\treasoning\x18\x02 \x01(\tH\x00\x12\x11\n\x07refusal\x18\x03 \x01(\tH\x00\x12\x35\n\ttool_call\x18\x04 \x01(\x0b\x32 .uplion.dispatch.v1.ToolCallPartH\x00\x12\r\n\x03raw\x18\x05 \x01(\x0cH\x00\x42\t\n\x07\x63ontent\"J\n\x0cToolCallPart\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\targuments\x18\x04 \x01(\t\"z\n\x13TokenLogProbability\x12\x32\n\x06\x63hosen\x18\x01 \x01(\x0b\x32\".uplion.dispatch.v1.TokenCandidate\x12/\n\x03top\x18\x02 \x03(\x0b\x32\".uplion.dispatch.v1.TokenCandidate\"J\n\x0eTokenCandidate\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x17\n\x0flog_probability\x18\x03 \x01(\x02\"\x18\n\x06Vector\x12\x0e\n\x06values\x18\x01 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cuplion/dispatch/v1/run.proto\x12\x12uplion.dispatch.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fuplion/dispatch/v1/ticket.proto\x1a\"uplion/inference/v1/sampling.proto\"\"\n\tChatInput\x12\x15\n\rmessages_json\x18\x01 \x01(\x0c\"W\n\tTextInput\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x30\n\x06tokens\x18\x02 \x01(\x0b\x32\x1e.uplion.dispatch.v1.TokenArrayH\x00\x42\x08\n\x06prompt\">\n\x0e\x45mbeddingInput\x12,\n\x05items\x18\x01 \x03(\x0b\x32\x1d.uplion.dispatch.v1.TextInput\"\x19\n\nTokenArray\x12\x0b\n\x03ids\x18\x01 \x03(\r\"\xa1\x03\n\nRunRequest\x12*\n\x06ticket\x18\x01 \x01(\x0b\x32\x1a.uplion.dispatch.v1.Ticket\x12-\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x1d.uplion.dispatch.v1.ChatInputH\x00\x12\x33\n\ncompletion\x18\x03 \x01(\x0b\x32\x1d.uplion.dispatch.v1.TextInputH\x00\x12\x37\n\tembedding\x18\x04 \x01(\x0b\x32\".uplion.dispatch.v1.EmbeddingInputH\x00\x12/\n\x08sampling\x18\x05 \x01(\x0b\x32\x1d.uplion.inference.v1.Sampling\x12.\n\x06resume\x18\x06 \x03(\x0b\x32\x1e.uplion.dispatch.v1.TokenArray\x12\r\n\x05whole\x18\x07 \x01(\x08\x12\x0c\n\x04once\x18\x08 \x01(\x08\x12\x10\n\x08receipts\x18\t \x01(\x08\x12\x31\n\x0equeue_duration\x18\n \x01(\x0b\x32\x19.google.protobuf.DurationB\x07\n\x05input\"\xa8\x01\n\x08RunEvent\x12)\n\x06\x64\x65ltas\x18\x01 \x03(\x0b\x32\x19.uplion.dispatch.v1.Delta\x12+\n\x07vectors\x18\x02 \x03(\x0b\x32\x1a.uplion.dispatch.v1.Vector\x12.\n\x05usage\x18\x03 \x01(\x0b\x32\x1f.uplion.inference.v1.TokenUsage\x12\x14\n\x0cinput_tokens\x18\x04 \x01(\r\"\xdc\x01\n\x05\x44\x65lta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x38\n\rfinish_reason\x18\x04 \x01(\x0e\x32!.uplion.inference.v1.FinishReason\x12\'\n\x05parts\x18\x05 \x03(\x0b\x32\x18.uplion.dispatch.v1.Part\x12\x42\n\x11log_probabilities\x18\x06 \x03(\x0b\x32\'.uplion.dispatch.v1.TokenLogProbabilityJ\x04\x08\x02\x10\x03R\x04text\"\x8f\x01\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x13\n\treasoning\x18\x02 \x01(\tH\x00\x12\x11\n\x07refusal\x18\x03 \x01(\tH\x00\x12\x35\n\ttool_call\x18\x04 \x01(\x0b\x32 .uplion.dispatch.v1.ToolCallPartH\x00\x12\r\n\x03raw\x18\x05 \x01(\x0cH\x00\x42\t\n\x07\x63ontent\"J\n\x0cToolCallPart\x12\r\n\x05index\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x11\n\targuments\x18\x04 \x01(\t\"z\n\x13TokenLogProbability\x12\x32\n\x06\x63hosen\x18\x01 \x01(\x0b\x32\".uplion.dispatch.v1.TokenCandidate\x12/\n\x03top\x18\x02 \x03(\x0b\x32\".uplion.dispatch.v1.TokenCandidate\"J\n\x0eTokenCandidate\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\r\n\x05token\x18\x02 \x01(\x0c\x12\x17\n\x0flog_probability\x18\x03 \x01(\x02\"\x18\n\x06Vector\x12\x0e\n\x06values\x18\x01 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'uplion.dispatch.v1.run_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CHATINPUT']._serialized_start=121
-  _globals['_CHATINPUT']._serialized_end=155
-  _globals['_TEXTINPUT']._serialized_start=157
-  _globals['_TEXTINPUT']._serialized_end=244
-  _globals['_EMBEDDINGINPUT']._serialized_start=246
-  _globals['_EMBEDDINGINPUT']._serialized_end=308
-  _globals['_TOKENARRAY']._serialized_start=310
-  _globals['_TOKENARRAY']._serialized_end=335
-  _globals['_RUNREQUEST']._serialized_start=338
-  _globals['_RUNREQUEST']._serialized_end=704
-  _globals['_RUNEVENT']._serialized_start=707
-  _globals['_RUNEVENT']._serialized_end=875
-  _globals['_DELTA']._serialized_start=878
-  _globals['_DELTA']._serialized_end=1098
-  _globals['_PART']._serialized_start=1101
-  _globals['_PART']._serialized_end=1244
-  _globals['_TOOLCALLPART']._serialized_start=1246
-  _globals['_TOOLCALLPART']._serialized_end=1320
-  _globals['_TOKENLOGPROBABILITY']._serialized_start=1322
-  _globals['_TOKENLOGPROBABILITY']._serialized_end=1444
-  _globals['_TOKENCANDIDATE']._serialized_start=1446
-  _globals['_TOKENCANDIDATE']._serialized_end=1520
-  _globals['_VECTOR']._serialized_start=1522
-  _globals['_VECTOR']._serialized_end=1546
+  _globals['_CHATINPUT']._serialized_start=153
+  _globals['_CHATINPUT']._serialized_end=187
+  _globals['_TEXTINPUT']._serialized_start=189
+  _globals['_TEXTINPUT']._serialized_end=276
+  _globals['_EMBEDDINGINPUT']._serialized_start=278
+  _globals['_EMBEDDINGINPUT']._serialized_end=340
+  _globals['_TOKENARRAY']._serialized_start=342
+  _globals['_TOKENARRAY']._serialized_end=367
+  _globals['_RUNREQUEST']._serialized_start=370
+  _globals['_RUNREQUEST']._serialized_end=787
+  _globals['_RUNEVENT']._serialized_start=790
+  _globals['_RUNEVENT']._serialized_end=958
+  _globals['_DELTA']._serialized_start=961
+  _globals['_DELTA']._serialized_end=1181
+  _globals['_PART']._serialized_start=1184
+  _globals['_PART']._serialized_end=1327
+  _globals['_TOOLCALLPART']._serialized_start=1329
+  _globals['_TOOLCALLPART']._serialized_end=1403
+  _globals['_TOKENLOGPROBABILITY']._serialized_start=1405
+  _globals['_TOKENLOGPROBABILITY']._serialized_end=1527
+  _globals['_TOKENCANDIDATE']._serialized_start=1529
+  _globals['_TOKENCANDIDATE']._serialized_end=1603
+  _globals['_VECTOR']._serialized_start=1605
+  _globals['_VECTOR']._serialized_end=1629
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from uplion.dispatch.v1 import ticket_pb2 as _ticket_pb2
@@ -135,6 +136,7 @@ class RunRequest(_message.Message):
     WHOLE_FIELD_NUMBER: _builtins.int
     ONCE_FIELD_NUMBER: _builtins.int
     RECEIPTS_FIELD_NUMBER: _builtins.int
+    QUEUE_DURATION_FIELD_NUMBER: _builtins.int
     whole: _builtins.bool
     """The answer is not streamed: one event a second is enough. Unset means an event for each engine step."""
     once: _builtins.bool
@@ -171,6 +173,10 @@ class RunRequest(_message.Message):
         deliver them again. Unset means a fresh start.
         """
 
+    @_builtins.property
+    def queue_duration(self) -> _duration_pb2.Duration:
+        """From the ticket's publishing to the offer. Unset: the router is of an earlier version."""
+
     def __init__(
         self,
         *,
@@ -183,10 +189,11 @@ class RunRequest(_message.Message):
         whole: _builtins.bool = ...,
         once: _builtins.bool = ...,
         receipts: _builtins.bool = ...,
+        queue_duration: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "completion", b"completion", "embedding", b"embedding", "input", b"input", "sampling", b"sampling", "ticket", b"ticket"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "completion", b"completion", "embedding", b"embedding", "input", b"input", "queue_duration", b"queue_duration", "sampling", b"sampling", "ticket", b"ticket"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "completion", b"completion", "embedding", b"embedding", "input", b"input", "once", b"once", "receipts", b"receipts", "resume", b"resume", "sampling", b"sampling", "ticket", b"ticket", "whole", b"whole"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "completion", b"completion", "embedding", b"embedding", "input", b"input", "once", b"once", "queue_duration", b"queue_duration", "receipts", b"receipts", "resume", b"resume", "sampling", b"sampling", "ticket", b"ticket", "whole", b"whole"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["chat", "completion", "embedding"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015

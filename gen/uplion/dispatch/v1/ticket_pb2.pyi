@@ -34,6 +34,8 @@ class _ReceiptStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReceiptS
     """The answer was made and not delivered, by a fault of the platform: it costs nothing."""
     RECEIPT_STATE_ACCOUNTED: _ReceiptState.ValueType  # 3
     """The router accounts for the attempt itself."""
+    RECEIPT_STATE_TIMED_OUT: _ReceiptState.ValueType  # 4
+    """As ENDED, and it was the time that was over."""
 
 class ReceiptState(_ReceiptState, metaclass=_ReceiptStateEnumTypeWrapper):
     """How an attempt ended for its client."""
@@ -46,6 +48,8 @@ RECEIPT_STATE_FAILED: ReceiptState.ValueType  # 2
 """The answer was made and not delivered, by a fault of the platform: it costs nothing."""
 RECEIPT_STATE_ACCOUNTED: ReceiptState.ValueType  # 3
 """The router accounts for the attempt itself."""
+RECEIPT_STATE_TIMED_OUT: ReceiptState.ValueType  # 4
+"""As ENDED, and it was the time that was over."""
 Global___ReceiptState: _TypeAlias = ReceiptState  # noqa: Y015
 
 @_typing.final
@@ -124,11 +128,15 @@ class Ticket(_message.Message):
 
     @_builtins.property
     def deadline(self) -> _timestamp_pb2.Timestamp:
-        """After this moment the router does not wait for it any more."""
+        """After this moment, by the router's own clock, it does not wait any more. For workers of an earlier version: others
+        offer to run every ticket, and take the time of a run from the call's timeout, which is a duration.
+        """
 
     @_builtins.property
     def publish_time(self) -> _timestamp_pb2.Timestamp:
-        """When the router published it."""
+        """When the router published it, by its own clock: a value that all usage events of the attempt share, and that is
+        compared with no other clock.
+        """
 
     def __init__(
         self,

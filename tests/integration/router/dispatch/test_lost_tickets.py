@@ -19,7 +19,9 @@ async def _swallowed(world: Any, count: int) -> tuple[Any, list[Any]]:
     """So many requests, whose tickets are all with a worker that offers nothing."""
     dead = await world.start_worker(swallows=True)
     asking = [
-        asyncio.create_task(world.client.post("CreateChatCompletion", chat(world.model), request_id=f"r{number}"))
+        asyncio.create_task(
+            world.client.post("CreateChatCompletion", chat(world.model), request_id=f"{world.model}-{number}")
+        )
         for number in range(count)
     ]
     await until(lambda: len(dead.offered) == count)
@@ -36,7 +38,9 @@ async def test_tickets_that_a_killed_worker_took_run_elsewhere_as_the_same_attem
         took = time.monotonic() - began
         assert {status for status, *_ in answers} == {200}
         assert took < _LONG_BEFORE_THE_QUEUE_SECONDS
-        assert sorted(run.ticket.request_id for run in worker.runs) == sorted(f"r{n}" for n in range(_REQUESTS))
+        assert sorted(run.ticket.request_id for run in worker.runs) == sorted(
+            f"{world.model}-{number}" for number in range(_REQUESTS)
+        )
         assert {run.ticket.attempt for run in worker.runs} == {1}
         info = await world.bus.js.stream_info(STREAM_TASKS, subjects_filter=world.tickets)
         assert not info.state.subjects, "what was lost was deleted"

@@ -37,9 +37,9 @@ async def final(worker: Any) -> Receipt:
 async def test_a_delivered_answer_has_a_receipt(start_world: Any, stream: bool) -> None:
     async with start_world(worker=False) as world:
         worker = await world.start_worker()
-        await world.client.post("CreateChatCompletion", chat(world.model, stream=stream), request_id="r1")
+        await world.client.post("CreateChatCompletion", chat(world.model, stream=stream), request_id=world.model)
         receipt = await final(worker)
-        assert (receipt.request_id, receipt.attempt, receipt.state) == ("r1", 1, ENDED)
+        assert (receipt.request_id, receipt.attempt, receipt.state) == (world.model, 1, ENDED)
         assert receipt.HasField("output_tokens") == stream
         assert receipt.output_tokens == (2 if stream else 0)
         assert worker.runs[0].receipts

@@ -16,6 +16,7 @@ COMPLETED, CANCELLED, FAILED = (
 ENDED = Receipt(state=ticket_pb2.RECEIPT_STATE_ENDED)
 CUT = Receipt(state=ticket_pb2.RECEIPT_STATE_ENDED, output_tokens=4)
 WHOLE = Receipt(state=ticket_pb2.RECEIPT_STATE_ENDED, output_tokens=10)
+LATE = Receipt(state=ticket_pb2.RECEIPT_STATE_TIMED_OUT, output_tokens=4)
 OPEN = Receipt(output_tokens=3)
 OPEN_UNCOUNTED = Receipt()
 
@@ -39,6 +40,7 @@ def event(status: int = COMPLETED) -> billing.UsageEvent:
         (COMPLETED, WHOLE, True, COMPLETED, 10),
         (COMPLETED, CUT, True, CANCELLED, 4),
         (CANCELLED, CUT, True, CANCELLED, 4),
+        (CANCELLED, LATE, True, billing.ATTEMPT_STATUS_TIMED_OUT, 4),
         (CANCELLED, ENDED, False, CANCELLED, 10),
         (COMPLETED, OPEN, True, CANCELLED, 3),
         (CANCELLED, OPEN, True, CANCELLED, 3),
