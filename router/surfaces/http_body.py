@@ -34,6 +34,13 @@ async def answer_json(context: Context, body: bytes) -> None:
     await write(context, http_body(body, CONTENT_JSON))
 
 
+async def flush(context: Context) -> None:
+    """Returns once the edge's socket has what was written: gRPC reports a message as written when it has framed it, and
+    frames another one (an empty one, of which the edge makes nothing) only after that.
+    """
+    await write(context, b"")
+
+
 async def answer_error(
     context: Context, operation: Operation, error: UplionError, request_id: str = "", *, retry: bool = True
 ) -> None:

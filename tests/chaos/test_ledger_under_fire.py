@@ -28,7 +28,7 @@ pytestmark = pytest.mark.chaos
 _MODEL = str(Path(__file__).with_name("synthetic.yaml"))
 _SECONDS = float(os.environ.get("UPLION_CHAOS_SECONDS", "60"))
 _CLIENTS = 64
-_KILLS = 3
+_KILLS = 12  # in three times _SECONDS
 _BILLING = "billing-control"
 
 
@@ -42,6 +42,12 @@ def fortress(start_platform: Up, monkeypatch: pytest.MonkeyPatch) -> Platform:
     monkeypatch.setenv("UPLION_BILLING_ORPHAN_SECONDS", "2")
     monkeypatch.setenv("UPLION_BILLING_ORPHAN_GRACE_SECONDS", "20")
     return start_platform("-f", _MODEL, "--processes", "2")
+
+
+def _parts(platform: Platform) -> list[str]:
+    """The names of all parts that have a process."""
+    parts = json.loads((platform.state / "run.json").read_text())["parts"]
+    return [part["name"] for part in parts if part["pid"] is not None]
 
 
 def _pid(platform: Platform, name: str) -> int | None:
@@ -63,12 +69,12 @@ async def _signal(platform: Platform, name: str, number: signal.Signals = signal
 
 
 async def _shoot(platform: Platform, seed: int, seconds: float) -> None:
-    """Each victim three times, in an order of the seed; then what no order is sure to meet: a billing that has
-    committed a batch and dies before it could settle and acknowledge it.
+    """Twelve parts that the stack reports, in an order of the seed, each once before any twice; then what no order is
+    sure to meet: a billing that has committed a batch and dies before it could settle and acknowledge it.
     """
     chance = random.Random(seed)
-    victims = [_BILLING, "authz", "router-2", "nats", "postgres", "valkey", "worker/synthetic/1"] * _KILLS
-    chance.shuffle(victims)
+    parts = sorted(_parts(platform))
+    victims = [victim for _ in range(_KILLS) for victim in chance.sample(parts, len(parts))][:_KILLS]
     for victim in victims:
         await asyncio.sleep(chance.uniform(0.5, 1.5) * seconds / len(victims))
         print(f"kill -9 {victim}", flush=True)
@@ -116,11 +122,11 @@ def _key(platform: Platform) -> tuple[str, str, str]:
     return created["key"], created["id"], created["account"]
 
 
-async def _under_fire(platform: Platform, seed: int) -> list[str]:
+async def _under_fire(platform: Platform, seed: int, seconds: float) -> list[str]:
     key, key_id, account = await asyncio.to_thread(_key, platform)
     async with _crowd(platform, key, seed) as crowd:
         await asyncio.sleep(2)
-        await _shoot(platform, seed, _SECONDS)
+        await _shoot(platform, seed, seconds)
     assert crowd.counts()["ok"] > 100
     await _serving(platform)
     await until_quiet(platform)
@@ -140,7 +146,7 @@ async def _reconciled(platform: Platform) -> list[str]:
 
 
 def test_everything_is_killed_and_every_token_counts_once(fortress: Platform, seed: int) -> None:
-    assert asyncio.run(_under_fire(fortress, seed)) == []
+    assert asyncio.run(_under_fire(fortress, seed, 3 * _SECONDS)) == []
 
 
 def test_without_the_unique_key_the_same_test_fails(fortress: Platform, seed: int) -> None:
@@ -150,7 +156,7 @@ def test_without_the_unique_key_the_same_test_fails(fortress: Platform, seed: in
         connection = await asyncpg.connect(fortress.facts["postgres_url"], timeout=30)
         await connection.execute("ALTER TABLE usage_events DROP CONSTRAINT usage_events_pkey")
         await connection.close()
-        return await _under_fire(fortress, seed)
+        return await _under_fire(fortress, seed, _SECONDS)
 
     found = asyncio.run(control())
     print(f"{len(found)} differences, such as {found[:3]}")

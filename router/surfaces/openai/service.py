@@ -20,7 +20,7 @@ from router.dispatch.records import Record
 from router.dispatch.routing_table import RoutingTable
 from router.settings import RouterSettings
 from router.surfaces.base import CallLifecycle, Context, write
-from router.surfaces.http_body import CONTENT_STREAM, answer_error, answer_json, http_body
+from router.surfaces.http_body import CONTENT_STREAM, answer_error, answer_json, flush, http_body
 from router.surfaces.openai import write as frames
 from router.surfaces.openai.parse import PARSERS, OpenAIRequest
 from router.surfaces.relay import Relay
@@ -84,6 +84,7 @@ class _Inference:
             answer = await self._relay.collect(request.job, record, self._context)
             body = frames.whole_answer(request, answer, int(time.time()), record.budget_cut)
             await answer_json(self._context, body)
+            await flush(self._context)  # what is accounted for as delivered must not die with this process
 
     async def refuse(self, error: UplionError) -> None:
         if error.reason is Reason.CANCELLED:
