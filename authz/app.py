@@ -54,13 +54,13 @@ async def main(settings: AuthzSettings, stop: asyncio.Event, ready: Ready) -> No
         lookups = KeyLookups(store, settings.lookup_seconds)
         keys = KeyRing(lookups, ValkeyKeyCache(valkey, settings.key_ttl_seconds), _ring_limits(settings))
         prices, counter_writes = PriceTable(), CounterWrites(valkey)
-        in_flight = InFlight(settings.outstanding)
+        in_flight, local_fallback = InFlight(settings.outstanding), LocalFallback(settings.local_share)
         epoch = StoreEpoch(valkey, bus, store, in_flight, counter_writes)
         limits = Limiter(
             valkey,
             store,
             Plans(prices, defaults=Defaults(settings.key_concurrency, settings.account_concurrency)),
-            LocalFallback(settings.local_share),
+            local_fallback,
             epoch,
             in_flight,
             counter_writes,
@@ -77,7 +77,7 @@ async def main(settings: AuthzSettings, stop: asyncio.Event, ready: Ready) -> No
         begun = [asyncio.Event() for _ in range(5)]
         tasks: dict[str, Callable[[], Awaitable[None]]] = {
             "changes": partial(follow_invalidations, bus, keys, changed, begun[0]),
-            "releases": partial(follow_releases, bus, counter_writes, begun[1]),
+            "releases": partial(follow_releases, bus, counter_writes, local_fallback, begun[1]),
             "recovery": partial(epoch.run, begun[2]),
             "arrivals": partial(arrivals.run, begun[4]),
             "prices": partial(follow_prices, store, prices, changed, _pricing(settings), begun[3]),

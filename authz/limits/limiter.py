@@ -33,6 +33,7 @@ from storage.valkey import Commands, Reply, Script, ValkeyError
 logger = logging.getLogger(__name__)
 _LOAD_TRIES = 5
 _PAUSE_SECONDS = 0.5  # after a failure, before Valkey is called again: a check must not wait for one that is down
+_PAUSES_PER_WAIT = 2  # one that hangs makes a check wait much longer than one that is gone, so fewer checks try it
 _MAX_ROUNDS = 5  # of one check: a new epoch, loading for each of two reasons, and once more for a flush in between
 _NOT_LOADED = -1
 _WAITS = (0.05, 0.1, 0.15, 0.3, 0.4)  # shares of the time that a slot is waited for, between two looks
@@ -131,7 +132,8 @@ class Limiter:
         reservation = "" if reading else self._new_id()
         if self._down_since is not None and self._clock() < self._retry_at:
             return self._grant_locally(plan, request, reservation)
-        self._retry_at = self._clock() + _PAUSE_SECONDS  # while it is down, only this check waits for it
+        began = self._clock()
+        self._retry_at = began + _PAUSE_SECONDS  # while it is down, only this check waits for it
         try:
             reply = await self._check(plan, request, reservation)
             if reply[0] == b"NO" and plan.holds_slot:
@@ -140,7 +142,7 @@ class Limiter:
                 self._end_outage()
             return self._grant(plan, request, reservation, reply)
         except (ValkeyError, _EpochError) as problem:
-            self._begin_outage(problem)
+            self._begin_outage(problem, self._clock() - began)
             try:
                 return self._grant_locally(plan, request, reservation)
             except UplionError:
@@ -254,7 +256,7 @@ class Limiter:
             raise _unavailable()
         output = self._wanted(request)
         units = plan.units(request, output)
-        left = self._local_fallback.take(plan, units)
+        left = self._local_fallback.take(plan, units, reservation)
         if left is None:
             raise _unavailable()
         AUTHZ_LOCAL_GRANTS.inc()
@@ -269,7 +271,7 @@ class Limiter:
             output if plan.caps and output else None,
             "",
             bool(reservation) and plan.holds_slot,
-            bool(reservation) and _slots_scarce(plan, left),
+            False,  # none can be freed in Valkey now, so nobody should wait for it
             rate_limit_status(plan, left, [-1] * len(left), self._plans.day, self._wall()),
             self._settings.deadline if reservation else None,
         )
@@ -281,8 +283,8 @@ class Limiter:
         wanted = request.output_tokens or self._settings.default_output_tokens
         return min(wanted, self._settings.most_output_tokens)
 
-    def _begin_outage(self, problem: Exception) -> None:
-        self._retry_at = self._clock() + _PAUSE_SECONDS
+    def _begin_outage(self, problem: Exception, waited_seconds: float) -> None:
+        self._retry_at = self._clock() + max(_PAUSE_SECONDS, _PAUSES_PER_WAIT * waited_seconds)
         if self._down_since is None:
             self._down_since = self._clock()
             self._local_fallback.begin_outage()

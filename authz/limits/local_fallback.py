@@ -1,12 +1,14 @@
 """Local quota while Valkey is unreachable: each authz process may grant a share of each counter's last known balance.
 
-A rule whose counter this process has not seen within the last minute cannot be evaluated here, so it refuses.
+A rule whose counter this process has not seen within the last minute cannot be evaluated here, so it refuses. What a
+request takes of a share is spent, but for slots of requests at once: those come back when it has ended.
 """
 
 import time
 from collections.abc import Callable, Sequence
 
 from authz.limits.plans import Plan
+from ledger.limits import CONCURRENCY
 
 _MAX_COUNTERS = 200_000
 _FRESH_SECONDS = 60.0
@@ -21,6 +23,7 @@ class LocalFallback:
         self._last: dict[str, tuple[int, float]] = {}  # counter -> its balance, and when
         self._admitted: dict[str, float] = {}  # key id -> when it was last admitted
         self._left: dict[str, tuple[int, float]] = {}  # counter -> what is left of its share, and of which balance
+        self._held: dict[str, list[str]] = {}  # reservation -> the counters of which it holds a slot
         self._outage_at = 0.0
 
     def remember(self, plan: Plan, remaining: Sequence[int]) -> None:
@@ -29,7 +32,7 @@ class LocalFallback:
         self._admitted[plan.record.id] = now
         for counter, left in zip(plan.counters, remaining, strict=True):
             self._last[counter] = (left, now)
-        for kept in (self._admitted, self._last, self._left):
+        for kept in (self._admitted, self._last, self._left, self._held):
             if len(kept) > _MAX_COUNTERS:
                 del kept[next(iter(kept))]
 
@@ -37,7 +40,7 @@ class LocalFallback:
         """A counter that was not seen since the last outage goes on with what is left of that share."""
         self._outage_at = self._clock()
 
-    def take(self, plan: Plan, units: Sequence[int]) -> list[int] | None:
+    def take(self, plan: Plan, units: Sequence[int], reservation: str) -> list[int] | None:
         """What is left of each rule's share after a request of `units`; None: one is spent, or the key is not known.
 
         All rules of a counter draw on its one share, so many keys do not multiply it. Rules in shadow are ignored.
@@ -59,4 +62,23 @@ class LocalFallback:
                 return None
             taken[counter] = (left - amount, at)
         self._left.update(taken)
+        slots = [
+            counter
+            for counter, rule in zip(plan.counters, plan.rules, strict=True)
+            if rule.limit.kind is CONCURRENCY and counter in taken
+        ]
+        if slots and reservation:
+            self._held[reservation] = slots
         return [taken[counter][0] if counter in taken else 0 for counter in plan.counters]
+
+    @property
+    def holds_slots(self) -> bool:
+        """Whether requests that were admitted here may not have ended yet."""
+        return bool(self._held)
+
+    def free_slot(self, reservation: str) -> None:
+        """The request has ended. Nothing happens where another process admitted it, or Valkey."""
+        for counter in self._held.pop(reservation, ()):
+            if (share := self._left.get(counter)) is not None:
+                left, of = share
+                self._left[counter] = (left + 1, of)

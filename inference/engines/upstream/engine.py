@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
@@ -23,6 +24,8 @@ _CONNECT_SECONDS = 10.0
 _LONGEST_ANSWER_BYTES = 64 * 1024 * 1024
 _LONGEST_ERROR_BYTES = 64 * 1024
 _SHOWN_CHARACTERS = 300
+_SECONDS = re.compile(r"[0-9]{1,9}")
+_LONGEST_RETRY_SECONDS = 3600
 _CHARACTERS_PER_TOKEN = 4  # an estimate, until the upstream has counted
 
 
@@ -179,7 +182,7 @@ async def _status_error(response: httpx2.Response) -> UplionError:
     status = response.status_code
     if status == httpx2.codes.TOO_MANY_REQUESTS:
         after = response.headers.get("retry-after", "")
-        seconds = float(after) if after.isdigit() else None
+        seconds = min(int(after), _LONGEST_RETRY_SECONDS) if _SECONDS.fullmatch(after) else None
         return UplionError(Reason.OVERLOADED, "The model's upstream is overloaded.", retry_after_seconds=seconds)
     if status in (httpx2.codes.BAD_REQUEST, httpx2.codes.UNPROCESSABLE_CONTENT):
         message = "no reason given"

@@ -247,3 +247,25 @@ async def test_embeds_to_unit_length_in_order():
 def test_a_base_url_is_needed():
     with pytest.raises(SettingsError, match="UPLION_UPSTREAM_URL"):
         UpstreamEngine(model="m", url="ftp://x", key="", slots=1, context_tokens=None, timeout_seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [
+        ("99999999999999999999", None),
+        ("999999999", 3600),
+        ("0", 0),
+        ("-5", None),
+        ("1.5", None),
+        ("nan", None),
+        ("²", None),
+    ],
+)
+async def test_the_time_after_which_to_retry_is_one(given, seconds):
+    async with served() as (upstream, engine):
+        upstream.status, upstream.parts = "429 Too Many Requests", [b"{}"]
+        upstream.headers = f"retry-after: {given}\r\n"
+        with pytest.raises(UplionError) as caught:
+            await collect(engine)
+        assert caught.value.reason is Reason.OVERLOADED
+        assert caught.value.retry_after_seconds == seconds

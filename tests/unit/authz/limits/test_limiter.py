@@ -1,6 +1,6 @@
 """Limits without Valkey: shares of what was left, for a minute, to known keys, and never more."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -30,10 +30,12 @@ class Valkey:
     def __init__(self) -> None:
         self.left: list[int] = []  # of each rule
         self.down = False
+        self.hangs: Callable[[], None] = lambda: None  # called where a call waits for one that is down
         self.calls = 0
 
     async def call(self, *command: str | bytes | int) -> Any:
         if self.down:
+            self.hangs()
             self.calls += command[0] == "EVALSHA"
             raise ValkeyError("no answer in time")
         if command[0] == "GET":
@@ -208,3 +210,18 @@ async def test_a_dead_valkey_is_asked_twice_a_second_only(world: World) -> None:
     for _ in range(100):
         await world.admit()
     assert world.valkey.calls == calls + 1
+
+
+async def test_one_that_hangs_is_tried_by_few(world: World) -> None:
+    world.answer((REQUESTS, 4000))
+    await world.admit()
+
+    def hang() -> None:
+        world.now += 2.0
+
+    world.valkey.down, world.valkey.hangs = True, hang
+    began = world.now
+    for _ in range(300):
+        await world.admit()
+        world.now += 0.1
+    assert world.valkey.calls <= 0.5 * (world.now - began) / 2.0, "less than half of the time is spent waiting"
