@@ -154,8 +154,11 @@ class Limiter:
 
     async def _check(self, plan: Plan, request: RequestFacts, reservation: str) -> Reply:
         """Calls check.lua until it decides: it may first need the current epoch, or balances of the ledger."""
-        if plan.rules and not self._epoch.complete:
-            raise _EpochError
+        if plan.rules:
+            if not self._epoch.complete:
+                raise _EpochError
+            if self._epoch.behind:
+                await self._epoch.catch_up()
         tail = (
             reservation,
             self._deadline_ms,
@@ -260,7 +263,7 @@ class Limiter:
         if left is None:
             raise _unavailable()
         AUTHZ_LOCAL_GRANTS.inc()
-        now_ms = int(self._wall() * 1000)
+        now_ms = int((self._wall() + self._epoch.ahead_seconds) * 1000)
         self._in_flight.add(
             reservation,
             Reservation(plan, request.request_id, now_ms, now_ms + self._deadline_ms, units),

@@ -15,6 +15,7 @@ import asyncio
 import logging
 import re
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from secrets import token_hex
@@ -36,6 +37,7 @@ _CHECK_SECONDS = 0.5
 _PEERS_SECONDS = 1.0  # NATS answers at once where there are no listeners
 _IDS_PER_QUERY = 5000
 _LEDGER_TRIES = 3
+_CATCH_UP_ROUNDS = 5  # each lasts a call, in which a few more may be admitted
 _MARKER = re.compile(rb"[0-9]{1,15}-[0-9]{1,6}-[0-9a-f]{8}").fullmatch
 
 
@@ -66,14 +68,28 @@ class StoreEpoch:
         self._refreshing = asyncio.Lock()
         self._wake = asyncio.Event()
         self._lost = False  # Valkey lost its data, and this process has not written all of its part again
-        self._behind = False  # it was unreachable, and lacks what was admitted meanwhile
+        self._writing = asyncio.Lock()  # what was admitted without it is on its way
+        self._written: dict[str, list[Change]] = defaultdict(list)  # of that, what may have ended before, by account
         self._opens_at = 0.0  # when the other processes have had their time, too
         self.value = ""
+        self.ahead_seconds = 0.0  # of Valkey's clock to this process' one, when it was last read
 
     @property
     def complete(self) -> bool:
-        """Whether Valkey holds everything that was admitted."""
-        return not (self._lost or self._behind) and bool(self.value) and self._clock() >= self._opens_at
+        """Whether Valkey holds everything that was admitted, once `catch_up` has returned."""
+        return not self._lost and bool(self.value) and self._clock() >= self._opens_at
+
+    @property
+    def behind(self) -> bool:
+        """Whether this process has admitted something that Valkey does not hold."""
+        return self._in_flight.has_unwritten or self._writing.locked()
+
+    async def catch_up(self) -> None:
+        """Writes what was admitted without Valkey, for a check that is to count it; raises ValkeyError."""
+        for _ in range(_CATCH_UP_ROUNDS):
+            if not self.behind:
+                return
+            await self._write_unwritten()
 
     async def refresh(self) -> None:
         """Reads the marker, and writes it where there is none; raises ValkeyError."""
@@ -85,9 +101,7 @@ class StoreEpoch:
                 found = None
             if found is None:
                 alone = not self.value and await self._is_alone()
-                seconds, microseconds = await self._valkey.call("TIME")
-                now = int(seconds) * 1000 + int(microseconds) // 1000
-                marker = f"{now}-{0 if alone else _RECOVERY_MS}-{token_hex(4)}"
+                marker = f"{await self._now_ms()}-{0 if alone else _RECOVERY_MS}-{token_hex(4)}"
                 await self._valkey.call("SET", names.STORE_EPOCH_KEY, marker, "NX")
                 found = await self._valkey.call("GET", names.STORE_EPOCH_KEY)
                 if found is None:
@@ -98,8 +112,7 @@ class StoreEpoch:
 
     async def _change(self, value: str) -> None:
         created, wait, _ = value.split("-")
-        seconds, microseconds = await self._valkey.call("TIME")
-        age = int(seconds) * 1000 + int(microseconds) // 1000 - int(created)
+        age = await self._now_ms() - int(created)
         self._opens_at = self._clock() + max(0, int(wait) - age) / 1000
         if self.value:
             logger.warning("Valkey lost its data: limits are decided by the local fallback for a moment")
@@ -109,6 +122,13 @@ class StoreEpoch:
                 with suppress(nats.errors.Error):
                     await self._bus.publish_core(names.SUBJECT_STORE_EPOCH)
         self.value = value
+
+    async def _now_ms(self) -> int:
+        """Valkey's clock, by which reservations end and minutes are counted."""
+        seconds, microseconds = await self._valkey.call("TIME")
+        now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+        self.ahead_seconds = now_ms / 1000 - time.time()
+        return now_ms
 
     async def run(self, ready: asyncio.Event) -> None:
         """Checks the epoch and writes what Valkey lacks, until cancelled. `ready` after the first try."""
@@ -129,37 +149,48 @@ class StoreEpoch:
                     await self.refresh()
                     if self._lost:
                         await self._write_all()
-                    elif self._behind or self._in_flight.has_unwritten:
+                    elif self._in_flight.has_unwritten:
                         await self._write_unwritten()
+                    if self._written:
+                        await self._give_back_written()
                 except ValkeyError as problem:
                     logger.debug("reservations cannot be written to Valkey", extra={"problem": repr(problem)})
 
     def wake(self) -> None:
         """Valkey answers again: it may lack what was admitted meanwhile."""
-        self._behind = self._in_flight.has_unwritten
         self._wake.set()
 
     async def _on_message(self, _: object) -> None:
         self._wake.set()
 
     async def _write_all(self) -> None:
-        value = self.value
-        self._in_flight.take_unwritten()
-        changes = self._in_flight.changes(int(time.time() * 1000))
-        await self._counter_writes.send(value, changes)
+        async with self._writing:
+            value, now_ms = self.value, await self._now_ms()
+            self._in_flight.take_unwritten()
+            changes = self._in_flight.changes(now_ms)
+            await self._counter_writes.send(value, changes)
         await self._give_back_ended(changes)
         self._lost = value != self.value
-        self._behind = self._in_flight.has_unwritten  # admitted by the local fallback meanwhile
 
     async def _write_unwritten(self) -> None:
-        changes = self._in_flight.take_unwritten()
+        async with self._writing:
+            changes = self._in_flight.take_unwritten()
+            try:
+                await self._counter_writes.send(self.value, changes)
+            except BaseException:  # also where the check that waits for this is cancelled
+                self._in_flight.put_back(changes)
+                raise
+            for account, each in changes.items():
+                self._written[account] += each
+
+    async def _give_back_written(self) -> None:
+        written, self._written = self._written, defaultdict(list)
         try:
-            await self._counter_writes.send(self.value, changes)
+            await self._give_back_ended(written)
         except ValkeyError:
-            self._in_flight.put_back(changes)
+            for account, each in written.items():
+                self._written[account] += each
             raise
-        await self._give_back_ended(changes)
-        self._behind = self._in_flight.has_unwritten
 
     async def _give_back_ended(self, written: dict[str, list[Change]]) -> None:
         """Gives back what was written and has ended: its settlement may have come before."""

@@ -32,6 +32,7 @@ class Valkey:
         self.down = False
         self.hangs: Callable[[], None] = lambda: None  # called where a call waits for one that is down
         self.calls = 0
+        self.scripts: list[str] = []  # that ran, by the number of their keys
 
     async def call(self, *command: str | bytes | int) -> Any:
         if self.down:
@@ -39,9 +40,11 @@ class Valkey:
             self.calls += command[0] == "EVALSHA"
             raise ValkeyError("no answer in time")
         if command[0] == "GET":
-            return b"0-0-x"
+            return b"0-0-00000000"
         if command[0] == "TIME":
             return [b"1700000000", b"0"]
+        if command[0] == "EVALSHA":
+            self.scripts.append("amend" if command[2] == 3 else "check")
         return [b"OK", 40, 0, 1_700_000_000_000, self.left, [-1] * len(self.left), []]
 
     async def pipeline(self, commands: Sequence[Any]) -> list[Any]:
@@ -225,3 +228,18 @@ async def test_one_that_hangs_is_tried_by_few(world: World) -> None:
         await world.admit()
         world.now += 0.1
     assert world.valkey.calls <= 0.5 * (world.now - began) / 2.0, "less than half of the time is spent waiting"
+
+
+async def test_the_first_check_of_a_valkey_that_is_back_counts_what_was_admitted_without_it(world: World) -> None:
+    world.answer((REQUESTS, 20))
+    await world.admit()
+    world.valkey.down = True
+    for _ in range(3):
+        await world.admit()
+    world.valkey.down = False
+    world.now += 1
+    world.valkey.scripts.clear()
+    await world.admit()
+    assert world.valkey.scripts == ["amend", "check"]
+    await world.admit()
+    assert world.valkey.scripts == ["amend", "check", "check"]
