@@ -104,11 +104,14 @@ _REPLIES = (
     _client_error(405, "method_not_allowed", "This URL does not take this method."),
     _client_error(408, "request_timeout", "The request took too long to arrive.", retry=True),
     _reply(Reason.PAYLOAD_TOO_LARGE, "The request body is larger than this endpoint takes."),
-    _client_error(
-        415,
-        "unsupported_content_encoding",
-        "Compressed requests are not taken: send the body as it is.",
-        header="content-encoding",
+    *(
+        _client_error(
+            415,
+            "unsupported_content_encoding",
+            "Compressed requests are not taken: send the body as it is.",
+            header=header,
+        )
+        for header in ("content-encoding", "grpc-encoding")
     ),
     _client_error(
         415,

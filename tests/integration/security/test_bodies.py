@@ -33,7 +33,7 @@ BODIES = {
     "I3: tool arguments": b'{"model":"m","messages":[{"role":"assistant","tool_calls":[{"id":"a","type":"function",'
     b'"function":{"name":"f","arguments":"\xf0\x28\x8c\x28"}}]}]}',
     "I3: a field's name": said(b'"\xff":1'),
-    "I3: a byte order mark": b"\xef\xbb\xbf" + said(b'"x":1'),
+    "I3: two byte order marks": b"\xef\xbb\xbf\xef\xbb\xbf" + said(b'"x":1'),
     "I3: UTF-16": said(b'"x":1').decode().encode("utf-16"),
     "I3: a name that is not ASCII": '{"model":"é",'.encode() + MESSAGES + b"}",
     "I3: a NUL in the name": b'{"model":"m\\u0000",' + MESSAGES + b"}",
