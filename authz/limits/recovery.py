@@ -104,7 +104,7 @@ class StoreEpoch:
                 marker = f"{await self._now_ms()}-{0 if alone else _RECOVERY_MS}-{token_hex(4)}"
                 await self._valkey.call("SET", names.STORE_EPOCH_KEY, marker, "NX")
                 found = await self._valkey.call("GET", names.STORE_EPOCH_KEY)
-                if found is None:
+                if found is None or not _MARKER(found):
                     raise ValkeyError("the marker does not stay")
             value = found.decode()
             if value != self.value:

@@ -127,14 +127,3 @@ def test_a_bad_manifest_starts_nothing(tmp_path: Path, text: str, says: str) -> 
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert not mentioning(state)
-
-
-def test_our_own_idle_python_stays_under_200_mb_without_the_worker(platform: Platform) -> None:
-    ours = {pid for name, pid in platform.facts["pids"].items() if not name.startswith("worker/")}
-    python = [pid for pid in ours if "python" in Path(f"/proc/{pid}/exe").resolve().name]
-    assert len(python) >= 2  # the supervisor and the services
-    resident = 0
-    for pid in python:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        resident += next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
-    assert resident < 200 * 1024

@@ -49,9 +49,6 @@ def usage_events() -> Iterator[tuple[str, bytes]]:
         event = usage_event()
         event.end_time.seconds = seconds
         yield f"ended at {seconds}", event.SerializeToString()
-        event = usage_event()
-        event.ticket_time.seconds = seconds
-        yield f"queued at {seconds}", event.SerializeToString()
     for name in ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "cache_write_tokens"):
         event = usage_event()
         setattr(event.usage, name, (1 << 32) - 1)
@@ -60,6 +57,14 @@ def usage_events() -> Iterator[tuple[str, bytes]]:
         event = usage_event()
         getattr(event, name).seconds = HIGHEST
         yield f"{name} of 2^63 s", event.SerializeToString()
+
+
+def events_of_odd_tickets() -> list[UsageEvent]:
+    """Good ones but for the time of their tickets, which dates nothing."""
+    events = [usage_event() for _ in range(6)]
+    for event, seconds in zip(events, (LOWEST, -1, 0, 86_400, YEAR_10000, HIGHEST), strict=True):
+        event.ticket_time.seconds = seconds
+    return events
 
 
 _number = iter(range(1, 1 << 30))

@@ -139,7 +139,7 @@ def test_usage_events_that_cannot_be_billed_are_dead_with_their_reason_and_all_o
     async def feed() -> None:
         async with connect_bus(odd_platform.facts["nats_url"], "test") as bus:
             bad = {await _publish(bus, "usage.odd", data): name for name, data in odd_messages.usage_events()}
-            good = [odd_messages.usage_event() for _ in range(20)]
+            good = [odd_messages.usage_event() for _ in range(20)] + odd_messages.events_of_odd_tickets()
             for event in good:
                 await _publish(bus, "usage.synthetic", event.SerializeToString())
             await until(lambda: _settled(bus))

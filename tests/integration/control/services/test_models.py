@@ -128,7 +128,7 @@ async def test_every_wrong_field_is_named(control, name):
         "manifest": ApplyModelRequest(),
         "manifest.spec.replicas": ApplyModelRequest(manifest=manifest(name, replicas=1.5)),
         "manifest.spec.type": ApplyModelRequest(manifest=manifest(name, type="cloud")),
-        "manifest.spec": ApplyModelRequest(manifest=manifest(name, replica=1)),
+        "manifest.spec.replica": ApplyModelRequest(manifest=manifest(name, replica=1)),
         "manifest.spec.engine": ApplyModelRequest(manifest=manifest(name, type="remote", engine="transformers")),
         "manifest.metadata.name": ApplyModelRequest(manifest=unknown),
     }
